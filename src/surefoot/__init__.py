@@ -1,0 +1,34 @@
+"""surefoot: align language models on preferences when the reward model can't be fully trusted.
+
+Importing this package loads nothing heavy; each name below is loaded when first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from surefoot.maths.objectives import Objective, preset
+    from surefoot.types import Calibration, MarginEstimate, PreferencePair, RewardEstimate
+
+_HOMES = {
+    "Calibration": "surefoot.types",
+    "MarginEstimate": "surefoot.types",
+    "Objective": "surefoot.maths.objectives",
+    "PreferencePair": "surefoot.types",
+    "RewardEstimate": "surefoot.types",
+    "preset": "surefoot.maths.objectives",
+}
+
+__all__ = ["Calibration", "MarginEstimate", "Objective", "PreferencePair", "RewardEstimate", "preset"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'surefoot' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOMES, "__version__"])

@@ -1,0 +1,1 @@
+"""The `surefoot` command: parse, import what is needed, call."""

@@ -1,0 +1,58 @@
+"""`surefoot <command>`: finds the command's module and calls its `run`; imports nothing heavy before that."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+import surefoot
+from surefoot.errors import SurefootError
+
+COMMANDS = {
+    "demo": "the whole pipeline on a small offline world, with a report",
+    "reward": "train a reward source with a variance on preferences",
+    "diagnose": "measure how far a reward source can be trusted",
+    "rloo": "align a language model with TRL's RLOO and the variance-aware objective",
+    "theory": "check the risk theorem and the exact optima numerically",
+    "world": "write the offline world to disk: model, preferences, prompts",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; errors that the user can mend are printed without a traceback.
+
+    Returns:
+        0 on success, 1 on an error of ours, 130 when interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    if not words or words[0] not in COMMANDS:
+        parser.parse_args(words or ["--help"])
+    command, rest = words[0], words[1:]
+    try:
+        import_module(f"surefoot.cli.{command}").run(rest)
+    except SurefootError as error:
+        print(f"surefoot {command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nsurefoot {command}: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    listing = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="surefoot",
+        description="Align language models on preferences when the reward model can't be fully trusted.",
+        epilog=f"commands:\n{listing}\n\n`surefoot <command> --help` tells more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=sorted(COMMANDS), metavar="command")
+    parser.add_argument("--version", action="version", version=f"surefoot {surefoot.__version__}")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Settings the TRL way: dataclasses, `--config file.yaml`, and `--key value` on top; unknown keys are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from surefoot.errors import ConfigError
+
+__all__ = ["parse"]
+
+
+def parse(types: tuple[type, ...], arguments: list[str], command: str) -> tuple[Any, ...]:
+    """Read one instance of each dataclass from the words of the command line and its `--config` file.
+
+    Values on the command line win over the file, as in TRL. Anything TRL's own dataclasses accept is accepted.
+
+    Args:
+        types: dataclasses whose field names together are the known keys.
+        arguments: the words after `surefoot <command>`.
+        command: shown in usage and errors.
+
+    Raises:
+        ConfigError: an unknown key (the nearest known one is given), a missing required key, or an unreadable file.
+    """
+    from transformers import HfArgumentParser
+
+    parser = HfArgumentParser(list(types), prog=f"surefoot {command}", allow_abbrev=False)
+    parser.add_argument("--config", help="YAML file of the settings below; the command line wins over it")
+    words, path = _split_config(arguments)
+    if any(word in ("-h", "--help") for word in words):
+        parser.print_help()
+        raise SystemExit(0)
+    known = {action.dest for action in parser._actions} | {f.name for t in types for f in dataclasses.fields(t)}
+    settings = _read(path) if path is not None else {}
+    for key in settings:
+        _check(key, known, str(path))
+    for word in words:
+        if word.startswith("--"):
+            _check(word[2:].split("=", 1)[0].replace("-", "_"), known, "the command line")
+    parser.set_defaults(**settings)
+    for action in parser._actions:
+        if action.dest in settings:
+            action.required = False
+    for action in parser._actions:
+        if action.required and not any(w.split("=")[0] in action.option_strings for w in words):
+            raise ConfigError(f"'{action.dest}' is missing; give it in the config file or as --{action.dest}")
+    try:
+        return parser.parse_args_into_dataclasses(words)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"a setting is not usable: {error}") from error
+
+
+def _split_config(arguments: list[str]) -> tuple[list[str], Path | None]:
+    words, path = list(arguments), None
+    for position, word in enumerate(words):
+        if word == "--config":
+            if position + 1 == len(words):
+                raise ConfigError("--config needs the path of a YAML file")
+            path = Path(words[position + 1])
+            del words[position : position + 2]
+            break
+        if word.startswith("--config="):
+            path = Path(word.partition("=")[2])
+            del words[position]
+            break
+    return words, path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"config file {path} does not exist") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config file {path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"config file {path} must hold `key: value` lines, got {type(values).__name__}")
+    return values
+
+
+def _check(key: str, known: set[str], where: str) -> None:
+    if key in known or (key.startswith("no_") and key[3:] in known):
+        return
+    near = difflib.get_close_matches(key, sorted(known), 1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    raise ConfigError(f"unknown setting '{key}' in {where}{hint}")

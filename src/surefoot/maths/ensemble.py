@@ -1,0 +1,355 @@
+"""From the scores of K reward members to a reward with a variance (docs/theory.md, DESIGN 2.1 and 2.2).
+
+Bradley-Terry training fixes a member only up to a constant per prompt, so members are centred before they are
+compared; and a variance from few members is itself noisy, so it is moderated by an empirical-Bayes prior.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from surefoot.errors import DataError, VarianceError
+from surefoot.types import Calibration, MarginEstimate, RewardEstimate, VariancePrior
+
+__all__ = [
+    "calibrate",
+    "centre",
+    "degrees_of_freedom",
+    "estimate",
+    "fit_prior",
+    "group_means",
+    "margins",
+    "moderate",
+    "offset_share",
+    "sample_variance",
+    "trigamma_inverse",
+]
+
+VarianceKind = Literal["moderated", "raw"]
+
+_LOG_FLOOR = 1e-5
+"""Sample variances below this share of their median are raised to it before taking logs, as limma does."""
+
+
+def group_means(
+    members: Float[Tensor, "batch members"], groups: Int[Tensor, "batch"]
+) -> Float[Tensor, "batch members"]:
+    """Each member's mean over the scored rows of its group, repeated to every row of the group.
+
+    Args:
+        members: (batch, members) raw scores; NaN is unscored and does not count.
+        groups: (batch,) integers, the same for completions of one prompt.
+
+    >>> group_means(torch.tensor([[1.0], [3.0], [10.0]]), torch.tensor([0, 0, 7])).flatten().tolist()
+    [2.0, 2.0, 10.0]
+    """
+    _, index = torch.unique(groups, return_inverse=True)
+    scored = ~members.isnan()
+    rows = int(index.max()) + 1 if len(index) else 0
+    zeros = members.new_zeros(rows, members.shape[1])
+    totals = zeros.index_add(0, index, members.nan_to_num(0.0) * scored)
+    counts = zeros.index_add(0, index, scored.to(members.dtype))
+    return (totals / counts)[index]
+
+
+def centre(
+    members: Float[Tensor, "batch members"],
+    groups: Int[Tensor, "batch"] | None = None,
+    offsets: Float[Tensor, "members"] | None = None,
+) -> Float[Tensor, "batch members"]:
+    """Take from each member the constant that preferences can't fix (DESIGN 2.1).
+
+    Args:
+        members: (batch, members) raw scores, NaN where unscored.
+        groups: (batch,) prompt ids: each member's mean over the group is subtracted.
+        offsets: (members,) each member's mean on a calibration set: subtracted from rows that are alone in their
+            group (whose centred score would be a certain-looking 0), and from all rows when `groups` is None.
+
+    Raises:
+        DataError: a completion is alone in its group (or there are no groups) and no offsets are given.
+
+    >>> centre(torch.tensor([[1.0, 50.0], [3.0, 52.0]]), torch.tensor([0, 0])).tolist()
+    [[-1.0, -1.0], [1.0, 1.0]]
+    """
+    if groups is None:
+        if offsets is None:
+            raise DataError("centring needs the groups of the completions, or offsets from a calibration set")
+        return members - offsets.to(members)
+    alone = _alone(members, groups)
+    if bool(alone.any()) and offsets is None:
+        row = int(alone.nonzero()[0])
+        raise DataError(
+            f"row {row} is the only scored completion of its prompt, so its reward can't be centred on its siblings; "
+            "calibrate the source first, or score at least two completions per prompt"
+        )
+    centred = members - group_means(members, groups)
+    if offsets is None:
+        return centred
+    return torch.where(alone[:, None], members - offsets.to(members), centred)
+
+
+def _alone(members: Float[Tensor, "batch members"], groups: Int[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
+    """Rows that are scored but have no scored sibling in their group."""
+    scored = ~members.isnan().all(dim=1)
+    _, index = torch.unique(groups, return_inverse=True)
+    counts = torch.bincount(index, weights=scored.to(torch.float64))
+    return scored & (counts[index] < 2)
+
+
+def degrees_of_freedom(members: Float[Tensor, "batch members"]) -> Float[Tensor, "batch"]:
+    """(batch,) degrees of freedom of the sample variance: scored members less one, never below 0."""
+    scored = (~members.isnan()).sum(dim=1)
+    return (scored - 1).clamp(min=0).to(members.dtype)
+
+
+def sample_variance(members: Float[Tensor, "batch members"]) -> Float[Tensor, "batch"]:
+    """Unbiased variance over the members of each row, in reward² (divisor: scored members − 1).
+
+    Args:
+        members: (batch, members) *centred* scores. NaN members are left out; a row with fewer than two is NaN.
+
+    Raises:
+        VarianceError: there is only one member.
+
+    >>> sample_variance(torch.tensor([[1.0, 3.0], [2.0, float("nan")]])).tolist()
+    [2.0, nan]
+    """
+    _require_two(members)
+    freedom = degrees_of_freedom(members)
+    deviations = members - members.nanmean(dim=1, keepdim=True)
+    return deviations.square().nansum(dim=1) / torch.where(freedom > 0, freedom, torch.nan)
+
+
+def _require_two(members: Float[Tensor, "batch members"]) -> None:
+    if members.shape[1] < 2:
+        raise VarianceError(
+            f"a variance needs at least two members, got {members.shape[1]}; one member can't disagree with itself"
+        )
+
+
+def trigamma_inverse(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Solve ψ′(y) = values for y > 0 by Newton's method on 1/ψ′, which is convex and nearly linear.
+
+    Source: Smyth (2004), "Linear models and empirical Bayes methods", appendix; works in float64.
+
+    Raises:
+        VarianceError: a value is not positive.
+
+    >>> three = torch.tensor(3.0, dtype=torch.float64)
+    >>> round(float(trigamma_inverse(torch.polygamma(1, three))), 12)
+    3.0
+    """
+    x = values.to(torch.float64)
+    if bool((x <= 0).any()) or bool(x.isnan().any()):
+        raise VarianceError("the inverse trigamma function needs positive values")
+    y = 0.5 + 1 / x
+    for _ in range(50):
+        trigamma = torch.polygamma(1, y)
+        step = trigamma * (1 - trigamma / x) / torch.polygamma(2, y)
+        y = y + step
+        if bool((-step / y < 1e-12).all()):
+            break
+    # Outside this range the asymptotic forms are exact to rounding and Newton would lose digits.
+    y = torch.where(x > 1e7, 1 / x.sqrt(), y)
+    return torch.where(x < 1e-6, 1 / x, y)
+
+
+def fit_prior(variances: Float[Tensor, "batch"], freedom: Float[Tensor, "batch"] | float) -> VariancePrior:
+    """Fit (d₀, s₀²) by matching the mean and variance of log s² (Smyth 2004, section 6.2).
+
+    s² ~ s₀² F(d, d₀). If the logs spread no more than χ²_d sampling explains, d₀ is infinite: the data show no
+    difference in variance between completions.
+
+    Args:
+        variances: (batch,) sample variances in reward²; NaN rows are left out.
+        freedom: their degrees of freedom d, one for all or one each.
+
+    Raises:
+        VarianceError: fewer than two usable rows, or all variances are zero.
+    """
+    s2 = variances.to(torch.float64)
+    d = torch.as_tensor(freedom, dtype=torch.float64, device=s2.device).expand_as(s2)
+    usable = ~s2.isnan() & (d > 0)
+    s2, d = s2[usable], d[usable]
+    if len(s2) < 2:
+        raise VarianceError(f"fitting a variance prior needs at least two scored completions, got {len(s2)}")
+    # In float64 for s2, the median of positive values keeps the floor meaningful when many rows are exactly zero.
+    if not bool((s2 > 0).any()):
+        raise VarianceError("the members agree exactly on every completion; are they copies of one model?")
+    s2 = s2.clamp(min=_LOG_FLOOR * float(s2[s2 > 0].median()))
+    logs = s2.log() - torch.digamma(d / 2) + (d / 2).log()
+    centre_ = logs.mean()
+    excess = logs.var(correction=1) - torch.polygamma(1, d / 2).mean()
+    if float(excess) <= 0:
+        return VariancePrior(math.inf, float(centre_.exp()))
+    half = trigamma_inverse(excess)
+    return VariancePrior(float(2 * half), float((centre_ + torch.digamma(half) - half.log()).exp()))
+
+
+def moderate(
+    variances: Float[Tensor, "batch"],
+    freedom: Float[Tensor, "batch"] | float,
+    prior: VariancePrior,
+) -> Float[Tensor, "batch"]:
+    """Posterior variance s̃² = (d₀ s₀² + d s²)/(d₀ + d), in reward² (Smyth 2004, eq. 5).
+
+    A row whose own variance is unknown (d = 0, s² NaN) gets the prior's; so does every row when d₀ is infinite.
+
+    >>> moderate(torch.tensor([1.0, 5.0]), 4.0, VariancePrior(4.0, 3.0)).tolist()
+    [2.0, 4.0]
+    """
+    d0, s0 = prior.degrees_of_freedom, prior.variance
+    if math.isinf(d0):
+        return torch.full_like(variances, s0)
+    d = torch.as_tensor(freedom, dtype=variances.dtype, device=variances.device).expand_as(variances)
+    own = torch.where(d > 0, d * variances, torch.zeros_like(variances))
+    total = d + d0
+    return torch.where(total > 0, (own + d0 * s0) / total, torch.nan)
+
+
+def calibrate(
+    members: Float[Tensor, "batch members"],
+    groups: Int[Tensor, "batch"] | None = None,
+    *,
+    scale: bool = False,
+) -> Calibration:
+    """Offsets, scales, variance prior and mean variance from completions of the reference policy (or held-out text).
+
+    Args:
+        members: (batch, members) raw scores.
+        groups: (batch,) prompt ids; None where every prompt has one completion.
+        scale: divide each member by its standard deviation after centring.
+
+    Raises:
+        DataError: a member scored nothing, or gives the same score throughout while `scale` is on.
+        VarianceError: too few rows to fit the prior.
+    """
+    x = members.to(torch.float64)
+    offsets = x.nanmean(dim=0)
+    if bool(offsets.isnan().any()):
+        raise DataError(f"member {int(offsets.isnan().nonzero()[0])} scored none of the {len(x)} calibration rows")
+    centred = centre(x, groups, offsets)
+    scales = _standard_deviations(centred) if scale else torch.ones_like(offsets)
+    if bool((scales == 0).any()):
+        raise DataError(f"member {int((scales == 0).nonzero()[0])} gives one constant score; it can't be scaled")
+    prior, reference_variance = None, None
+    if x.shape[1] > 1:
+        scaled = centred / scales
+        s2, d = sample_variance(scaled), degrees_of_freedom(scaled)
+        prior = fit_prior(s2, d)
+        scored = ~scaled.isnan().all(dim=1)
+        reference_variance = float(moderate(s2, d, prior)[scored].mean())
+    return Calibration(tuple(offsets.tolist()), tuple(scales.tolist()), prior, reference_variance, len(x))
+
+
+def _standard_deviations(centred: Float[Tensor, "batch members"]) -> Float[Tensor, "members"]:
+    counts = (~centred.isnan()).sum(dim=0)
+    deviations = centred - centred.nanmean(dim=0)
+    return (deviations.square().nansum(dim=0) / (counts - 1)).sqrt()
+
+
+def estimate(
+    members: Float[Tensor, "batch members"],
+    groups: Int[Tensor, "batch"] | None = None,
+    calibration: Calibration | None = None,
+    *,
+    variance: VarianceKind = "moderated",
+) -> RewardEstimate:
+    """Members' raw scores to a reward with a variance.
+
+    Centres each member within its group, scales it if the calibration says so, takes the variance over members, and
+    moderates it. `mean` keeps the members' average offset per group, so that it reads like the users' own scores.
+
+    Args:
+        members: (batch, members) raw scores; NaN is unscored.
+        groups: (batch,) prompt ids, or None where every prompt has one completion (needs a calibration).
+        calibration: from `calibrate`. Without one the prior is fitted on this batch.
+        variance: "moderated" (default) or "raw" sample variance, which can be riskier than none at all (DESIGN 2.2).
+
+    Returns:
+        A RewardEstimate of `batch` rows. With one member it has a mean and no variance.
+
+    Raises:
+        DataError: the calibration is of another number of members, or centring is impossible.
+    """
+    x = members.to(torch.float64)
+    offsets, scales = _constants(x, calibration)
+    centred = centre(x, groups, offsets) / scales
+    offset = ((x / scales) - centred).nanmean(dim=1)
+    shown = centred + offset[:, None]
+    if x.shape[1] < 2:
+        return RewardEstimate(mean=shown[:, 0], members=shown)
+    d = degrees_of_freedom(centred)
+    s2 = sample_variance(centred)
+    if variance == "moderated":
+        s2 = _moderated(s2, d, calibration)
+    unscored = centred.isnan().all(dim=1)
+    s2 = torch.where(unscored, torch.nan, s2)
+    return RewardEstimate(mean=shown.nanmean(dim=1), members=shown, epistemic=s2, degrees_of_freedom=d)
+
+
+def _constants(
+    members: Float[Tensor, "batch members"], calibration: Calibration | None
+) -> tuple[Float[Tensor, "members"] | None, Float[Tensor, "members"]]:
+    count = members.shape[1]
+    if calibration is None:
+        return None, members.new_ones(count)
+    if len(calibration.offsets) != count:
+        raise DataError(f"the calibration is of {len(calibration.offsets)} members, but {count} gave scores")
+    return members.new_tensor(calibration.offsets), members.new_tensor(calibration.scales)
+
+
+def _moderated(
+    s2: Float[Tensor, "batch"], d: Float[Tensor, "batch"], calibration: Calibration | None
+) -> Float[Tensor, "batch"]:
+    prior = calibration.prior if calibration is not None else None
+    return moderate(s2, d, prior if prior is not None else fit_prior(s2, d))
+
+
+def margins(
+    chosen: Float[Tensor, "pairs members"],
+    rejected: Float[Tensor, "pairs members"],
+    prior: VariancePrior | None = None,
+) -> MarginEstimate:
+    """Margins with their own variance: paired member by member, then reduced (DESIGN 2.1).
+
+    A member's offset cancels inside its own margin, so no centring is needed.
+
+    Args:
+        chosen, rejected: (pairs, members) raw scores.
+        prior: moderates the variance; it must have been fitted on margins.
+
+    Raises:
+        VarianceError: there is only one member.
+
+    >>> margins(torch.tensor([[9.0, 1.0]]), torch.tensor([[8.0, 0.0]])).variance.tolist()
+    [0.0]
+    """
+    x = (chosen - rejected).to(torch.float64)
+    s2 = sample_variance(x)
+    if prior is not None:
+        s2 = torch.where(x.isnan().all(dim=1), torch.nan, moderate(s2, degrees_of_freedom(x), prior))
+    return MarginEstimate(x.nanmean(dim=1), s2, x)
+
+
+def offset_share(members: Float[Tensor, "batch members"], groups: Int[Tensor, "batch"]) -> float:
+    """Share of the members' raw variance that is mere offset, in [0, 1] up to sampling.
+
+    1 − (mean variance after centring per prompt, corrected for the degree of freedom that centring takes) /
+    (mean raw variance). Preferences can't see it; an uncentred variance counts it as disagreement.
+
+    Args:
+        members: (batch, members) raw scores with every row scored by every member.
+        groups: (batch,) prompt ids, at least two rows each.
+    """
+    x = members.to(torch.float64)
+    raw = sample_variance(x).mean()
+    _, index, counts = torch.unique(groups, return_inverse=True, return_counts=True)
+    correction = (counts / (counts - 1).clamp(min=1)).to(x)[index]
+    centred = (sample_variance(centre(x, groups)) * correction).mean()
+    return float(1 - centred / raw)

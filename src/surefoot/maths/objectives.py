@@ -1,0 +1,297 @@
+"""What is maximised: how members become one reward, what the variance weighs, and what leaving the reference costs.
+
+    E_π[r̃] − β · D_w(π‖π₀),   D_w(π‖π₀) = Σ_y w(y) [π ln(π/π₀) − π + π₀] ≥ 0        (DESIGN 2.3)
+
+An aggregate is one function from a `RewardEstimate` to (batch,) rewards; a new one is that function and one line in
+`AGGREGATES`. Every function here is pure; higher reward is better; variances are in reward².
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from surefoot.errors import ConfigError, VarianceError
+from surefoot.types import RewardEstimate
+
+__all__ = [
+    "AGGREGATES",
+    "PRESETS",
+    "Objective",
+    "aggregate",
+    "effective_sample_size",
+    "generalized_kl",
+    "preset",
+    "sequence_penalty",
+    "weights",
+]
+
+Rewards = Float[Tensor, "batch"]
+
+
+def mean(estimate: RewardEstimate) -> Rewards:
+    """μ: the members' mean."""
+    return estimate.mean
+
+
+def one(estimate: RewardEstimate, member: float = 0) -> Rewards:
+    """One member's reward; the others serve for the variance alone."""
+    return _members(estimate)[:, int(member)]
+
+
+def lower_confidence_bound(estimate: RewardEstimate, kappa: float = 1.0) -> Rewards:
+    """μ − κ s (UP-RLHF, arXiv:2401.00243)."""
+    return estimate.mean - kappa * estimate.variance.sqrt()
+
+
+def uncertainty_weighted(estimate: RewardEstimate, lam: float = 0.5) -> Rewards:
+    """UWO: μ − λ s² (Coste et al., arXiv:2310.02743, eq. 3)."""
+    return estimate.mean - lam * estimate.variance
+
+
+def worst_case(estimate: RewardEstimate) -> Rewards:
+    """WCO: min_k r_k over the members that scored (Coste et al., arXiv:2310.02743, eq. 2)."""
+    members = _members(estimate)
+    lowest = members.nan_to_num(nan=math.inf).min(dim=1).values
+    return torch.where(estimate.scored, lowest, torch.nan)
+
+
+def conditional_value_at_risk(estimate: RewardEstimate, alpha: float = 0.5) -> Rewards:
+    """CVaR: mean of the worst α share of the K members, the boundary member counted by its fraction; 0 < α ≤ 1.
+
+    α = 1 is the mean, α ≤ 1/K the minimum. Unscored members are left out.
+    """
+    ordered = _members(estimate).sort(dim=1).values  # NaN sorts last
+    counts = (~ordered.isnan()).sum(dim=1, keepdim=True)
+    take = (alpha * counts).clamp(min=1.0)
+    position = torch.arange(ordered.shape[1], device=ordered.device)
+    share = (take - position).clamp(min=0.0, max=1.0).to(ordered.dtype)
+    total = (share * ordered.nan_to_num(0.0)).sum(dim=1) / take.squeeze(1)
+    return torch.where(estimate.scored, total, torch.nan)
+
+
+def kl_robust(estimate: RewardEstimate, tau: float = 1.0) -> Rewards:
+    """−τ log mean_k exp(−r_k/τ): the worst mean over members within a KL ball (arXiv:2606.09073).
+
+    Tends to μ − s²/2τ for large τ (s² with divisor K) and to the minimum for small τ.
+    """
+    members = _members(estimate)
+    scored = ~members.isnan()
+    logits = torch.where(scored, -members / tau, -math.inf)
+    counts = scored.sum(dim=1).to(members.dtype)
+    return torch.where(estimate.scored, -tau * (logits.logsumexp(dim=1) - counts.log()), torch.nan)
+
+
+def nominal_and_worst(estimate: RewardEstimate, lam: float = 0.5) -> Rewards:
+    """BRME: λ · nominal + (1 − λ) · min_k r_k, the nominal being the members' mean (arXiv:2409.15360)."""
+    return lam * estimate.mean + (1 - lam) * worst_case(estimate)
+
+
+def _members(estimate: RewardEstimate) -> Float[Tensor, "batch members"]:
+    if estimate.members is None:
+        raise VarianceError("this aggregate needs the members' scores, but the reward source has none; use 'mean'")
+    return estimate.members
+
+
+AGGREGATES: dict[str, Callable[..., Rewards]] = {
+    "mean": mean,
+    "one": one,
+    "lcb": lower_confidence_bound,
+    "uwo": uncertainty_weighted,
+    "wco": worst_case,
+    "cvar": conditional_value_at_risk,
+    "kl_robust": kl_robust,
+    "brme": nominal_and_worst,
+}
+_PARAMETERISED = {
+    "one": (0, math.inf),
+    "lcb": (0, math.inf),
+    "uwo": (0, math.inf),
+    "cvar": (0, 1),
+    "kl_robust": (0, math.inf),
+    "brme": (0, 1),
+}
+"""Aggregates that take a parameter, with the range it must lie in (the lower end of cvar and kl_robust excluded)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A complete objective: aggregate, weighting, and form of the penalty.
+
+    Args:
+        aggregate: a key of `AGGREGATES`.
+        parameter: the aggregate's κ, λ, α, τ or member index; None takes its default.
+        weighting: "variance" weighs the penalty by w = s̃²/s̄²; "none" is the ordinary KL.
+        penalty: "generalized" is D_w; "literal" is the paper's E_π[w ln(π/π₀)], which equals D_w with β·w taken from
+            the reward.
+        weight_floor, weight_ceiling: bounds of w.
+
+    Raises:
+        ConfigError: an unknown name (the nearest known one is given), or a value out of range.
+    """
+
+    aggregate: str = "mean"
+    parameter: float | None = None
+    weighting: Literal["variance", "none"] = "variance"
+    penalty: Literal["generalized", "literal"] = "generalized"
+    weight_floor: float = 0.1
+    weight_ceiling: float = 10.0
+
+    def __post_init__(self) -> None:
+        _known("aggregate", self.aggregate, AGGREGATES)
+        _known("weighting", self.weighting, ("variance", "none"))
+        _known("penalty", self.penalty, ("generalized", "literal"))
+        if not 0 < self.weight_floor <= 1 <= self.weight_ceiling:
+            raise ConfigError(
+                f"weights have mean 1, so 0 < weight_floor ≤ 1 ≤ weight_ceiling must hold; got "
+                f"{self.weight_floor} and {self.weight_ceiling}"
+            )
+        self._check_parameter()
+
+    def _check_parameter(self) -> None:
+        if self.parameter is None:
+            return
+        if self.aggregate not in _PARAMETERISED:
+            raise ConfigError(f"aggregate '{self.aggregate}' takes no parameter, got {self.parameter}")
+        low, high = _PARAMETERISED[self.aggregate]
+        open_low = self.aggregate in ("cvar", "kl_robust") and self.parameter == 0
+        if not low <= self.parameter <= high or open_low:
+            raise ConfigError(f"the parameter of '{self.aggregate}' must lie in [{low}, {high}], got {self.parameter}")
+
+    @property
+    def needs_variance(self) -> bool:
+        """Whether some part of it reads the variance, so that one member won't do."""
+        return self.weighting == "variance" or self.aggregate in ("lcb", "uwo")
+
+
+def _known(what: str, name: str, names: "dict[str, Callable[..., Rewards]] | tuple[str, ...]") -> None:
+    if name not in names:
+        near = difflib.get_close_matches(name, list(names), 1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(f"unknown {what} '{name}'{hint} (known: {', '.join(names)})")
+
+
+PRESETS: dict[str, Objective] = {
+    "vanilla": Objective("one", weighting="none"),
+    "mean": Objective("mean", weighting="none"),
+    "lcb": Objective("lcb", weighting="none"),
+    "uwo": Objective("uwo", weighting="none"),
+    "wco": Objective("wco", weighting="none"),
+    "cvar": Objective("cvar", weighting="none"),
+    "kl_robust": Objective("kl_robust", weighting="none"),
+    "brme": Objective("brme", weighting="none"),
+    "variance_aware": Objective("mean"),
+    "variance_aware_lcb": Objective("lcb"),
+    "variance_aware_one": Objective("one"),
+    "literal": Objective("mean", penalty="literal"),
+}
+"""Objectives by the names the literature gives them; docs/papers.md maps each to its source."""
+
+
+def preset(name: str, **changes: float | str | None) -> Objective:
+    """The preset objective of that name, with any of its fields changed.
+
+    >>> preset("uwo", parameter=0.2).parameter
+    0.2
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    _known("objective", name, PRESETS)  # type: ignore[arg-type]
+    return replace(PRESETS[name], **changes)  # type: ignore[arg-type]
+
+
+def aggregate(estimate: RewardEstimate, objective: Objective) -> Rewards:
+    """r̃: (batch,) the reward that the objective maximises; NaN where unscored.
+
+    Raises:
+        VarianceError: the aggregate needs a variance or members that the estimate lacks.
+        ConfigError: "one" names a member that doesn't exist.
+    """
+    function = AGGREGATES[objective.aggregate]
+    if objective.parameter is None:
+        return function(estimate)
+    if objective.aggregate == "one" and estimate.members is not None:
+        count = estimate.members.shape[1]
+        if not 0 <= int(objective.parameter) < count:
+            raise ConfigError(f"aggregate 'one' asks for member {int(objective.parameter)}, but there are {count}")
+    return function(estimate, objective.parameter)
+
+
+def weights(
+    variance: Float[Tensor, "batch"],
+    reference_variance: float,
+    floor: float = 0.1,
+    ceiling: float = 10.0,
+) -> Float[Tensor, "batch"]:
+    """w = s̃²/s̄² within [floor, ceiling]; dimensionless, NaN where the variance is unknown (arXiv:2507.15906, eq. 7).
+
+    Args:
+        variance: (batch,) s̃², in reward².
+        reference_variance: s̄², mean variance of the reference policy's completions, so that E_π₀[w] = 1.
+
+    Raises:
+        VarianceError: s̄² is not positive.
+
+    >>> weights(torch.tensor([0.5, 2.0, 400.0]), 1.0).tolist()
+    [0.5, 2.0, 10.0]
+    """
+    if not (reference_variance > 0 and math.isfinite(reference_variance)):
+        raise VarianceError(f"the mean reference variance must be positive and finite, got {reference_variance}")
+    return (variance / reference_variance).clamp(min=floor, max=ceiling)
+
+
+def sequence_penalty(
+    log_ratio: Float[Tensor, "batch"],
+    weight: Float[Tensor, "batch"],
+    form: Literal["generalized", "literal"] = "generalized",
+) -> Float[Tensor, "batch"]:
+    """The detached per-sequence penalty whose score-function gradient is that of the objective (DESIGN 2.3).
+
+    Args:
+        log_ratio: (batch,) ln π(y|x) − ln π₀(y|x), summed over the completion's tokens, in nats.
+        weight: (batch,) w.
+        form: "generalized" gives w ln(π/π₀): ∇D_w = E_π[w ln(π/π₀) ∇ln π]. "literal" gives w (ln(π/π₀) + 1), the
+            gradient of E_π[w ln(π/π₀)]; its +1 does not vanish when w varies.
+
+    >>> sequence_penalty(torch.tensor([0.5]), torch.tensor([2.0]), "literal").tolist()
+    [3.0]
+    """
+    return weight * (log_ratio + 1) if form == "literal" else weight * log_ratio
+
+
+def generalized_kl(
+    policy: Float[Tensor, "*batch actions"],
+    reference: Float[Tensor, "*batch actions"],
+    weight: Float[Tensor, "*batch actions"],
+) -> Float[Tensor, "*batch"]:
+    """D_w(π‖π₀) = Σ_y w [π ln(π/π₀) − π + π₀], in nats; zero at π₀ and positive elsewhere (DESIGN 2.3).
+
+    Args:
+        policy, reference: (..., actions) probabilities; the reference must be positive.
+        weight: (..., actions) w ≥ 0.
+
+    >>> p = torch.tensor([0.5, 0.5]); float(generalized_kl(p, p, torch.tensor([1.0, 9.0])))
+    0.0
+    """
+    ratio_term = torch.xlogy(policy, policy) - torch.xlogy(policy, reference)
+    return (weight * (ratio_term - policy + reference)).sum(dim=-1)
+
+
+def effective_sample_size(weight: Float[Tensor, "batch"]) -> float:
+    """(Σw)²/Σw² of the scored rows, as a share of them in (0, 1]; 1 means that all weights are equal.
+
+    >>> effective_sample_size(torch.tensor([1.0, 1.0, float("nan")]))
+    1.0
+    """
+    w = weight[~weight.isnan()]
+    if len(w) == 0:
+        return math.nan
+    return float(w.sum().square() / w.square().sum() / len(w))

@@ -1,0 +1,106 @@
+"""What a run leaves behind so that it can be understood and repeated: one `record.json`, written whole."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from surefoot.errors import RunError
+from surefoot.files import fingerprint, read_json, write_json
+
+__all__ = ["claim_directory", "commit", "make_record", "versions", "write_record"]
+
+RECORD = "record.json"
+CLAIM = "run.json"
+_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy", "scipy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of surefoot, Python and the packages that results depend on."""
+    found = {"surefoot": metadata.version("surefoot"), "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The commit surefoot's source is at, with "+changes" if it differs from it; None outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        top = _git(folder, "rev-parse", "--show-toplevel")
+        if not Path(__file__).is_relative_to(Path(top) / "src"):
+            return None
+        changed = _git(folder, "status", "--porcelain", "--", ".")
+        return _git(folder, "rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def make_record(
+    kind: str, config: dict[str, Any], *, seed: int | None, data_hash: str | None, metrics: dict[str, Any]
+) -> dict[str, Any]:
+    """The record of a run: what was asked, on what, with which versions, and what came out."""
+    return {
+        "kind": kind,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": config,
+        "seed": seed,
+        "data_hash": data_hash,
+        "commit": commit(),
+        "versions": versions(),
+        "metrics": metrics,
+    }
+
+
+def write_record(directory: str | Path, record: dict[str, Any]) -> Path:
+    return write_json(Path(directory) / RECORD, record)
+
+
+def claim_directory(directory: str | Path, kind: str, settings: dict[str, Any], *, overwrite: bool = False) -> Path:
+    """Take an output directory for this run, or for the resumption of the same run.
+
+    The settings' fingerprint is kept in `run.json`. A directory that holds a run with other settings is refused, so
+    that nothing is overwritten and nothing stale is taken for new.
+
+    Raises:
+        RunError: the directory holds another run, or files that surefoot didn't write.
+    """
+    target = Path(directory)
+    claim = {"kind": kind, "fingerprint": fingerprint(settings), "settings": settings}
+    path = target / CLAIM
+    if path.exists() and not overwrite:
+        held = read_json(path)
+        if (held["kind"], held["fingerprint"]) != (claim["kind"], claim["fingerprint"]):
+            raise RunError(
+                f"{target} holds another run ({_difference(held, claim)}); choose another output directory, or delete "
+                "this one"
+            )
+        return target
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise RunError(f"{target} is not empty and holds no surefoot run; choose another output directory")
+    target.mkdir(parents=True, exist_ok=True)
+    write_json(path, claim)
+    return target
+
+
+def _difference(held: dict[str, Any], wanted: dict[str, Any]) -> str:
+    if held["kind"] != wanted["kind"]:
+        return f"a {held['kind']} run, this is a {wanted['kind']} run"
+    keys = sorted(set(held["settings"]) | set(wanted["settings"]))
+    different = [key for key in keys if held["settings"].get(key) != wanted["settings"].get(key)]
+    shown = ", ".join(
+        f"{key}: {held['settings'].get(key)!r} there, {wanted['settings'].get(key)!r} here" for key in different[:3]
+    )
+    return shown or "its settings differ"

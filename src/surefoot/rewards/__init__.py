@@ -1,0 +1,1 @@
+"""Reward sources: everything that turns prompts and completions into a `RewardEstimate`."""

@@ -1,0 +1,134 @@
+"""The one interface of every reward source, and how a saved one is loaded.
+
+Scoring has two steps. `score` runs the models and gives plain numbers per row, which can be gathered over processes,
+cached or stored; `estimate` is arithmetic on those numbers and knows the groups. A trainer gathers between the two.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from surefoot.errors import ModelError
+from surefoot.files import read_json, write_json
+from surefoot.maths import ensemble
+from surefoot.types import Calibration, MarginEstimate, RewardEstimate, Text
+
+__all__ = ["MemberSource", "RewardSource", "load_source", "save_calibration"]
+
+SOURCE = "source.json"
+CALIBRATION = "calibration.json"
+
+_KINDS = {
+    "independent": "surefoot.rewards.independent:IndependentMembers",
+    "heads": "surefoot.rewards.heads:SharedTrunkHeads",
+}
+
+
+class RewardSource(ABC):
+    """Gives rewards with a variance.
+
+    Attributes:
+        name: shown in logs and tables.
+        calibration: constants fitted on a calibration set; None until `calibrate`.
+    """
+
+    name: str
+    calibration: Calibration | None = None
+
+    @abstractmethod
+    def score(self, prompts: list[Text], completions: list[Text]) -> Float[Tensor, "batch columns"]:
+        """Run the models: one row per completion, float32 on the CPU, NaN where it couldn't be scored.
+
+        The columns mean what `estimate` takes them to mean; for a `MemberSource` they are the members' raw scores.
+        """
+
+    @abstractmethod
+    def estimate(
+        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
+    ) -> RewardEstimate:
+        """Turn scored rows into rewards with a variance; pure arithmetic.
+
+        Args:
+            scores: rows as `score` gave them, in any order, from any number of calls or processes.
+            groups: (batch,) prompt ids; None where every prompt has one completion (needs `calibration`).
+        """
+
+    @abstractmethod
+    def margins(
+        self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
+    ) -> MarginEstimate:
+        """Margins of pairs with their own variance, paired before reducing."""
+
+    @abstractmethod
+    def calibrate(
+        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
+    ) -> Calibration:
+        """Fit and keep the constants from scored rows of the reference policy (or of held-out text)."""
+
+    @abstractmethod
+    def save(self, directory: str | Path) -> None:
+        """Write the source to a directory that `load_source` reads: safetensors and JSON only."""
+
+
+class MemberSource(RewardSource):
+    """A source whose columns are the raw scores of K members."""
+
+    variance_kind: ensemble.VarianceKind = "moderated"
+    scale_members: bool = False
+
+    @property
+    @abstractmethod
+    def num_members(self) -> int:
+        """K."""
+
+    def estimate(
+        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
+    ) -> RewardEstimate:
+        return ensemble.estimate(scores, groups, self.calibration, variance=self.variance_kind)
+
+    def margins(
+        self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
+    ) -> MarginEstimate:
+        scales = torch.ones(self.num_members) if self.calibration is None else torch.tensor(self.calibration.scales)
+        return ensemble.margins(chosen / scales, rejected / scales)
+
+    def calibrate(
+        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
+    ) -> Calibration:
+        self.calibration = ensemble.calibrate(scores, groups, scale=self.scale_members)
+        return self.calibration
+
+
+def load_source(directory: str | Path, device: str | torch.device | None = None) -> RewardSource:
+    """Load any saved source by its `source.json`, with its calibration if it has one.
+
+    Args:
+        directory: what `save` wrote.
+        device: where to run it; None takes the first accelerator, else the CPU.
+
+    Raises:
+        ModelError: not a source directory, or of a kind this version doesn't know.
+    """
+    folder = Path(directory)
+    if not (folder / SOURCE).exists():
+        raise ModelError(f"{folder} is not a reward source: it has no {SOURCE}; train one with `surefoot reward`")
+    kind = read_json(folder / SOURCE).get("kind")
+    if kind not in _KINDS:
+        raise ModelError(f"{folder / SOURCE} is of kind {kind!r}; this version knows {', '.join(sorted(_KINDS))}")
+    module, name = _KINDS[kind].split(":")
+    source: RewardSource = getattr(import_module(module), name).load(folder, device)
+    if (folder / CALIBRATION).exists():
+        source.calibration = Calibration.from_dict(read_json(folder / CALIBRATION))
+    return source
+
+
+def save_calibration(directory: str | Path, calibration: Calibration | None) -> None:
+    """Write `calibration.json` beside a source, if there is one."""
+    if calibration is not None:
+        write_json(Path(directory) / CALIBRATION, calibration.to_dict())

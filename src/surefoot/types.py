@@ -1,0 +1,231 @@
+"""The nouns that travel between the rooms: frozen, validated when made, and free of behaviour.
+
+Higher reward is better throughout; every variance is in reward². NaN means *unscored*, never zero.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from surefoot.errors import DataError, VarianceError
+
+__all__ = [
+    "Calibration",
+    "Completions",
+    "MarginEstimate",
+    "PreferencePair",
+    "RewardEstimate",
+    "VariancePrior",
+]
+
+Message = dict[str, str]
+Text = str | list[Message]
+"""A prompt or completion in either of TRL's formats: plain text, or a list of messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """One labelled comparison in TRL's preference format: `chosen` was preferred to `rejected`."""
+
+    prompt: Text
+    chosen: Text
+    rejected: Text
+    margin: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "chosen", "rejected"):
+            value = getattr(self, name)
+            if value is None:
+                raise DataError(f"PreferencePair.{name} is None; drop the pair or fill in its text")
+            if name != "prompt" and not value:
+                raise DataError(f"PreferencePair.{name} is empty; drop the pair")
+        if self.margin is not None and not math.isfinite(self.margin):
+            raise DataError(f"PreferencePair.margin is {self.margin}; give a finite number or leave it out")
+
+
+@dataclass(frozen=True, slots=True)
+class Completions:
+    """Completions with the prompts they answer; rows of one prompt share a `group`.
+
+    Args:
+        prompts: one per row.
+        completions: one per row.
+        groups: one integer per row. Rewards are centred within a group (DESIGN 2.1).
+    """
+
+    prompts: list[Text]
+    completions: list[Text]
+    groups: list[int]
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.prompts), len(self.completions), len(self.groups)}
+        if len(sizes) != 1:
+            raise DataError(
+                f"Completions need one prompt and one group for each completion, got {len(self.prompts)} prompts, "
+                f"{len(self.completions)} completions and {len(self.groups)} groups"
+            )
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+
+@dataclass(frozen=True, eq=False)
+class RewardEstimate:
+    """Rewards of a batch of completions, each with what is known of its error.
+
+    Args:
+        mean: (batch,) reward; NaN where the completion is unscored.
+        members: (batch, members) the members' rewards, centred (DESIGN 2.1) and brought back to one common offset
+            per group, so that they average to `mean`; None for a source that has no members.
+        epistemic: (batch,) variance of the centred reward, or None where the source can't tell (one member).
+            Read it as `variance`, which raises rather than return None.
+        degrees_of_freedom: (batch,) of the raw variance estimate; infinite for a variance known in closed form.
+
+    Raises:
+        DataError: shapes disagree, or a variance is negative or infinite.
+    """
+
+    mean: Float[Tensor, "batch"]
+    members: Float[Tensor, "batch members"] | None = None
+    epistemic: Float[Tensor, "batch"] | None = None
+    degrees_of_freedom: Float[Tensor, "batch"] | None = None
+
+    def __post_init__(self) -> None:
+        rows = self.mean.shape
+        if len(rows) != 1:
+            raise DataError(f"RewardEstimate.mean must have shape (batch,), got {tuple(rows)}")
+        for name in ("members", "epistemic", "degrees_of_freedom"):
+            value = getattr(self, name)
+            if value is not None and value.shape[:1] != rows:
+                raise DataError(f"RewardEstimate.{name} has {value.shape[0]} rows, but mean has {rows[0]}")
+        if self.epistemic is not None and bool(((self.epistemic < 0) | self.epistemic.isinf()).any()):
+            raise DataError("RewardEstimate.variance must be finite and not negative; check the members' scores")
+
+    @property
+    def variance(self) -> Float[Tensor, "batch"]:
+        """(batch,) variance of the centred reward, in reward².
+
+        Raises:
+            VarianceError: the source has one member and no other way to tell.
+        """
+        if self.epistemic is None:
+            raise VarianceError(
+                "this reward has no variance: it comes from one member. Train or name at least two members, or use "
+                "an objective without weighting"
+            )
+        return self.epistemic
+
+    @property
+    def has_variance(self) -> bool:
+        return self.epistemic is not None
+
+    @property
+    def scored(self) -> "torch.Tensor":
+        """(batch,) True where the completion has a reward."""
+        return ~self.mean.isnan()
+
+    def __len__(self) -> int:
+        return self.mean.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class MarginEstimate:
+    """Margin r(chosen) − r(rejected) of pairs, with its own variance, taken member by member (DESIGN 2.1).
+
+    Args:
+        mean: (pairs,) mean margin.
+        variance: (pairs,) its variance across members; not the sum of two reward variances.
+        members: (pairs, members) each member's margin, or None.
+    """
+
+    mean: Float[Tensor, "pairs"]
+    variance: Float[Tensor, "pairs"]
+    members: Float[Tensor, "pairs members"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VariancePrior:
+    """Scaled inverse-χ² prior of the members' variance, fitted on a calibration set (DESIGN 2.2).
+
+    Args:
+        degrees_of_freedom: d₀ ≥ 0; infinite when the sample variances spread no more than chance explains, in which
+            case every completion has the same variance and weighting has nothing to work with.
+        variance: s₀² > 0, in reward².
+    """
+
+    degrees_of_freedom: float
+    variance: float
+
+    def __post_init__(self) -> None:
+        if not self.degrees_of_freedom >= 0:
+            raise VarianceError(f"prior degrees of freedom must be ≥ 0, got {self.degrees_of_freedom}")
+        if not (self.variance > 0 and math.isfinite(self.variance)):
+            raise VarianceError(f"prior variance must be positive and finite, got {self.variance}")
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a calibration set says of a source's members; stored beside the source as JSON.
+
+    Args:
+        offsets: each member's mean, subtracted where a prompt has one completion only.
+        scales: each member's standard deviation after centring, or all 1 where scaling is off.
+        prior: of the members' variance; None for one member.
+        reference_variance: s̄², mean moderated variance of the reference policy's completions; makes the mean weight 1.
+        rows: completions seen.
+    """
+
+    offsets: tuple[float, ...]
+    scales: tuple[float, ...]
+    prior: VariancePrior | None
+    reference_variance: float | None
+    rows: int
+    notes: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.offsets) != len(self.scales):
+            raise DataError(f"Calibration has {len(self.offsets)} offsets but {len(self.scales)} scales")
+        if any(not scale > 0 for scale in self.scales):
+            raise DataError(
+                f"Calibration scales must be positive, got {self.scales}; a member gives one constant score"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; an infinite d₀ is written as the string "inf"."""
+        prior = None
+        if self.prior is not None:
+            d0 = self.prior.degrees_of_freedom
+            prior = {
+                "degrees_of_freedom": d0 if math.isfinite(d0) else "inf",
+                "variance": self.prior.variance,
+            }
+        return {
+            "offsets": list(self.offsets),
+            "scales": list(self.scales),
+            "prior": prior,
+            "reference_variance": self.reference_variance,
+            "rows": self.rows,
+            "notes": dict(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Calibration":
+        prior = values["prior"]
+        return cls(
+            offsets=tuple(values["offsets"]),
+            scales=tuple(values["scales"]),
+            prior=None if prior is None else VariancePrior(float(prior["degrees_of_freedom"]), prior["variance"]),
+            reference_variance=values["reference_variance"],
+            rows=values["rows"],
+            notes=dict(values.get("notes", {})),
+        )
+
+
+GroupIds = Int[Tensor, "batch"]
+"""(batch,) integers; rows of one prompt share one."""
