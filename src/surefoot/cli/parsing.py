@@ -11,7 +11,7 @@ import yaml
 
 from surefoot.errors import ConfigError
 
-__all__ = ["parse"]
+__all__ = ["given_settings", "parse"]
 
 
 def parse(types: tuple[type, ...], arguments: list[str], command: str) -> tuple[Any, ...]:
@@ -55,6 +55,23 @@ def parse(types: tuple[type, ...], arguments: list[str], command: str) -> tuple[
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"a setting is not usable: {error}") from error
+
+
+def given_settings(arguments: list[str]) -> dict[str, Any]:
+    """What the user gave, in the config file and on the command line, as plain values; for records and claims."""
+    words, path = _split_config(arguments)
+    settings = dict(_read(path)) if path is not None else {}
+    key: str | None = None
+    for word in words:
+        if word.startswith("--"):
+            key, _, value = word[2:].partition("=")
+            key = key.replace("-", "_")
+            settings[key] = yaml.safe_load(value) if value else True
+        elif key is not None:
+            value = yaml.safe_load(word)
+            held = settings[key]
+            settings[key] = value if held is True else [*(held if isinstance(held, list) else [held]), value]
+    return settings
 
 
 def _split_config(arguments: list[str]) -> tuple[list[str], Path | None]:

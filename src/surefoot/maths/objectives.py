@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -128,8 +128,8 @@ class Objective:
     Args:
         aggregate: a key of `AGGREGATES`.
         parameter: the aggregate's κ, λ, α, τ or member index; None takes its default.
-        weighting: "variance" weighs the penalty by w = s̃²/s̄²; "none" is the ordinary KL.
-        penalty: "generalized" is D_w; "literal" is the paper's E_π[w ln(π/π₀)], which equals D_w with β·w taken from
+        weights: "variance" weighs the penalty by w = s̃²/s̄²; "none" is the ordinary KL.
+        form: "generalized" is D_w; "literal" is the paper's E_π[w ln(π/π₀)], which equals D_w with β·w taken from
             the reward.
         weight_floor, weight_ceiling: bounds of w.
 
@@ -139,15 +139,15 @@ class Objective:
 
     aggregate: str = "mean"
     parameter: float | None = None
-    weighting: Literal["variance", "none"] = "variance"
-    penalty: Literal["generalized", "literal"] = "generalized"
+    weights: Literal["variance", "none"] = "variance"
+    form: Literal["generalized", "literal"] = "generalized"
     weight_floor: float = 0.1
     weight_ceiling: float = 10.0
 
     def __post_init__(self) -> None:
         _known("aggregate", self.aggregate, AGGREGATES)
-        _known("weighting", self.weighting, ("variance", "none"))
-        _known("penalty", self.penalty, ("generalized", "literal"))
+        _known("weights", self.weights, ("variance", "none"))
+        _known("form", self.form, ("generalized", "literal"))
         if not 0 < self.weight_floor <= 1 <= self.weight_ceiling:
             raise ConfigError(
                 f"weights have mean 1, so 0 < weight_floor ≤ 1 ≤ weight_ceiling must hold; got "
@@ -168,10 +168,10 @@ class Objective:
     @property
     def needs_variance(self) -> bool:
         """Whether some part of it reads the variance, so that one member won't do."""
-        return self.weighting == "variance" or self.aggregate in ("lcb", "uwo")
+        return self.weights == "variance" or self.aggregate in ("lcb", "uwo")
 
 
-def _known(what: str, name: str, names: "dict[str, Callable[..., Rewards]] | tuple[str, ...]") -> None:
+def _known(what: str, name: str, names: Collection[str]) -> None:
     if name not in names:
         near = difflib.get_close_matches(name, list(names), 1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
@@ -179,18 +179,18 @@ def _known(what: str, name: str, names: "dict[str, Callable[..., Rewards]] | tup
 
 
 PRESETS: dict[str, Objective] = {
-    "vanilla": Objective("one", weighting="none"),
-    "mean": Objective("mean", weighting="none"),
-    "lcb": Objective("lcb", weighting="none"),
-    "uwo": Objective("uwo", weighting="none"),
-    "wco": Objective("wco", weighting="none"),
-    "cvar": Objective("cvar", weighting="none"),
-    "kl_robust": Objective("kl_robust", weighting="none"),
-    "brme": Objective("brme", weighting="none"),
+    "vanilla": Objective("one", weights="none"),
+    "mean": Objective("mean", weights="none"),
+    "lcb": Objective("lcb", weights="none"),
+    "uwo": Objective("uwo", weights="none"),
+    "wco": Objective("wco", weights="none"),
+    "cvar": Objective("cvar", weights="none"),
+    "kl_robust": Objective("kl_robust", weights="none"),
+    "brme": Objective("brme", weights="none"),
     "variance_aware": Objective("mean"),
     "variance_aware_lcb": Objective("lcb"),
     "variance_aware_one": Objective("one"),
-    "literal": Objective("mean", penalty="literal"),
+    "literal": Objective("mean", form="literal"),
 }
 """Objectives by the names the literature gives them; docs/papers.md maps each to its source."""
 
@@ -204,7 +204,7 @@ def preset(name: str, **changes: float | str | None) -> Objective:
     Raises:
         ConfigError: unknown name.
     """
-    _known("objective", name, PRESETS)  # type: ignore[arg-type]
+    _known("objective", name, PRESETS)
     return replace(PRESETS[name], **changes)  # type: ignore[arg-type]
 
 

@@ -7,6 +7,7 @@ cached or stored; `estimate` is arithmetic on those numbers and knows the groups
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class RewardSource(ABC):
     calibration: Calibration | None = None
 
     @abstractmethod
-    def score(self, prompts: list[Text], completions: list[Text]) -> Float[Tensor, "batch columns"]:
+    def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
         """Run the models: one row per completion, float32 on the CPU, NaN where it couldn't be scored.
 
         The columns mean what `estimate` takes them to mean; for a `MemberSource` they are the members' raw scores.

@@ -1,1 +1,1 @@
-""""""
+"""TRL's trainers with the variance-aware objective."""

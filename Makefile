@@ -1,0 +1,47 @@
+# `make demo` and `make test` need Python 3.11 or newer and the package index; nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# One thread per process: the tests and the demo run processes side by side.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test fast lint types borders clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/surefoot demo
+
+test: lint types borders
+	$(BIN)/python -m pytest -n 2 --dist worksteal --doctest-modules src/surefoot/maths tests
+
+# The unit tests alone: under a minute.
+fast: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -n 2 -m "not slow" --doctest-modules src/surefoot/maths tests
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/test.stamp
+	$(BIN)/mypy
+
+borders: $(VENV)/test.stamp
+	$(BIN)/lint-imports
+
+# torch goes first and alone, so that no other requirement can pull another build of it.
+$(VENV)/torch.stamp: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	touch $@
+
+$(VENV)/demo.stamp: $(VENV)/torch.stamp pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/test.stamp: $(VENV)/torch.stamp pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

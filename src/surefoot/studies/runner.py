@@ -1,0 +1,97 @@
+"""Run independent tasks over local processes, one thread each, with progress from inside the tasks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from surefoot.errors import RunError
+
+__all__ = ["run_tasks", "tick"]
+
+_COUNTER: Any = None
+
+
+def tick() -> None:
+    """Count one unit of progress, from inside a task."""
+    if _COUNTER is not None:
+        with _COUNTER.get_lock():
+            _COUNTER.value += 1
+
+
+def _start_worker(counter: Any) -> None:
+    global _COUNTER  # noqa: PLW0603 - one counter per worker process
+    _COUNTER = counter
+
+
+def run_tasks(
+    function: Callable[..., Any],
+    tasks: Sequence[tuple[Any, ...]],
+    *,
+    workers: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Any]:
+    """Call `function(*task)` for every task in fresh processes and return the results in the order of the tasks.
+
+    Processes are spawned with one thread each: two threads per process were measured 13× slower under load. On an
+    interrupt the tasks under way are stopped and the finished ones keep what they wrote.
+
+    Args:
+        function: importable by name; it may call `tick` to report progress.
+        tasks: its arguments.
+        workers: processes at once, at least 1.
+        on_progress: called about twice a second with (ticks so far, tasks finished).
+
+    Raises:
+        RunError: a worker died without a Python error, such as one killed for memory.
+    """
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q", 0)
+    with _one_thread_each(), ProcessPoolExecutor(workers, context, _start_worker, (counter,)) as pool:
+        futures = [pool.submit(function, *task) for task in tasks]
+        try:
+            _watch(futures, counter, on_progress)
+            return [future.result() for future in futures]
+        except BrokenProcessPool as error:
+            raise RunError(
+                "a worker process died without a Python error (out of memory, or killed); run the same command again "
+                "to go on, with fewer workers if memory is short"
+            ) from error
+        except BaseException:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _watch(futures: list[Future[Any]], counter: Any, on_progress: Callable[[int, int], None] | None) -> None:
+    while True:
+        finished = [future for future in futures if future.done()]
+        failed = [future for future in finished if future.exception() is not None]
+        if on_progress is not None:
+            on_progress(counter.value, len(finished))
+        if failed or len(finished) == len(futures):
+            return
+        time.sleep(0.5)
+
+
+class _one_thread_each:  # noqa: N801 - reads as a statement
+    """Spawned processes inherit these settings before they import torch."""
+
+    _NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+    def __enter__(self) -> None:
+        self._before = {name: os.environ.get(name) for name in self._NAMES}
+        os.environ.update(dict.fromkeys(self._NAMES, "1"))
+
+    def __exit__(self, *_: Any) -> None:
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

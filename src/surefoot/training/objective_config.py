@@ -1,0 +1,87 @@
+"""The settings that every variance-aware trainer adds to TRL's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from surefoot.errors import ConfigError
+from surefoot.maths.objectives import Objective, preset
+
+__all__ = ["ObjectiveArguments"]
+
+
+@dataclass
+class ObjectiveArguments:
+    """Objective, KL budget and calibration; mixed into TRL's config classes.
+
+    A preset names the whole objective; the fields after it, where given, change parts of it.
+    """
+
+    preset: str = field(
+        default="variance_aware",
+        metadata={
+            "help": "Objective by name: variance_aware, variance_aware_lcb, variance_aware_one, literal, vanilla, "
+            "mean, lcb, uwo, wco, cvar, kl_robust, brme."
+        },
+    )
+    aggregate: str | None = field(
+        default=None, metadata={"help": "How members become one reward; the preset's if not given."}
+    )
+    aggregate_parameter: float | None = field(
+        default=None, metadata={"help": "The aggregate's κ, λ, α, τ or member index; its usual value if not given."}
+    )
+    weights: str | None = field(
+        default=None, metadata={"help": "'variance' weighs the KL by the reward's variance, 'none' does not."}
+    )
+    objective: str | None = field(
+        default=None, metadata={"help": "'generalized' (D_w) or 'literal' (the paper's penalty, with its +1)."}
+    )
+    weight_floor: float = field(default=0.1, metadata={"help": "Smallest weight; the mean weight is 1."})
+    weight_ceiling: float = field(default=10.0, metadata={"help": "Largest weight."})
+    target_kl: float | None = field(
+        default=None,
+        metadata={"help": "KL budget in nats per sequence: beta adapts to hold it, starting from `beta`, which should "
+                  "be high. None keeps beta constant."},
+    )  # fmt: skip
+    calibration_prompts: int = field(
+        default=64,
+        metadata={
+            "help": "Prompts on which the reference policy is sampled before training (num_generations each) to "
+            "fit the variance prior and the mean variance."
+        },
+    )
+
+    def build_objective(self) -> Objective:
+        """The objective that these settings name.
+
+        Raises:
+            ConfigError: an unknown name or a value out of range.
+        """
+        changes: dict[str, Any] = {"weight_floor": self.weight_floor, "weight_ceiling": self.weight_ceiling}
+        for name, value in (("weights", self.weights), ("form", self.objective), ("aggregate", self.aggregate)):
+            if value is not None:
+                changes[name] = value
+        if self.aggregate is not None:
+            changes["parameter"] = None
+        if self.aggregate_parameter is not None:
+            changes["parameter"] = self.aggregate_parameter
+        return replace(preset(self.preset), **changes)
+
+    def check_objective(self, *, beta: float, num_generations: int) -> None:
+        """Refuse combinations in which the objective would not be what it says.
+
+        Raises:
+            ConfigError: see the message.
+        """
+        objective = self.build_objective()
+        if objective.weights == "variance" and beta == 0.0 and self.target_kl is None:
+            raise ConfigError("weights='variance' weighs the KL penalty, but beta is 0; set beta > 0 or target_kl")
+        if self.target_kl is not None and beta == 0.0:
+            raise ConfigError("target_kl adapts beta from its starting value; set beta > 0 (high rather than low)")
+        if self.calibration_prompts < 1:
+            raise ConfigError(f"calibration_prompts must be at least 1, got {self.calibration_prompts}")
+        if num_generations < 2:
+            raise ConfigError(
+                f"rewards are centred per prompt: num_generations must be at least 2, got {num_generations}"
+            )

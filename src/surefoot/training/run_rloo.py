@@ -1,0 +1,173 @@
+"""One policy run from settings to record: everything is checked first, and an interrupted run goes on where it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.trainer_utils import get_last_checkpoint
+from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
+
+from surefoot.data.preferences import data_hash, load_prompts
+from surefoot.errors import ConfigError, ModelError
+from surefoot.files import read_json
+from surefoot.records import RECORD, claim_directory, make_record, write_record
+from surefoot.rewards.source import RewardSource, load_source
+from surefoot.training.rloo_config import VarianceAwareRLOOConfig
+from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
+
+__all__ = ["RLOOScriptArguments", "run_rloo"]
+
+
+@dataclass
+class RLOOScriptArguments(ScriptArguments):  # type: ignore[misc]
+    """TRL's script arguments, and where the reward comes from (exactly one of the three)."""
+
+    reward_source: str | None = field(
+        default=None, metadata={"help": "Directory of a reward source, as `surefoot reward` writes it."}
+    )
+    reward_config: str | None = field(
+        default=None,
+        metadata={"help": "Config of `surefoot reward`: the source is trained first, or loaded if it is finished."},
+    )
+    reward_models: list[str] | None = field(
+        default=None, metadata={"help": "Existing reward models (directories or hub names) to use as members."}
+    )
+    dataset_prompts: int | None = field(
+        default=None, metadata={"help": "Use only so many prompts of the dataset; all if not given."}
+    )
+
+    def check(self) -> None:
+        given = [name for name in ("reward_source", "reward_config", "reward_models") if getattr(self, name)]
+        if len(given) != 1:
+            raise ConfigError(
+                "give exactly one of reward_source, reward_config and reward_models, got "
+                f"{' and '.join(given) if given else 'none'}"
+            )
+        if self.dataset_name is None:
+            raise ConfigError("dataset_name is missing; give a local file, directory or hub name that holds prompts")
+
+
+def run_rloo(
+    script: RLOOScriptArguments,
+    args: VarianceAwareRLOOConfig,
+    model: ModelConfig,
+    settings: dict[str, Any],
+    source: RewardSource | None = None,
+) -> dict[str, Any]:
+    """Align a policy and write the model, its checkpoints and `record.json` to `args.output_dir`.
+
+    Args:
+        settings: what the user gave, as written; the output directory is bound to it.
+        source: used instead of loading `script.reward_source`.
+
+    Returns:
+        The record; that of the finished run if there is one already.
+
+    Raises:
+        ConfigError, DataError, ModelError, RunError: before any training, each saying what to change.
+    """
+    script.check()
+    tokenizer = load_policy_tokenizer(model, trust_remote_code=args.trust_remote_code)
+    prompts = load_prompts(script.dataset_name, split=script.dataset_train_split, config=script.dataset_config)
+    if script.dataset_prompts is not None:
+        prompts = prompts.select(range(min(script.dataset_prompts, len(prompts))))
+    folder = claim_directory(args.output_dir, "rloo", settings)
+    if (folder / RECORD).exists():
+        finished: dict[str, Any] = read_json(folder / RECORD)
+        return finished
+    trainer = VarianceAwareRLOOTrainer(
+        model.model_name_or_path,
+        source if source is not None else _source(script),
+        _with_model_settings(args, model),
+        train_dataset=prompts,
+        processing_class=tokenizer,
+        quantization_config=get_quantization_config(model),
+        peft_config=get_peft_config(model),
+    )
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or get_last_checkpoint(args.output_dir))
+    trainer.save_model(args.output_dir)
+    record = make_record("rloo", settings, seed=args.seed, data_hash=data_hash(prompts), metrics=summarise(trainer))
+    if trainer.accelerator.is_main_process:
+        write_record(folder, record | {"log": trainer.state.log_history})
+    if args.push_to_hub:
+        trainer.push_to_hub(dataset_name=script.dataset_name)
+    return record
+
+
+def _source(script: RLOOScriptArguments) -> RewardSource:
+    if script.reward_source is not None:
+        return load_source(script.reward_source)
+    from surefoot.rewards.independent import IndependentMembers
+
+    return IndependentMembers.from_models(script.reward_models or [])
+
+
+def load_policy_tokenizer(model: ModelConfig, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The policy's tokenizer, after a look at whether the policy can be trained at all.
+
+    Raises:
+        ModelError: the directory holds no config or no weights, or the tokenizer can neither pad nor end a text.
+        ConfigError: no model is named.
+    """
+    name = model.model_name_or_path
+    if name is None:
+        raise ConfigError("model_name_or_path is missing; give the directory or hub name of a causal language model")
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise ModelError(f"{folder} is not a model directory: it has no config.json")
+        if not any(folder.glob("*.safetensors*")):
+            raise ModelError(f"{folder} holds no *.safetensors weights; save the model there with save_pretrained")
+    try:
+        AutoConfig.from_pretrained(name, revision=model.model_revision, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=model.model_revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"can't load model '{name}': {error}") from error
+    if tokenizer.pad_token is None and tokenizer.eos_token is None:
+        raise ModelError(
+            f"the tokenizer of '{name}' has neither a pad token nor an eos token; set tokenizer.pad_token"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _with_model_settings(args: VarianceAwareRLOOConfig, model: ModelConfig) -> VarianceAwareRLOOConfig:
+    """TRL's own merge of ModelConfig into `model_init_kwargs`; what the user gave there wins."""
+    kwargs = {
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+    }
+    args.model_init_kwargs = {**kwargs, **(args.model_init_kwargs or {})}
+    return args
+
+
+_SUMMARY = ("reward", "sequence_kl", "beta", "reward/variance", "weight/effective_sample_size", "unscored")
+
+
+def summarise(trainer: VarianceAwareRLOOTrainer) -> dict[str, Any]:
+    """First and last tenth of the log, averaged, and the calibration."""
+    rows = [row for row in trainer.state.log_history if "sequence_kl" in row]
+    tenth = max(1, len(rows) // 10)
+    calibration = trainer.source.calibration
+    return {
+        "start": _averages(rows[:tenth]),
+        "end": _averages(rows[-tenth:]),
+        "steps": trainer.state.global_step,
+        "objective": repr(trainer.objective),
+        "calibration": None if calibration is None else calibration.to_dict(),
+    }
+
+
+def _averages(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for name in _SUMMARY:
+        values = [row[name] for row in rows if row.get(name) is not None]
+        found[name] = sum(values) / len(values) if values else None
+    return found

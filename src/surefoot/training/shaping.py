@@ -1,0 +1,97 @@
+"""From scored completions and log-ratios to what the trainer adds to its reward; knows no trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from surefoot.errors import VarianceError
+from surefoot.maths import objectives
+from surefoot.maths.objectives import Objective
+from surefoot.rewards.source import RewardSource
+from surefoot.types import RewardEstimate
+
+__all__ = ["ShapedRewards", "leave_one_out", "shape_rewards"]
+
+
+@dataclass(frozen=True, eq=False)
+class ShapedRewards:
+    """One generation batch, over all processes, in the order of the prompts.
+
+    Args:
+        estimate: rewards with their variance.
+        reward: (batch,) r̃; NaN where unscored.
+        weight: (batch,) w; 1 where the objective doesn't weigh; NaN where unscored.
+        log_ratio: (batch,) ln π/π₀ of the whole completion, in nats.
+        surcharge: (batch,) what is added to the reward beside TRL's own −β ln π/π₀, so that the sum is
+            r̃ − β·penalty; exactly 0 where w = 1 and the penalty is the generalised one.
+    """
+
+    estimate: RewardEstimate
+    reward: Float[Tensor, "batch"]
+    weight: Float[Tensor, "batch"]
+    log_ratio: Float[Tensor, "batch"]
+    surcharge: Float[Tensor, "batch"]
+
+    def total(self, beta: float) -> Float[Tensor, "batch"]:
+        """(batch,) r̃ − β·penalty, the reward whose leave-one-out advantages the trainer must use."""
+        return self.reward + self.surcharge - beta * self.log_ratio
+
+
+def shape_rewards(
+    source: RewardSource,
+    objective: Objective,
+    scores: Float[Tensor, "batch columns"],
+    groups: Int[Tensor, "batch"],
+    log_ratio: Float[Tensor, "batch"],
+    beta: float,
+) -> ShapedRewards:
+    """Apply the objective of DESIGN 2.3 to one batch.
+
+    Args:
+        source: gave `scores`; must be calibrated on the reference policy if the objective weighs by variance.
+        scores: (batch, columns) of `source.score`, all processes' rows.
+        groups: (batch,) prompt ids.
+        log_ratio: (batch,) sequence ln π/π₀ in nats, detached.
+        beta: KL coefficient, in reward per nat.
+
+    Raises:
+        VarianceError: weighting is on, but the source has no variance or was not calibrated.
+    """
+    estimate = source.estimate(scores, groups)
+    reward = objectives.aggregate(estimate, objective)
+    weight = _weights(source, objective, estimate)
+    ratio = log_ratio.to(weight)
+    surcharge = -beta * (objectives.sequence_penalty(ratio, weight, objective.form) - ratio)
+    return ShapedRewards(estimate, reward, weight, ratio, surcharge)
+
+
+def _weights(source: RewardSource, objective: Objective, estimate: RewardEstimate) -> Float[Tensor, "batch"]:
+    if objective.weights == "none":
+        return torch.where(estimate.scored, 1.0, torch.nan).to(estimate.mean)
+    calibration = source.calibration
+    if calibration is None or calibration.reference_variance is None:
+        raise VarianceError(
+            f"weighting by the variance of '{source.name}' needs its mean over the reference policy's completions; "
+            "calibrate the source first (it must have at least two members)"
+        )
+    return objectives.weights(
+        estimate.variance, calibration.reference_variance, objective.weight_floor, objective.weight_ceiling
+    )
+
+
+def leave_one_out(rewards: Float[Tensor, "batch"], group_size: int) -> Float[Tensor, "batch"]:
+    """RLOO's advantages: each reward minus the mean of its scored siblings; 0 where unscored or without siblings.
+
+    Source: Ahmadian et al., arXiv:2402.14740, eq. 6. Used to check that the trainer's advantages are the objective's.
+
+    >>> leave_one_out(torch.tensor([1.0, 2.0, 6.0]), 3).tolist()
+    [-3.0, -1.5, 4.5]
+    """
+    grouped = rewards.view(-1, group_size)
+    others = (~grouped.isnan()).sum(dim=1, keepdim=True) - 1
+    baseline = (grouped.nansum(dim=1, keepdim=True) - grouped) / others
+    return (grouped - baseline).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).reshape(-1)

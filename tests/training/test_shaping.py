@@ -1,0 +1,128 @@
+"""The reward handed to the trainer is the objective's: by hand, in limits, by invariance, and by enumeration."""
+
+import itertools
+
+import pytest
+import torch
+
+from surefoot.errors import VarianceError
+from surefoot.maths.objectives import Objective, preset
+from surefoot.rewards.functions import FunctionMembers
+from surefoot.training.shaping import leave_one_out, shape_rewards
+from surefoot.types import Calibration, VariancePrior
+
+
+def source(members: int, prior: VariancePrior | None, reference_variance: float | None) -> FunctionMembers:
+    made = FunctionMembers(lambda prompts, completions: [], members)
+    made.calibration = Calibration((0.0,) * members, (1.0,) * members, prior, reference_variance, 10)
+    return made
+
+
+def test_hand_worked() -> None:
+    # Two members, one prompt. Centred: ±1 for member 0, ±3 for member 1: s² = 2 in both rows.
+    scores = torch.tensor([[2.0, 13.0], [0.0, 7.0]])
+    made = source(2, VariancePrior(1.0, 4.0), 1.5)  # s̃² = (1·4 + 1·2)/2 = 3, w = 2
+    shaped = shape_rewards(made, Objective(), scores, torch.tensor([0, 0]), torch.tensor([0.5, -0.25]), beta=0.1)
+    torch.testing.assert_close(shaped.weight, torch.tensor([2.0, 2.0], dtype=torch.float64))
+    torch.testing.assert_close(shaped.reward, torch.tensor([7.5, 3.5], dtype=torch.float64))
+    torch.testing.assert_close(shaped.total(0.1), torch.tensor([7.5 - 0.1, 3.5 + 0.05], dtype=torch.float64))
+    literal = shape_rewards(
+        made, Objective(form="literal"), scores, torch.tensor([0, 0]), torch.tensor([0.5, -0.25]), beta=0.1
+    )
+    torch.testing.assert_close(literal.total(0.1), torch.tensor([7.5 - 0.3, 3.5 - 0.15], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["vanilla", "mean", "wco", "lcb"])
+def test_without_weighting_the_surcharge_is_exactly_zero(name: str) -> None:
+    torch.manual_seed(0)
+    made = source(3, VariancePrior(4.0, 1.0), 1.0)
+    shaped = shape_rewards(made, preset(name), torch.randn(8, 3), torch.arange(8) // 4, torch.randn(8), beta=0.3)
+    assert bool((shaped.surcharge == 0).all())
+
+
+def test_equal_variances_are_the_ordinary_objective() -> None:
+    torch.manual_seed(0)
+    made = source(3, VariancePrior(float("inf"), 2.5), 2.5)
+    scores, groups, ratio = torch.randn(8, 3), torch.arange(8) // 4, torch.randn(8)
+    weighted = shape_rewards(made, preset("variance_aware"), scores, groups, ratio, beta=0.3)
+    ordinary = shape_rewards(made, preset("mean"), scores, groups, ratio, beta=0.3)
+    torch.testing.assert_close(weighted.total(0.3), ordinary.total(0.3), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["variance_aware", "literal", "lcb", "wco", "cvar", "kl_robust", "uwo", "brme"])
+def test_offsets_and_order_of_members_do_not_matter(name: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randn(12, 4, generator=generator, dtype=torch.float64)
+    groups, ratio = torch.arange(12) // 4, torch.randn(12, generator=generator, dtype=torch.float64)
+    made = source(4, VariancePrior(3.0, 1.0), 1.0)
+    offsets = 100 * torch.randn(3, 4, generator=generator, dtype=torch.float64)[groups]
+    base = shape_rewards(made, preset(name), scores, groups, ratio, beta=0.2)
+    moved = shape_rewards(made, preset(name), scores + offsets, groups, ratio, beta=0.2)
+    swapped = shape_rewards(made, preset(name), scores[:, [2, 0, 3, 1]], groups, ratio, beta=0.2)
+    expected = leave_one_out(base.total(0.2), 4)
+    torch.testing.assert_close(leave_one_out(moved.total(0.2), 4), expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(leave_one_out(swapped.total(0.2), 4), expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(moved.weight, base.weight, rtol=1e-9, atol=1e-9)
+
+
+def test_unscored_rows_stay_nan_and_leave_their_siblings_alone() -> None:
+    scores = torch.tensor([[1.0, 2.0], [float("nan"), float("nan")], [3.0, 5.0]])
+    made = source(2, VariancePrior(2.0, 1.0), 1.0)
+    shaped = shape_rewards(made, preset("variance_aware"), scores, torch.zeros(3).long(), torch.ones(3), beta=0.1)
+    assert shaped.total(0.1).isnan().tolist() == [False, True, False]
+    without = shape_rewards(
+        made, preset("variance_aware"), scores[[0, 2]], torch.zeros(2).long(), torch.ones(2), beta=0.1
+    )
+    torch.testing.assert_close(shaped.total(0.1)[[0, 2]], without.total(0.1))
+    advantages = leave_one_out(shaped.total(0.1), 3)
+    assert advantages[1] == 0.0
+    assert float(advantages[0]) == pytest.approx(-float(advantages[2])) != 0
+
+
+def test_weighting_without_a_calibration_says_what_to_do() -> None:
+    made = FunctionMembers(lambda prompts, completions: [], 2)
+    with pytest.raises(VarianceError, match="calibrate the source first"):
+        shape_rewards(made, preset("variance_aware"), torch.randn(2, 2), torch.zeros(2).long(), torch.ones(2), 0.1)
+
+
+def sequences(vocabulary: int, length: int) -> torch.Tensor:
+    return torch.tensor(list(itertools.product(range(vocabulary), repeat=length)))
+
+
+def log_probabilities(logits: torch.Tensor, all_sequences: torch.Tensor) -> torch.Tensor:
+    """(sequences,) of an autoregressive policy whose logits depend on position and previous token."""
+    logs = logits.log_softmax(-1)  # (position, previous, token)
+    previous = torch.cat([torch.zeros_like(all_sequences[:, :1]), all_sequences[:, :-1]], dim=1)
+    positions = torch.arange(all_sequences.shape[1])
+    return logs[positions, previous, all_sequences].sum(1)
+
+
+@pytest.mark.parametrize("form", ["generalized", "literal"])
+@pytest.mark.parametrize("weights", ["variance", "none"])
+@pytest.mark.parametrize("aggregate", ["mean", "lcb", "wco"])
+def test_policy_gradient_against_enumeration_of_all_sequences(form: str, weights: str, aggregate: str) -> None:
+    """E_π[(r̃ − β·penalty) ∇ln π] with the detached penalty is the gradient of the objective itself (DESIGN 2.3)."""
+    generator = torch.Generator().manual_seed(3)
+    everything = sequences(3, 3)
+    size = len(everything)
+    assert size == 27
+    logits = torch.randn(3, 3, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    reference = log_probabilities(torch.randn(3, 3, 3, generator=generator, dtype=torch.float64), everything)
+    scores = torch.randn(size, 4, generator=generator, dtype=torch.float64) * 2
+    made = source(4, VariancePrior(3.0, 3.0), 3.0)
+    objective = Objective(aggregate, weights=weights, form=form)
+    beta = 0.7
+
+    logs = log_probabilities(logits, everything)
+    shaped = shape_rewards(made, objective, scores, torch.zeros(size).long(), (logs - reference).detach(), beta)
+    probabilities = logs.exp()
+    (estimated,) = torch.autograd.grad((probabilities.detach() * shaped.total(beta) * logs).sum(), logits)
+
+    logs = log_probabilities(logits, everything)
+    w, pi, pi0 = shaped.weight, logs.exp(), reference.exp()
+    if form == "generalized":
+        divergence = (w * (pi * (logs - reference) - pi + pi0)).sum()
+    else:
+        divergence = (w * pi * (logs - reference)).sum()
+    (exact,) = torch.autograd.grad((pi * shaped.reward).sum() - beta * divergence, logits)
+    assert float((estimated - exact).norm() / exact.norm()) < 1e-12
