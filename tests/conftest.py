@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-_HOOK = install_import_hook(["surefoot.maths", "surefoot.types"], "beartype.beartype")
+_HOOK = install_import_hook("surefoot.maths", "beartype.beartype")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -10,18 +10,39 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from surefoot.maths.objectives import Objective, preset
+    from surefoot.rewards.functions import FunctionMembers
+    from surefoot.rewards.source import RewardSource, load_source
+    from surefoot.training.rloo_config import VarianceAwareRLOOConfig
+    from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
     from surefoot.types import Calibration, MarginEstimate, PreferencePair, RewardEstimate
 
 _HOMES = {
     "Calibration": "surefoot.types",
+    "FunctionMembers": "surefoot.rewards.functions",
     "MarginEstimate": "surefoot.types",
     "Objective": "surefoot.maths.objectives",
     "PreferencePair": "surefoot.types",
     "RewardEstimate": "surefoot.types",
+    "RewardSource": "surefoot.rewards.source",
+    "VarianceAwareRLOOConfig": "surefoot.training.rloo_config",
+    "VarianceAwareRLOOTrainer": "surefoot.training.rloo_trainer",
+    "load_source": "surefoot.rewards.source",
     "preset": "surefoot.maths.objectives",
 }
 
-__all__ = ["Calibration", "MarginEstimate", "Objective", "PreferencePair", "RewardEstimate", "preset"]
+__all__ = [
+    "Calibration",
+    "FunctionMembers",
+    "MarginEstimate",
+    "Objective",
+    "PreferencePair",
+    "RewardEstimate",
+    "RewardSource",
+    "VarianceAwareRLOOConfig",
+    "VarianceAwareRLOOTrainer",
+    "load_source",
+    "preset",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -122,6 +122,11 @@ def sequence_log_probability(model: Any, prompt: torch.Tensor, completion: torch
     return float(sum(logs[start + i - 1, token] for i, token in enumerate(completion.tolist())))
 
 
+def real(batch: dict[str, torch.Tensor], part: str, row: int) -> torch.Tensor:
+    """The row's own tokens, without padding."""
+    return batch[f"{part}_ids"][row][batch[f"{part}_mask"][row].bool()]
+
+
 @pytest.mark.parametrize("preset", ["variance_aware", "literal", "lcb"])
 def test_advantages_recomputed_from_the_tokens(policy_path: Path, tmp_path: Path, preset: str) -> None:
     """Each advantage, after TRL's shuffling and splitting, is the objective's for that row's own tokens."""
@@ -142,9 +147,10 @@ def test_advantages_recomputed_from_the_tokens(policy_path: Path, tmp_path: Path
         trainer._step = step
         batches.append(trainer._prepare_inputs(inputs))
     rows = [
-        (batch["prompt_ids"][i][batch["prompt_mask"][i].bool()], batch["completion_ids"][i][batch["completion_mask"][i].bool()], batch["advantages"][i])
-        for batch in batches for i in range(4)
-    ]  # fmt: skip
+        (real(batch, "prompt", i), real(batch, "completion", i), batch["advantages"][i])
+        for batch in batches
+        for i in range(4)
+    ]
     assert len(rows) == 16
     by_prompt: dict[str, list[Any]] = {}
     for prompt, completion, advantage in rows:
@@ -271,5 +277,5 @@ class TestGuards:
         empty = tmp_path / "empty"
         empty.mkdir()
         model.config._name_or_path = str(empty)
-        with pytest.raises(ModelError, match="holds no \\*.safetensors weights"):
+        with pytest.raises(ModelError, match=r"holds no \*\.safetensors weights"):
             ours(model, tmp_path / "run")

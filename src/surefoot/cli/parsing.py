@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -31,6 +31,7 @@ def parse(types: tuple[type, ...], arguments: list[str], command: str) -> tuple[
 
     parser = HfArgumentParser(list(types), prog=f"surefoot {command}", allow_abbrev=False)
     parser.add_argument("--config", help="YAML file of the settings below; the command line wins over it")
+    parser.error = _refuse
     words, path = _split_config(arguments)
     if any(word in ("-h", "--help") for word in words):
         parser.print_help()
@@ -50,11 +51,15 @@ def parse(types: tuple[type, ...], arguments: list[str], command: str) -> tuple[
         if action.required and not any(w.split("=")[0] in action.option_strings for w in words):
             raise ConfigError(f"'{action.dest}' is missing; give it in the config file or as --{action.dest}")
     try:
-        return parser.parse_args_into_dataclasses(words)
+        return parser.parse_args_into_dataclasses(words)[: len(types)]
+    except ConfigError:
+        raise
     except (TypeError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(f"a setting is not usable: {error}") from error
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigError(f"a setting is not usable: {message}")
 
 
 def given_settings(arguments: list[str]) -> dict[str, Any]:

@@ -20,8 +20,8 @@ class FunctionMembers(MemberSource):
     """K members given by one function.
 
     Args:
-        function: (prompts, completions) to K scores for each, as a (batch, members) tensor or nested lists; NaN where a
-            member couldn't score.
+        function: (prompts, completions) to K scores for each, as a (batch, members) tensor or nested lists; NaN
+            where a member couldn't score.
         num_members: K.
         name: shown in logs.
     """

@@ -25,7 +25,7 @@ def tick() -> None:
 
 
 def _start_worker(counter: Any) -> None:
-    global _COUNTER  # noqa: PLW0603 - one counter per worker process
+    global _COUNTER
     _COUNTER = counter
 
 
@@ -80,7 +80,7 @@ def _watch(futures: list[Future[Any]], counter: Any, on_progress: Callable[[int,
         time.sleep(0.5)
 
 
-class _one_thread_each:  # noqa: N801 - reads as a statement
+class _one_thread_each:
     """Spawned processes inherit these settings before they import torch."""
 
     _NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

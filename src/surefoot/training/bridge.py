@@ -126,8 +126,8 @@ class PenaltyBridge:
         calibration = self.source.calibrate(scores, everyone)
         if self.objective.needs_variance and calibration.reference_variance is None:
             raise VarianceError(
-                f"preset '{self.args.preset}' needs a variance, but '{self.source.name}' has one member; give at least "
-                "two members, or use preset='vanilla'"
+                f"preset '{self.args.preset}' needs a variance, but '{self.source.name}' has one member; give at "
+                "least two members, or use preset='vanilla'"
             )
         return calibration
 
@@ -201,8 +201,8 @@ class PenaltyBridge:
         if self._watched is None or len(self._watched) != 2:
             seen = 0 if self._watched is None else len(self._watched)
             raise RuntimeError(
-                f"expected the policy's and the reference's log-probabilities before the rewards, saw {seen} of 2; this "
-                "version of TRL is not supported"
+                f"expected the policy's and the reference's log-probabilities before the rewards, saw {seen} of 2; "
+                "this version of TRL is not supported"
             )
         policy, reference = self._watched
         device = self.accelerator.device

@@ -1,0 +1,88 @@
+"""TRL's habit: a YAML file, the command line on top; a wrong key is refused with the nearest right one."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from surefoot.cli.parsing import given_settings, parse
+from surefoot.errors import ConfigError
+
+
+@dataclass
+class Settings:
+    output_dir: str = field(metadata={"help": "where"})
+    learning_rate: float = 1e-3
+    members: int = 5
+    names: list[str] | None = None
+    overwrite: bool = False
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "config.yaml"
+    path.write_text("output_dir: here\nlearning_rate: 2.0e-4\nnames: [a, b]\n")
+    return str(path)
+
+
+def test_the_command_line_wins_over_the_file(config: str) -> None:
+    (settings,) = parse((Settings,), ["--config", config, "--members", "3", "--learning_rate", "1e-5"], "x")
+    assert settings == Settings("here", 1e-5, 3, ["a", "b"])
+
+
+def test_what_was_given_is_kept_as_plain_values(config: str) -> None:
+    words = [f"--config={config}", "--members", "3", "--overwrite", "--names", "c", "d"]
+    assert given_settings(words) == {
+        "output_dir": "here",
+        "learning_rate": 2e-4,
+        "names": ["c", "d"],
+        "members": 3,
+        "overwrite": True,
+    }
+
+
+def test_unknown_key_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("output_dir: x\nlerning_rate: 0.1\n")
+    with pytest.raises(
+        ConfigError, match=r"unknown setting 'lerning_rate' in .*c\.yaml; did you mean 'learning_rate'"
+    ):
+        parse((Settings,), ["--config", str(path)], "x")
+
+
+def test_unknown_key_on_the_command_line(config: str) -> None:
+    with pytest.raises(ConfigError, match="unknown setting 'member' in the command line; did you mean 'members'"):
+        parse((Settings,), ["--config", config, "--member", "3"], "x")
+
+
+def test_missing_required_key() -> None:
+    with pytest.raises(ConfigError, match="'output_dir' is missing"):
+        parse((Settings,), [], "x")
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [", "not valid YAML"), ("- a", "must hold `key: value` lines")])
+def test_unreadable_file(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        parse((Settings,), ["--config", str(path)], "x")
+
+
+def test_missing_file() -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        parse((Settings,), ["--config", "/nowhere.yaml"], "x")
+
+
+def test_a_value_of_the_wrong_type_names_its_key(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("output_dir: x\nmembers: many\n")
+    with pytest.raises(ConfigError, match="members"):
+        parse((Settings,), ["--config", str(path)], "x")
+
+
+def test_a_number_that_yaml_reads_as_text(tmp_path: Path) -> None:
+    """YAML reads 1e-5 as a string; it must arrive as a number, not train with a string."""
+    path = tmp_path / "c.yaml"
+    path.write_text("output_dir: x\nlearning_rate: 1e-5\n")
+    (settings,) = parse((Settings,), ["--config", str(path)], "x")
+    assert settings.learning_rate == 1e-5

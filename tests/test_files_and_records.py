@@ -1,0 +1,82 @@
+"""Whole or not at all; one directory, one run."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from surefoot.errors import RunError
+from surefoot.files import fingerprint, read_json, whole_directory, write_json, write_text
+from surefoot.records import claim_directory, make_record, write_record
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = write_text(tmp_path / "a.txt", "old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_text(target, "new")
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_json_refuses_what_other_parsers_cannot_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"x": math.nan})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_reading_broken_json_names_the_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"x": 1,\n oops')
+    with pytest.raises(RunError, match=r"a\.json is not valid JSON \(line 2"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(RunError, match="does not exist"):
+        read_json(tmp_path / "b.json")
+
+
+def test_a_directory_appears_whole(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    with pytest.raises(KeyboardInterrupt), whole_directory(target) as folder:
+        (folder / "half").write_text("x")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    with whole_directory(target) as folder:
+        (folder / "all").write_text("x")
+        assert not target.exists()
+    assert [path.name for path in target.iterdir()] == ["all"]
+
+
+def test_fingerprint_sees_values_and_not_their_order() -> None:
+    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+def test_the_same_run_may_come_back_and_another_may_not(tmp_path: Path) -> None:
+    folder = claim_directory(tmp_path / "run", "rloo", {"beta": 0.1, "seed": 1})
+    (folder / "checkpoint").write_text("x")
+    assert claim_directory(folder, "rloo", {"seed": 1, "beta": 0.1}) == folder
+    with pytest.raises(RunError, match=r"holds another run \(beta: 0\.1 there, 0\.2 here\)"):
+        claim_directory(folder, "rloo", {"beta": 0.2, "seed": 1})
+    with pytest.raises(RunError, match="a rloo run, this is a reward run"):
+        claim_directory(folder, "reward", {"beta": 0.1, "seed": 1})
+    assert (folder / "checkpoint").read_text() == "x"
+
+
+def test_a_directory_of_other_files_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(RunError, match="not empty and holds no surefoot run"):
+        claim_directory(tmp_path, "rloo", {})
+
+
+def test_a_record_says_what_it_takes_to_repeat_it(tmp_path: Path) -> None:
+    path = write_record(tmp_path, make_record("rloo", {"beta": 0.1}, seed=3, data_hash="ab", metrics={"kl": 1.5}))
+    record = json.loads(path.read_text())
+    assert record["config"] == {"beta": 0.1}
+    assert (record["seed"], record["data_hash"], record["metrics"]["kl"]) == (3, "ab", 1.5)
+    assert {"surefoot", "python", "torch", "trl", "transformers"} <= set(record["versions"])
+    assert "commit" in record
