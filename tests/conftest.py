@@ -1,4 +1,4 @@
-"""Shapes in the maths are checked at run time throughout the tests; shared real data is found or its absence is said."""
+"""Shapes in the maths are checked at run time in the tests; shared real data is found, or its absence is said."""
 
 import os
 from pathlib import Path
