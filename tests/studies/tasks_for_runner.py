@@ -18,5 +18,3 @@ def fail(x: int) -> int:
 
 def die(x: int) -> None:
     os._exit(9)
-
-

@@ -32,9 +32,9 @@ def test_reaches_and_holds_the_budget_without_overshoot(start: float, target: fl
 
 def test_one_update_by_hand() -> None:
     controller = KLController(target=10.0, beta=1.0, smoothing=1.0, integral=0.05, proportional=1.0)
-    assert controller.update(20.0) == pytest.approx(math.exp(0.05 * math.log(2.0)))
-    before = controller.beta
-    assert controller.update(10.0) == pytest.approx(before * math.exp(-0.2))  # −log 2 limited to max_step
+    assert controller.update(20.0) == pytest.approx(math.exp(0.2))  # 6 · 0.05 · log 2 = 0.208, limited to max_step
+    assert controller.update(10.0) == pytest.approx(1.0)  # −log 2 limited to −0.2
+    assert controller.update(5.0) == pytest.approx(math.exp(-0.2))
 
 
 def test_does_not_wind_up_at_a_bound() -> None:

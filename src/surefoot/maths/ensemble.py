@@ -337,17 +337,23 @@ def margins(
     return MarginEstimate(x.nanmean(dim=1), s2, x)
 
 
-def offset_share(members: Float[Tensor, "batch members"], groups: Int[Tensor, "batch"]) -> float:
+def offset_share(members: Float[Tensor, "batch members"], groups: Int[Tensor, "batch"] | None = None) -> float:
     """Share of the members' raw variance that is mere offset, in [0, 1] up to sampling.
 
-    1 − (mean variance after centring per prompt, corrected for the degree of freedom that centring takes) /
-    (mean raw variance). Preferences can't see it; an uncentred variance counts it as disagreement.
+    1 − (mean variance after centring, corrected for the degree of freedom that centring takes) / (mean raw variance).
+    Preferences can't see an offset; an uncentred variance counts it as disagreement.
 
     Args:
         members: (batch, members) raw scores with every row scored by every member.
-        groups: (batch,) prompt ids, at least two rows each.
+        groups: (batch,) prompt ids, at least two rows each: the offsets of members on each prompt. None: the one
+            offset that each member has over all rows, which is a part of them.
+
+    >>> offset_share(torch.tensor([[0.0, 10.0], [1.0, 11.0]]))
+    1.0
     """
     x = members.to(torch.float64)
+    if groups is None:
+        groups = torch.zeros(len(x), dtype=torch.long)
     raw = sample_variance(x).mean()
     _, index, counts = torch.unique(groups, return_inverse=True, return_counts=True)
     correction = (counts / (counts - 1).clamp(min=1)).to(x)[index]

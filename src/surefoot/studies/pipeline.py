@@ -47,16 +47,16 @@ class PipelineConfig:
     """
 
     variant: str = "uneven"
-    pairs: int = 1000
+    pairs: int = 3000
     held_out_pairs: int = 500
     members: int = 5
     source: str = "heads"
-    kl_budget: float = 8.0
-    beta: float = 0.5
-    steps: int = 120
+    kl_budget: float = 6.0
+    beta: float = 1.0
+    steps: int = 100
     prompts_per_step: int = 8
     num_generations: int = 8
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     max_completion_length: int = 24
     evaluation_completions: int = 512
     samples_kept: int = 8
@@ -94,12 +94,24 @@ def _train_source(world: World, config: PipelineConfig, train: Dataset, seed: in
     from surefoot.rewards.train_independent import IndependentConfig, train_independent
 
     if config.source == "heads":
-        return train_heads(train, trunk=world.policy_path, config=HeadsConfig(members=config.members, seed=seed))
+        # Words are read from the embeddings (layer 0); the prior keeps heads apart on words no annotator saw.
+        heads = HeadsConfig(
+            members=config.members,
+            seed=seed,
+            layer=0,
+            bootstrap="exponential",
+            prior_scale=2.5,
+            learning_rate=1e-2,
+            weight_decay=0.1,
+            epochs=20,
+        )
+        return train_heads(train, world.policy_path, heads, device="cpu")
     return train_independent(
         train,
         base_model=world.policy_path,
         directory=folder / "independent",
-        config=IndependentConfig(members=config.members, seed=seed),
+        config=IndependentConfig(members=config.members, seed=seed, learning_rate=1e-3, epochs=3, batch_size=32),
+        device="cpu",
     )
 
 
@@ -166,7 +178,7 @@ def _trainer(
     return trainer
 
 
-class _OnStep(TrainerCallback):  # type: ignore[misc]
+class _OnStep(TrainerCallback):
     def __init__(self, function: Callable[[], None] | None) -> None:
         self.function = function
 

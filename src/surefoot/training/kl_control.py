@@ -22,11 +22,13 @@ class KLController:
         Δ log β_t = proportional · (e_t − e_{t−1}) + integral · e_t,   |Δ log β_t| ≤ max_step
         e_t = log(KL_t / target), clipped to ±1, KL_t smoothed
 
+    Above the budget the integral gain is `return_gain` times larger: coming back is more urgent than using it up.
+
     Args:
         target: budget in nats per sequence.
         beta: current coefficient; its first value should be high rather than low.
         smoothing: weight of the newest KL in the running mean, in (0, 1].
-        proportional, integral: gains per update.
+        proportional, integral, return_gain: gains per update.
         max_step: largest change of log β per update.
         minimum, maximum: bounds of β.
 
@@ -40,6 +42,7 @@ class KLController:
     smoothing: float = 0.3
     proportional: float = 1.0
     integral: float = 0.05
+    return_gain: float = 6.0
     max_step: float = 0.2
     minimum: float = 1e-5
     maximum: float = 1e3
@@ -61,7 +64,7 @@ class KLController:
             return self.beta
         self.kl = kl if self.kl is None else self.kl + self.smoothing * (kl - self.kl)
         error = max(-1.0, min(1.0, math.log(max(self.kl, 1e-9) / self.target)))
-        change = self.integral * error
+        change = self.integral * error * (self.return_gain if error > 0 else 1.0)
         if self.error is not None:
             change += self.proportional * (error - self.error)
         self.error = error

@@ -22,7 +22,7 @@ __all__ = ["RLOOScriptArguments", "run_rloo"]
 
 
 @dataclass
-class RLOOScriptArguments(ScriptArguments):  # type: ignore[misc]
+class RLOOScriptArguments(ScriptArguments):
     """TRL's script arguments, and where the reward comes from (exactly one of the three)."""
 
     reward_source: str | None = field(

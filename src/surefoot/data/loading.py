@@ -1,0 +1,90 @@
+"""Open a dataset wherever it is: a local file, a `save_to_disk` directory, or a hub name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+
+from surefoot.errors import DataError
+
+__all__ = ["open_dataset"]
+
+_READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
+
+
+def open_dataset(name: str | Path, *, split: str | None = None, config: str | None = None) -> Dataset:
+    """One table.
+
+    Args:
+        name: a .parquet, .json, .jsonl or .csv file; a directory written by `save_to_disk` or holding such files; or
+            a dataset's name on the hub.
+        split: which split. A plain file has one table; if it has a `split` column, its rows are chosen by that.
+        config: the hub dataset's configuration name.
+
+    Raises:
+        DataError: nothing is there, the kind of file is unknown, the split doesn't exist, or the table is empty.
+    """
+    path = Path(name)
+    if path.is_file():
+        table = _open_file(path)
+    elif path.is_dir():
+        table = _open_directory(path, split)
+    elif path.suffix in _READERS or str(name).startswith((".", "/")):
+        raise DataError(f"dataset {name} does not exist")
+    else:
+        table = _load(str(name), split, config)
+    table = _choose_rows(table, split, str(name))
+    if len(table) == 0:
+        raise DataError(f"dataset {name} is empty" + (f" (split '{split}')" if split else ""))
+    return table
+
+
+def _open_file(path: Path) -> Dataset:
+    if path.suffix not in _READERS:
+        raise DataError(f"{path} is of an unknown kind; use {', '.join(sorted(_READERS))}")
+    if path.stat().st_size == 0:
+        raise DataError(f"dataset {path} is empty")
+    try:
+        return load_dataset(_READERS[path.suffix], data_files=str(path), split="train")
+    except Exception as error:  # datasets raises many kinds for a broken file
+        if "corresponds to no data" in str(error):
+            raise DataError(f"dataset {path} is empty") from None
+        raise DataError(f"can't read {path}: {error.__cause__ or error}") from error
+
+
+def _open_directory(path: Path, split: str | None) -> Dataset:
+    if not ((path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()):
+        return _load(str(path), split, None)
+    held = load_from_disk(str(path))
+    return _one_split(held, split, str(path))
+
+
+def _load(name: str, split: str | None, config: str | None) -> Dataset:
+    try:
+        held: Any = load_dataset(name, name=config)
+    except Exception as error:
+        raise DataError(f"can't load dataset '{name}': {error}") from error
+    return _one_split(held, split, name)
+
+
+def _one_split(held: Dataset | DatasetDict, split: str | None, name: str) -> Dataset:
+    if isinstance(held, Dataset):
+        return held
+    wanted = split or "train"
+    if wanted not in held:
+        raise DataError(f"dataset {name} has no split '{wanted}'; it has {', '.join(held)}")
+    return held[wanted]
+
+
+def _choose_rows(table: Dataset, split: str | None, name: str) -> Dataset:
+    if "split" not in table.column_names:
+        return table
+    values = table["split"]
+    if split is None:
+        return table
+    rows = [i for i, value in enumerate(values) if value == split]
+    if not rows:
+        raise DataError(f"no row of {name} has split '{split}'; its column 'split' holds {sorted(set(values))}")
+    return table.select(rows).remove_columns("split")

@@ -1,0 +1,6 @@
+"""An offline world with a known true reward (docs/world.md): no download, no GPU, and honest over-optimisation."""
+
+from surefoot.data.world.preferences import VARIANTS
+from surefoot.data.world.world import World, build_world
+
+__all__ = ["VARIANTS", "World", "build_world"]

@@ -1,0 +1,89 @@
+"""Models and tokenizers for rewards, loaded safely and on the right device."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import logging as hf_logging
+
+from surefoot.errors import ModelError
+
+__all__ = ["choose_device", "load_classifier", "load_tokenizer", "load_trunk", "resolve_model"]
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, or the first accelerator, or the CPU."""
+    if device is not None:
+        return torch.device(device)
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def resolve_model(name: str | Path) -> str:
+    """The model's directory or hub name; `package:NAME/FOLDER` is a folder inside an installed Python package.
+
+    Raises:
+        ModelError: the package isn't installed, or a local directory holds no model or no weights.
+    """
+    text = str(name)
+    if text.startswith("package:"):
+        package, _, inner = text.removeprefix("package:").partition("/")
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise ModelError(f"model '{text}' needs the package {package}; install it (surefoot[examples] has it)")
+        text = str(Path(spec.origin).parent / inner)
+    folder = Path(text)
+    if folder.is_dir() or text.startswith((".", "/")):
+        if not (folder / "config.json").exists():
+            raise ModelError(f"{folder} is not a model directory: it has no config.json")
+        if not any(folder.glob("*.safetensors*")):
+            raise ModelError(f"{folder} holds no *.safetensors weights; save the model there with save_pretrained")
+    return text
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    return _load(AutoTokenizer, name)
+
+
+def load_trunk(name: str | Path, device: torch.device) -> Any:
+    """The model without a head, in eval mode; fp32 on the CPU, bf16 elsewhere."""
+    return _load(AutoModel, name, dtype=_dtype(device)).to(device).eval()
+
+
+def load_classifier(name: str | Path, device: torch.device, *, for_training: bool = False) -> Any:
+    """A sequence classifier with one output, the reward; fp32 for training and on the CPU, bf16 elsewhere.
+
+    A checkpoint without a reward head gets a new one, drawn from torch's random state.
+
+    Raises:
+        ModelError: it can't be loaded, or a saved reward model has more than one output.
+    """
+    dtype = torch.float32 if for_training else _dtype(device)
+    if not for_training:
+        labels = _load(AutoConfig, name).num_labels
+        if labels != 1:
+            raise ModelError(f"'{name}' has {labels} outputs; a reward model has one")
+    model = _load(AutoModelForSequenceClassification, name, num_labels=1, dtype=dtype)
+    return model.to(device) if for_training else model.to(device).eval()
+
+
+def _load(factory: Any, name: str | Path, **keywords: Any) -> Any:
+    path = resolve_model(name)
+    verbosity = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()  # a new head is expected, not news
+    hf_logging.disable_progress_bar()
+    try:
+        return factory.from_pretrained(path, **keywords)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"can't load '{path}': {error}") from error
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        hf_logging.enable_progress_bar()

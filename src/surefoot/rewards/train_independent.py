@@ -1,0 +1,159 @@
+"""Train K independent reward models with TRL's RewardTrainer; a finished member is never trained again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from datasets import Dataset, disable_progress_bars, enable_progress_bars
+from transformers import PrinterCallback, TrainerCallback, set_seed
+from trl import RewardConfig, RewardTrainer
+
+from surefoot.data.preferences import data_hash
+from surefoot.errors import ConfigError
+from surefoot.files import fingerprint, read_json, whole_directory, write_json
+from surefoot.rewards.encoding import TextEncoder, encode_pairs
+from surefoot.rewards.independent import IndependentMembers, write_source
+from surefoot.rewards.loading import choose_device, load_classifier, load_tokenizer
+
+__all__ = ["IndependentConfig", "train_independent"]
+
+_RECEIPT = "member.json"
+
+
+@dataclass(slots=True)
+class IndependentConfig:
+    """Settings of independent members.
+
+    Member k draws its reward head, its order of the data and its bootstrap sample from (seed, k).
+    """
+
+    members: int = 5
+    seed: int = 0
+    bootstrap: Literal["none", "resample"] = field(
+        default="resample",
+        metadata={"help": "resample: each member sees its own draw of the pairs, with replacement."},
+    )
+    learning_rate: float = 2e-5
+    epochs: float = 2.0
+    batch_size: int = 16
+    warmup_steps: float = 0.1
+    max_length: int = 512
+    overlong: Literal["drop", "truncate"] = "drop"
+
+
+def train_independent(
+    pairs: Dataset,
+    base_model: str | Path,
+    directory: str | Path,
+    config: IndependentConfig,
+    *,
+    device: str | torch.device | None = None,
+    on_step: Callable[[int, int, int], None] | None = None,
+) -> IndependentMembers:
+    """Train the members that `directory` doesn't hold yet, and load them all.
+
+    Each member is written whole when it is finished, with a receipt of its settings, data and base; a member whose
+    receipt differs is trained anew.
+
+    Args:
+        pairs: checked preference pairs.
+        base_model: directory or hub name, as for `AutoModelForSequenceClassification`.
+        directory: becomes a source that `load_source` reads.
+        on_step: called with (member, steps done, steps).
+
+    Raises:
+        DataError: all pairs are too long. ModelError: the base can't be loaded, or its tokenizer can't pad.
+    """
+    if config.members < 1:
+        raise ConfigError(f"members must be at least 1, got {config.members}")
+    folder = Path(directory)
+    encoder = TextEncoder(load_tokenizer(base_model), config.max_length)
+    encoded = encode_pairs(pairs, encoder, overlong=config.overlong)
+    names = [f"members/{k}" for k in range(config.members)]
+    for k, name in enumerate(names):
+        receipt = _receipt(config, k, base_model, encoded)
+        if not _finished(folder / name, receipt):
+            _train_member(encoded, base_model, encoder, folder / name, config, k, receipt, device, on_step)
+    write_source(folder, names, "independent", config.max_length)
+    return IndependentMembers.load(folder, device)
+
+
+def _receipt(config: IndependentConfig, member: int, base: str | Path, encoded: Dataset) -> str:
+    settings = {name: value for name, value in asdict(config).items() if name != "members"}
+    return fingerprint([settings, member, str(base), data_hash(encoded)])
+
+
+def _finished(folder: Path, receipt: str) -> bool:
+    return (folder / _RECEIPT).exists() and read_json(folder / _RECEIPT)["receipt"] == receipt
+
+
+def _train_member(
+    encoded: Dataset,
+    base: str | Path,
+    encoder: TextEncoder,
+    folder: Path,
+    config: IndependentConfig,
+    member: int,
+    receipt: str,
+    device: str | torch.device | None,
+    on_step: Callable[[int, int, int], None] | None,
+) -> None:
+    seed = (config.seed * 1_000_003 + member) % 2**31
+    set_seed(seed)
+    target = choose_device(device)
+    model = load_classifier(base, target, for_training=True)
+    disable_progress_bars()
+    try:
+        with whole_directory(folder) as temporary:
+            trainer = RewardTrainer(
+                model=model,
+                args=_arguments(config, seed, temporary, target),
+                train_dataset=_resampled(encoded, seed) if config.bootstrap == "resample" else encoded,
+                processing_class=encoder.tokenizer,
+                callbacks=[_Progress(member, on_step)],
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+            model.save_pretrained(temporary)
+            encoder.tokenizer.save_pretrained(temporary)
+            write_json(temporary / _RECEIPT, {"receipt": receipt, "seed": seed})
+    finally:
+        enable_progress_bars()
+
+
+def _resampled(encoded: Dataset, seed: int) -> Dataset:
+    return encoded.select(np.random.default_rng(seed).integers(len(encoded), size=len(encoded)))
+
+
+def _arguments(config: IndependentConfig, seed: int, folder: Path, device: torch.device) -> RewardConfig:
+    return RewardConfig(
+        output_dir=str(folder),
+        learning_rate=config.learning_rate,
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        warmup_steps=config.warmup_steps,
+        max_length=None,  # encoded already
+        seed=seed,
+        use_cpu=device.type == "cpu",
+        bf16=device.type != "cpu",
+        gradient_checkpointing=False,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+class _Progress(TrainerCallback):
+    def __init__(self, member: int, on_step: Callable[[int, int, int], None] | None) -> None:
+        self.member = member
+        self.on_step = on_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        if self.on_step is not None:
+            self.on_step(self.member, state.global_step, state.max_steps)
