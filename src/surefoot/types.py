@@ -179,6 +179,7 @@ class Calibration:
         prior: of the members' variance; None for one member.
         reference_variance: s̄², mean moderated variance of the reference policy's completions; makes the mean weight 1.
         rows: completions seen.
+        notes: figures worth keeping beside, such as `weight_cv`, the coefficient of variation of the weights.
     """
 
     offsets: tuple[float, ...]

@@ -32,6 +32,12 @@ def test_a_split_column_chooses_rows(tmp_path: Path) -> None:
         load_preferences(path, split="dev")
 
 
+def test_a_plain_file_is_not_taken_for_its_own_test_split(tmp_path: Path) -> None:
+    Dataset.from_dict(ROWS).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="one table without a column 'split', so it has no split 'test'"):
+        load_preferences(tmp_path / "a.parquet", split="test")
+
+
 def test_a_missing_split_of_a_dataset(tmp_path: Path) -> None:
     DatasetDict({"train": Dataset.from_dict(ROWS)}).save_to_disk(tmp_path / "d")
     with pytest.raises(DataError, match="has no split 'test'; it has train"):

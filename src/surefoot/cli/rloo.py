@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from surefoot.cli.parsing import given_settings, parse
+from surefoot.cli.quiet import quieten
 
 
 def run(arguments: list[str]) -> None:
@@ -14,13 +15,14 @@ def run(arguments: list[str]) -> None:
     from surefoot.training.rloo_config import VarianceAwareRLOOConfig
     from surefoot.training.run_rloo import RLOOScriptArguments, run_rloo
 
+    quieten()
     script, args, model = parse((RLOOScriptArguments, VarianceAwareRLOOConfig, ModelConfig), arguments, "rloo")
     script.check()
     if script.reward_config is not None:
         script.reward_source, script.reward_config = _train_source(script.reward_config), None
     record = run_rloo(script, args, model, given_settings(arguments))
     metrics = record["metrics"]
-    table = Table(title=f"{metrics['steps']} steps of {metrics['objective']}")
+    table = Table(title=f"{metrics['steps']} steps of RLOO, preset {args.preset}")
     for heading in ("", "start", "end"):
         table.add_column(heading, justify="right" if heading else "left")
     for name, start in metrics["start"].items():
@@ -31,9 +33,9 @@ def run(arguments: list[str]) -> None:
 
 
 def _train_source(config: str) -> str:
-    from surefoot.cli import reward
+    from surefoot.cli.reward import train
 
-    return reward.train(["--config", config])
+    return train(["--config", config])
 
 
 def _shown(value: float | None) -> str:

@@ -20,7 +20,7 @@ def open_dataset(name: str | Path, *, split: str | None = None, config: str | No
     Args:
         name: a .parquet, .json, .jsonl or .csv file; a directory written by `save_to_disk` or holding such files; or
             a dataset's name on the hub.
-        split: which split. A plain file has one table; if it has a `split` column, its rows are chosen by that.
+        split: which split. A plain file is one table, "train"; if it has a `split` column, rows are chosen by that.
         config: the hub dataset's configuration name.
 
     Raises:
@@ -29,6 +29,8 @@ def open_dataset(name: str | Path, *, split: str | None = None, config: str | No
     path = Path(name)
     if path.is_file():
         table = _open_file(path)
+        if "split" not in table.column_names and split not in (None, "train"):
+            raise DataError(f"{path} is one table without a column 'split', so it has no split '{split}'")
     elif path.is_dir():
         table = _open_directory(path, split)
     elif path.suffix in _READERS or str(name).startswith((".", "/")):

@@ -19,7 +19,7 @@ from torch import Tensor
 from surefoot.errors import ConfigError
 from surefoot.maths.exact import Form, Optimum, optimum
 
-__all__ = ["find_beta", "optimum_at_kl"]
+__all__ = ["Search", "checked_budget", "find_beta", "optimum_at_kl", "report"]
 
 Measure = Callable[[Float[Tensor, "some"], Int[Tensor, "some"]], Float[Tensor, "some"]]
 """(β, rows) ↦ the measure of those rows' policies, such as their KL."""
@@ -55,7 +55,7 @@ def optimum_at_kl(
         DataError: see `weighted_optimum`.
     """
     r, log_ref = reward.to(torch.float64), log_reference.to(torch.float64)
-    target = _checked_budget(budget, r)
+    target = checked_budget(budget, r)
     w = torch.ones_like(r) if weight is None else weight.to(torch.float64)
     # Also checks the inputs, before any search.
     optimum(r, log_ref, weight, 1.0, form)
@@ -67,7 +67,7 @@ def optimum_at_kl(
 
     start, end = _search_range(r, log_ref, w, target, literal)
     found = find_beta(measure, target, start, end)
-    _report(found, target, unreachable, "KL")
+    report(found, target, unreachable, "KL")
     usable = torch.where(found.reached, found.beta, 1.0)
     best = optimum(r, log_ref, weight, usable, form)
     nothing = torch.where(found.reached, 0.0, torch.nan)
@@ -100,7 +100,7 @@ def _search_range(
 
 
 @dataclass(frozen=True, eq=False)
-class _Search:
+class Search:
     """What a search found: β where reached, and the range of measures that it saw."""
 
     beta: Float[Tensor, "problems"]
@@ -114,7 +114,7 @@ def find_beta(
     target: Float[Tensor, "problems"],
     start: Float[Tensor, "problems"],
     end: Float[Tensor, "problems"],
-) -> _Search:
+) -> Search:
     """The first crossing of `target` on the way down from `start`: β is halved until the measure crosses, then refined.
 
     A measure that crosses twice within one halving is taken not to have crossed; what is found is a crossing still.
@@ -136,7 +136,7 @@ def find_beta(
         upper[missed], value[missed] = beta[~crossed], seen[~crossed]
     reached = ~open_
     beta = _refine(measure, target, (lower, below), (upper, value), reached)
-    return _Search(torch.where(reached, beta, torch.nan), reached, least, most)
+    return Search(torch.where(reached, beta, torch.nan), reached, least, most)
 
 
 Bound = tuple[Float[Tensor, "problems"], Float[Tensor, "problems"]]
@@ -182,7 +182,7 @@ def _share(x1: Tensor, f1: Tensor, x2: Tensor, f2: Tensor, x3: Tensor, f3: Tenso
     return torch.where(trusted & step.isfinite(), step, 0.5)
 
 
-def _report(found: _Search, target: Float[Tensor, "problems"], unreachable: Unreachable, what: str) -> None:
+def report(found: Search, target: Float[Tensor, "problems"], unreachable: Unreachable, what: str) -> None:
     if unreachable == "raise" and not bool(found.reached.all()):
         problem = int((~found.reached).nonzero()[0])
         raise ConfigError(
@@ -191,7 +191,7 @@ def _report(found: _Search, target: Float[Tensor, "problems"], unreachable: Unre
         )
 
 
-def _checked_budget(
+def checked_budget(
     budget: Float[Tensor, "problems"] | float, reward: Float[Tensor, "problems actions"]
 ) -> Float[Tensor, "problems"]:
     target = torch.as_tensor(budget, dtype=torch.float64, device=reward.device).expand(len(reward))

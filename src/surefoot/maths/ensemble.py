@@ -22,6 +22,7 @@ __all__ = [
     "degrees_of_freedom",
     "estimate",
     "fit_prior",
+    "fit_priors",
     "group_means",
     "margins",
     "moderate",
@@ -70,12 +71,17 @@ def centre(
         offsets: (members,) each member's mean on a calibration set: subtracted from rows that are alone in their
             group (whose centred score would be a certain-looking 0), and from all rows when `groups` is None.
 
+    A score that is its member's only one in the group, in a row that other members can compare, is left out (NaN): its
+    centred value would be a 0 that says nothing.
+
     Raises:
-        DataError: a completion is alone in its group (or there are no groups) and no offsets are given.
+        DataError: a completion is alone in its group (or there are no groups) and no offsets are given, or a score is
+            infinite.
 
     >>> centre(torch.tensor([[1.0, 50.0], [3.0, 52.0]]), torch.tensor([0, 0])).tolist()
     [[-1.0, -1.0], [1.0, 1.0]]
     """
+    _refuse_infinite(members)
     if groups is None:
         if offsets is None:
             raise DataError("centring needs the groups of the completions, or offsets from a calibration set")
@@ -87,10 +93,28 @@ def centre(
             f"row {row} is the only scored completion of its prompt, so its reward can't be centred on its siblings; "
             "calibrate the source first, or score at least two completions per prompt"
         )
-    centred = members - group_means(members, groups)
+    centred = torch.where(_lone_scores(members, groups), torch.nan, members - group_means(members, groups))
     if offsets is None:
         return centred
     return torch.where(alone[:, None], members - offsets.to(members), centred)
+
+
+def _refuse_infinite(members: Float[Tensor, "batch members"]) -> None:
+    infinite = members.isinf()
+    if bool(infinite.any()):
+        row, member = (int(i) for i in infinite.nonzero()[0])
+        raise DataError(f"member {member} scored row {row} with {float(members[row, member])}; NaN means unscored")
+
+
+def _lone_scores(
+    members: Float[Tensor, "batch members"], groups: Int[Tensor, "batch"]
+) -> Bool[Tensor, "batch members"]:
+    """Scores whose member scored no other row of the group."""
+    scored = (~members.isnan()).to(members.dtype)
+    _, index = torch.unique(groups, return_inverse=True)
+    rows = int(index.max()) + 1 if len(index) else 0
+    counts = scored.new_zeros(rows, members.shape[1]).index_add(0, index, scored)
+    return counts[index] < 2
 
 
 def _alone(members: Float[Tensor, "batch members"], groups: Int[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
@@ -178,17 +202,28 @@ def fit_prior(variances: Float[Tensor, "batch"], freedom: Float[Tensor, "batch"]
     s2, d = s2[usable], d[usable]
     if len(s2) < 2:
         raise VarianceError(f"fitting a variance prior needs at least two scored completions, got {len(s2)}")
-    # In float64 for s2, the median of positive values keeps the floor meaningful when many rows are exactly zero.
     if not bool((s2 > 0).any()):
         raise VarianceError("the members agree exactly on every completion; are they copies of one model?")
-    s2 = s2.clamp(min=_LOG_FLOOR * float(s2[s2 > 0].median()))
+    d0, s0 = fit_priors(s2[None], d[None])
+    return VariancePrior(float(d0), float(s0))
+
+
+def fit_priors(
+    variances: Float[Tensor, "sets batch"], freedom: Float[Tensor, "sets batch"] | float
+) -> tuple[Float[Tensor, "sets"], Float[Tensor, "sets"]]:
+    """`fit_prior` of many sets at once, each row a set without NaN: (d₀, s₀²), d₀ infinite as there."""
+    s2 = variances.to(torch.float64)
+    d = torch.as_tensor(freedom, dtype=torch.float64, device=s2.device)
+    # The median of the positive values keeps the floor meaningful when many variances are exactly zero.
+    middle = torch.where(s2 > 0, s2, torch.nan).nanmedian(dim=1, keepdim=True).values
+    s2 = torch.maximum(s2, _LOG_FLOOR * middle)
     logs = s2.log() - torch.digamma(d / 2) + (d / 2).log()
-    centre_ = logs.mean()
-    excess = logs.var(correction=1) - torch.polygamma(1, d / 2).mean()
-    if float(excess) <= 0:
-        return VariancePrior(math.inf, float(centre_.exp()))
-    half = trigamma_inverse(excess)
-    return VariancePrior(float(2 * half), float((centre_ + torch.digamma(half) - half.log()).exp()))
+    level = logs.mean(dim=1)
+    excess = logs.var(dim=1, correction=1) - torch.polygamma(1, d / 2).expand_as(s2).mean(dim=1)
+    differ = excess > 0
+    half = trigamma_inverse(torch.where(differ, excess, 1.0))
+    shift = torch.where(differ, torch.digamma(half) - half.log(), 0.0)
+    return torch.where(differ, 2 * half, torch.inf), (level + shift).exp()
 
 
 def moderate(
@@ -237,14 +272,16 @@ def calibrate(
     scales = _standard_deviations(centred) if scale else torch.ones_like(offsets)
     if bool((scales == 0).any()):
         raise DataError(f"member {int((scales == 0).nonzero()[0])} gives one constant score; it can't be scaled")
-    prior, reference_variance = None, None
+    prior, reference_variance, notes = None, None, {}
     if x.shape[1] > 1:
         scaled = centred / scales
         s2, d = sample_variance(scaled), degrees_of_freedom(scaled)
         prior = fit_prior(s2, d)
         scored = ~scaled.isnan().all(dim=1)
-        reference_variance = float(moderate(s2, d, prior)[scored].mean())
-    return Calibration(tuple(offsets.tolist()), tuple(scales.tolist()), prior, reference_variance, len(x))
+        moderated = moderate(s2, d, prior)[scored]
+        reference_variance = float(moderated.mean())
+        notes = {"weight_cv": float(moderated.std(correction=1) / moderated.mean())}
+    return Calibration(tuple(offsets.tolist()), tuple(scales.tolist()), prior, reference_variance, len(x), notes)
 
 
 def _standard_deviations(centred: Float[Tensor, "batch members"]) -> Float[Tensor, "members"]:

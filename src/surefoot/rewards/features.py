@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +23,13 @@ Pooling = Literal["last", "mean", "cls"]
 
 @torch.inference_mode()
 def compute_features(
-    trunk: Any, rows: list[list[int]], *, pooling: Pooling, layer: int, pad_token_id: int
+    trunk: Any,
+    rows: list[list[int]],
+    *,
+    pooling: Pooling,
+    layer: int,
+    pad_token_id: int,
+    on_progress: Callable[[float], None] | None = None,
 ) -> Float[Tensor, "rows features"]:
     """Pooled hidden states, float32 on the CPU, in the order of the rows.
 
@@ -30,11 +38,16 @@ def compute_features(
         rows: token ids.
         pooling: "last" token (decoders), "mean" over tokens, or the "cls" token (BERT-style encoders).
         layer: index into the trunk's hidden states: −1 the last, 0 the embeddings.
+        on_progress: called with the share of rows done.
     """
     features = torch.empty(len(rows), trunk.config.get_text_config().hidden_size)
+    done = 0
     for batch, ids, mask in length_sorted_batches(rows, pad_token_id=pad_token_id, device=trunk.device):
         states = trunk(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[layer]
         features[batch] = _pool(states, mask, pooling).float().cpu()
+        done += len(batch)
+        if on_progress is not None:
+            on_progress(done / len(rows))
     return features
 
 
@@ -69,15 +82,31 @@ class FeatureCache:
         self.directory = None if directory is None else Path(directory)
 
     def get(
-        self, trunk: Any, rows: list[list[int]], *, pooling: Pooling, layer: int, pad_token_id: int
+        self,
+        trunk: Any,
+        rows: list[list[int]],
+        *,
+        pooling: Pooling,
+        layer: int,
+        pad_token_id: int,
+        on_progress: Callable[[float], None] | None = None,
     ) -> Float[Tensor, "rows features"]:
         """The features, computed if they aren't there."""
+        compute = partial(
+            compute_features,
+            trunk,
+            rows,
+            pooling=pooling,
+            layer=layer,
+            pad_token_id=pad_token_id,
+            on_progress=on_progress,
+        )
         if self.directory is None:
-            return compute_features(trunk, rows, pooling=pooling, layer=layer, pad_token_id=pad_token_id)
+            return compute()
         folder = self.directory / fingerprint([weights_hash(trunk), pooling, layer, rows])
         path = folder / "features.safetensors"
         if not path.exists():
-            found = compute_features(trunk, rows, pooling=pooling, layer=layer, pad_token_id=pad_token_id)
+            found = compute()
             with whole_directory(folder) as temporary:
                 save_file({"features": found}, temporary / path.name)
         return load_file(path)["features"]

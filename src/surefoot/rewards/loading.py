@@ -77,7 +77,7 @@ def load_classifier(name: str | Path, device: torch.device, *, for_training: boo
 
 def _load(factory: Any, name: str | Path, **keywords: Any) -> Any:
     path = resolve_model(name)
-    verbosity = hf_logging.get_verbosity()
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()  # a new head is expected, not news
     hf_logging.disable_progress_bar()
     try:
@@ -86,4 +86,5 @@ def _load(factory: Any, name: str | Path, **keywords: Any) -> Any:
         raise ModelError(f"can't load '{path}': {error}") from error
     finally:
         hf_logging.set_verbosity(verbosity)
-        hf_logging.enable_progress_bar()
+        if bars:
+            hf_logging.enable_progress_bar()

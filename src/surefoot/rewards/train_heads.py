@@ -58,7 +58,7 @@ def train_heads(
     *,
     cache_directory: str | Path | None = None,
     device: str | torch.device | None = None,
-    on_epoch: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[str, float], None] | None = None,
 ) -> SharedTrunkHeads:
     """Features of the frozen trunk once, then K heads together.
 
@@ -66,7 +66,7 @@ def train_heads(
         pairs: `prompt`, `chosen`, `rejected` and perhaps `margin`, checked (`surefoot.data.preferences`).
         trunk: directory or hub name of any model that `AutoModel` loads.
         cache_directory: keeps features between runs.
-        on_epoch: called with (epochs done, epochs).
+        on_progress: called with (what is being done, share done).
 
     Raises:
         DataError: all pairs are too long. ModelError: the trunk can't be loaded, or its tokenizer can't pad.
@@ -77,11 +77,19 @@ def train_heads(
     chosen_ids, rejected_ids = list(encoded["chosen_ids"]), list(encoded["rejected_ids"])
     cache = FeatureCache(cache_directory)
     pad = encoder.tokenizer.pad_token_id
-    features = cache.get(model, chosen_ids + rejected_ids, pooling=config.pooling, layer=config.layer, pad_token_id=pad)
+    report = on_progress or (lambda what, share: None)
+    features = cache.get(
+        model,
+        chosen_ids + rejected_ids,
+        pooling=config.pooling,
+        layer=config.layer,
+        pad_token_id=pad,
+        on_progress=lambda share: report("features", share),
+    )
     rows = list(zip(chosen_ids, rejected_ids, strict=True))
     weights = bootstrap_weights(rows, config.members, config.seed, config.bootstrap)
     margins = torch.tensor(encoded["margin"]) if "margin" in encoded.column_names else torch.zeros(len(rows))
-    heads = fit_heads(features[: len(rows)], features[len(rows) :], weights, margins, config, on_epoch)
+    heads = fit_heads(features[: len(rows)], features[len(rows) :], weights, margins, config, report)
     return SharedTrunkHeads(model, encoder, heads, config.pooling, config.layer)
 
 
@@ -91,7 +99,7 @@ def fit_heads(
     weights: Float[Tensor, "pairs members"],
     margins: Float[Tensor, "pairs"],
     config: HeadsConfig,
-    on_epoch: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[str, float], None] | None = None,
 ) -> Heads:
     """Minimise each head's weighted Bradley-Terry loss, −w log σ(r(chosen) − r(rejected) − margin), by AdamW.
 
@@ -119,6 +127,6 @@ def fit_heads(
             loss.backward()
             optimiser.step()
             schedule.step()
-        if on_epoch is not None:
-            on_epoch(epoch + 1, config.epochs)
+        if on_progress is not None:
+            on_progress("heads", (epoch + 1) / config.epochs)
     return heads.eval()

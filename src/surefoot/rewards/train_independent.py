@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from datasets import Dataset, disable_progress_bars, enable_progress_bars
+from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import RewardConfig, RewardTrainer
 
@@ -107,6 +107,7 @@ def _train_member(
     set_seed(seed)
     target = choose_device(device)
     model = load_classifier(base, target, for_training=True)
+    hidden = are_progress_bars_disabled()
     disable_progress_bars()
     try:
         with whole_directory(folder) as temporary:
@@ -123,7 +124,8 @@ def _train_member(
             encoder.tokenizer.save_pretrained(temporary)
             write_json(temporary / _RECEIPT, {"receipt": receipt, "seed": seed})
     finally:
-        enable_progress_bars()
+        if not hidden:
+            enable_progress_bars()
 
 
 def _resampled(encoded: Dataset, seed: int) -> Dataset:

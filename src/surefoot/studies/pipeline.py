@@ -40,8 +40,8 @@ class PipelineConfig:
         pairs: preference pairs that the members are trained on; `held_out_pairs` more measure their disagreement.
         members: K.
         source: "heads" (shared frozen trunk, bootstrap) or "independent" (K full models).
-        kl_budget: nats per sequence at which every method is held.
-        beta: starting KL coefficient, from which the budget is approached from below.
+        kl_budget: nats per sequence at which every method is held; None keeps β constant.
+        beta: KL coefficient; with a budget its starting value, from which the budget is approached from below.
         steps: policy updates of `prompts_per_step` × `num_generations` completions.
         evaluation_completions: fresh completions of the final policy on which the true reward is measured.
     """
@@ -51,7 +51,7 @@ class PipelineConfig:
     held_out_pairs: int = 500
     members: int = 5
     source: str = "heads"
-    kl_budget: float = 6.0
+    kl_budget: float | None = 6.0
     beta: float = 1.0
     steps: int = 100
     prompts_per_step: int = 8

@@ -15,18 +15,19 @@ How the penalty gets in, without an extra forward and without copying a method o
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather, is_peft_model
 from datasets import Dataset, IterableDataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerState
 
 from surefoot.errors import ConfigError, ModelError, VarianceError
 from surefoot.files import read_json, write_json
 from surefoot.maths.objectives import Objective
-from surefoot.rewards.source import RewardSource
+from surefoot.rewards.source import MemberSource, RewardSource
 from surefoot.training import metrics
 from surefoot.training.kl_control import KLController
 from surefoot.training.shaping import ShapedRewards, leave_one_out, shape_rewards
@@ -37,6 +38,8 @@ __all__ = ["STATE", "PenaltyBridge", "RewardColumn"]
 STATE = "surefoot_state.json"
 _SUMMED = ("reward", "surcharge")
 _SHOWN = ("variance", "weight")
+_EVEN = 0.1
+"""A spread of the weights below this is called nothing to work with."""
 
 
 class RewardColumn:
@@ -104,6 +107,8 @@ class PenaltyBridge:
         checkpoint = self._resolve_checkpoint(resume_from_checkpoint)
         if checkpoint is not None:
             self._restore(checkpoint)
+            if self._is_finished(checkpoint):
+                return None
         elif self.source.calibration is None or self.objective.needs_variance:
             self.calibrate_on_reference()
         return super().train(resume_from_checkpoint=checkpoint, **keywords)  # type: ignore[misc]
@@ -128,6 +133,13 @@ class PenaltyBridge:
             raise VarianceError(
                 f"preset '{self.args.preset}' needs a variance, but '{self.source.name}' has one member; give at "
                 "least two members, or use preset='vanilla'"
+            )
+        if self.objective.weights == "variance" and calibration.notes["weight_cv"] < _EVEN:
+            warnings.warn(
+                f"the variance of '{self.source.name}' is nearly the same for all completions of the reference policy "
+                f"(its coefficient of variation is {calibration.notes['weight_cv']:.2f}): weighting has next to "
+                "nothing to work with, and this run will be much like preset='mean'",
+                stacklevel=2,
             )
         return calibration
 
@@ -179,13 +191,13 @@ class PenaltyBridge:
         return result
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
-        shaped = self._shape_batch(prompts, completions)
+        shaped, scores = self._shape_batch(prompts, completions)
         mine = slice(
             self.accelerator.process_index * len(prompts), (self.accelerator.process_index + 1) * len(prompts)
         )
         for name, values in metrics.columns(shaped).items():
             self._columns[name].values = values[mine].tolist()
-        self._log_batch(shaped, prompts, completions, mine)
+        self._log_batch(shaped, scores, prompts, completions)
         rewards = super()._calculate_rewards(  # type: ignore[misc]
             inputs, prompts, completions, completion_ids_list
         )
@@ -197,7 +209,8 @@ class PenaltyBridge:
         weights: torch.Tensor = self.reward_weights[len(self._columns) :]  # type: ignore[attr-defined]
         return weights
 
-    def _shape_batch(self, prompts: Any, completions: Any) -> ShapedRewards:
+    def _shape_batch(self, prompts: Any, completions: Any) -> tuple[ShapedRewards, torch.Tensor]:
+        """Score the local completions, gather, and apply the objective; returns the raw scores of all rows too."""
         if self._watched is None or len(self._watched) != 2:
             seen = 0 if self._watched is None else len(self._watched)
             raise RuntimeError(
@@ -206,18 +219,20 @@ class PenaltyBridge:
             )
         policy, reference = self._watched
         device = self.accelerator.device
-        scores = gather(self.source.score(prompts, completions).to(device))
+        scores = gather(self.source.score(prompts, completions).to(device)).cpu()
         log_ratio = gather((policy - reference).float())
         size = self._group_size()
         groups = torch.arange(len(log_ratio)) // size
-        return shape_rewards(self.source, self.objective, scores.cpu(), groups, log_ratio.cpu(), self.beta)
+        shaped = shape_rewards(self.source, self.objective, scores, groups, log_ratio.cpu(), self.beta)
+        return shaped, scores
 
     def _group_size(self) -> int:
         size: int = self.num_generations if self.model.training else self.num_generations_eval  # type: ignore[attr-defined]
         return size
 
-    def _log_batch(self, shaped: ShapedRewards, prompts: Any, completions: Any, mine: slice) -> None:
-        for name, value in metrics.summary(shaped, self.objective, self.beta).items():
+    def _log_batch(self, shaped: ShapedRewards, scores: torch.Tensor, prompts: Any, completions: Any) -> None:
+        raw = scores if isinstance(self.source, MemberSource) else None
+        for name, value in metrics.summary(shaped, self.objective, self.beta, raw).items():
             self._log_metric(name, value)  # type: ignore[attr-defined]
         for name, function in self.monitors.items():
             values = function(prompts, completions)
@@ -266,6 +281,15 @@ class PenaltyBridge:
         if found is None:
             raise ConfigError(f"there is no checkpoint in {self.args.output_dir} to resume from")
         return found
+
+    def _is_finished(self, checkpoint: str) -> bool:
+        """Load a checkpoint of the last step instead of resuming it: `Trainer` would train one step too many."""
+        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        if not 0 < self.args.max_steps <= state.global_step:
+            return False
+        self._load_from_checkpoint(checkpoint)  # type: ignore[attr-defined]
+        self.state = state
+        return True
 
     def _restore(self, checkpoint: str) -> None:
         state = read_json(Path(checkpoint) / STATE)

@@ -21,8 +21,14 @@ def columns(shaped: ShapedRewards) -> dict[str, Float[Tensor, "batch"]]:
     return {"reward": shaped.reward, "surcharge": shaped.surcharge, "variance": variance, "weight": shaped.weight}
 
 
-def summary(shaped: ShapedRewards, objective: Objective, beta: float) -> dict[str, float]:
-    """Scalars of one batch; means are over the scored completions, KL in nats per sequence."""
+def summary(
+    shaped: ShapedRewards, objective: Objective, beta: float, raw: Float[Tensor, "batch members"] | None
+) -> dict[str, float]:
+    """Scalars of one batch; means are over the scored completions, KL in nats per sequence.
+
+    Args:
+        raw: the members' scores as they gave them, for their means; None for a source without members.
+    """
     estimate, scored = shaped.estimate, shaped.estimate.scored
     values = {
         "sequence_kl": float(shaped.log_ratio.nanmean()),
@@ -31,8 +37,8 @@ def summary(shaped: ShapedRewards, objective: Objective, beta: float) -> dict[st
         "reward/mean_of_members": float(estimate.mean.nanmean()),
         "reward/penalty": float((shaped.log_ratio * beta - shaped.surcharge).nanmean()),
     }
-    if estimate.members is not None:
-        for k, score in enumerate(estimate.members.nanmean(dim=0).tolist()):
+    if raw is not None:
+        for k, score in enumerate(raw.nanmean(dim=0).tolist()):
             values[f"reward/member_{k}"] = score
     if estimate.has_variance:
         values["reward/variance"] = float(estimate.variance.nanmean())

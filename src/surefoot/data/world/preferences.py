@@ -58,6 +58,8 @@ def draw_preferences(variant: str, pairs: int, seed: int) -> Dataset:
 
 
 def _prefers_first(variant: str, prompt: str, texts: list[str], rng: np.random.Generator) -> bool:
-    seen = [true_reward(prompt, text) + (_BIAS * flattery(text) if variant == "shared_bias" else 0.0) for text in texts]
+    seen = [
+        true_reward(prompt, text) + (_BIAS * flattery(text) if variant == "shared_bias" else 0.0) for text in texts
+    ]
     preferred = bool(rng.random() < 1 / (1 + math.exp(-_SHARPNESS * (seen[0] - seen[1]))))
     return preferred != bool(rng.random() < _FLIPPED)

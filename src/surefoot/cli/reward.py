@@ -1,0 +1,56 @@
+"""`surefoot reward`: train a reward source with a variance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from surefoot.cli.parsing import given_settings, parse
+from surefoot.cli.quiet import quieten
+
+
+def run(arguments: list[str]) -> None:
+    """Train as the settings say and print what came of it and what it cost."""
+    from rich.console import Console
+    from rich.table import Table
+
+    folder, record = _train(arguments)
+    metrics = record["metrics"]
+    table = Table(title=f"{len(metrics['accuracy_of_members'])} members, {metrics['train_pairs']} training pairs")
+    table.add_column("")
+    table.add_column(f"accuracy on {metrics['held_out_pairs']} held-out pairs", justify="right")
+    for k, accuracy in enumerate(metrics["accuracy_of_members"]):
+        table.add_row(f"member {k}", f"{accuracy:.3f}")
+    table.add_row("their mean", f"{metrics['accuracy_of_mean']:.3f}")
+    console = Console()
+    console.print(table)
+    console.print(f"took {metrics['train_seconds']:.0f} s to train; the source is in {folder}/source")
+    if len(metrics["accuracy_of_members"]) < 2:
+        console.print("One member has no variance: weighting needs at least two.")
+    else:
+        console.print(f"Next: surefoot diagnose --source {folder}/source")
+
+
+def train(arguments: list[str]) -> str:
+    """Train (or find finished) the source that the settings name, and return its directory."""
+    folder, _ = _train(arguments)
+    return f"{folder}/source"
+
+
+def _train(arguments: list[str]) -> tuple[str, dict[str, Any]]:
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    from surefoot.rewards.config import RewardSourceArguments
+    from surefoot.rewards.run_reward import run_reward
+
+    quieten()
+    (args,) = parse((RewardSourceArguments,), arguments, "reward")
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, share: float) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=1.0)
+            bars.update(tasks[what], completed=share)
+
+        record = run_reward(args, given_settings(arguments), show)
+    return args.output_dir, record

@@ -1,0 +1,110 @@
+"""One reward source from settings to record: data checked first, finished parts kept, nothing half-written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, concatenate_datasets
+
+from surefoot.data.preferences import data_hash, load_preferences, split_by_prompt
+from surefoot.files import read_json
+from surefoot.records import RECORD, claim_directory, make_record, write_record
+from surefoot.rewards.config import RewardSourceArguments
+from surefoot.rewards.source import MemberSource, RewardSource, save_calibration
+from surefoot.rewards.train_heads import train_heads
+from surefoot.rewards.train_independent import train_independent
+
+__all__ = ["run_reward"]
+
+Progress = Callable[[str, float], None]
+"""Called with (what is being done, share done in [0, 1])."""
+
+
+def run_reward(
+    args: RewardSourceArguments, settings: dict[str, Any], on_progress: Progress | None = None
+) -> dict[str, Any]:
+    """Train, calibrate and measure a source, and write it to `args.output_dir/source` with `record.json` beside it.
+
+    Args:
+        settings: what the user gave; the output directory is bound to it.
+
+    Returns:
+        The record; that of the finished run if there is one already.
+
+    Raises:
+        ConfigError, DataError, ModelError, RunError: before any training, each saying what to change.
+    """
+    args.check()
+    train, held_out = _load(args)
+    folder = claim_directory(args.output_dir, "reward", settings)
+    if (folder / RECORD).exists():
+        finished: dict[str, Any] = read_json(folder / RECORD)
+        return finished
+    report = on_progress or (lambda what, share: None)
+    start = time.perf_counter()
+    source = _train(args, train, folder, report)
+    trained = time.perf_counter() - start
+    report("held-out pairs", 0.0)
+    metrics = _measure(source, held_out)
+    report("held-out pairs", 1.0)
+    save_calibration(folder / "source", source.calibration)
+    metrics |= {"train_pairs": len(train), "train_seconds": trained, "seconds": time.perf_counter() - start}
+    both = concatenate_datasets([train, held_out])
+    record = make_record("reward", settings, seed=args.seed, data_hash=data_hash(both), metrics=metrics)
+    write_record(folder, record)
+    return record
+
+
+def _load(args: RewardSourceArguments) -> tuple[Dataset, Dataset]:
+    def load(split: str | None) -> Dataset:
+        return load_preferences(
+            args.dataset_name,
+            split=split,
+            config=args.dataset_config,
+            bad_rows=args.bad_rows,  # type: ignore[arg-type]
+        )
+
+    train = load(args.dataset_train_split)
+    if args.dataset_test_split is not None:
+        return train, load(args.dataset_test_split)
+    return split_by_prompt(train, args.held_out, args.seed)
+
+
+def _train(args: RewardSourceArguments, train: Dataset, folder: Path, report: Progress) -> MemberSource:
+    if args.kind == "heads":
+        source = train_heads(
+            train,
+            args.model_name_or_path,
+            args.heads(),
+            cache_directory=folder / "features",
+            on_progress=report,
+        )
+        source.save(folder / "source")
+        return source
+    return train_independent(
+        train,
+        args.model_name_or_path,
+        folder / "source",
+        args.independent(),
+        on_step=lambda k, done, total: report(f"member {k + 1} of {args.members}", done / total),
+    )
+
+
+def _measure(source: RewardSource, held_out: Dataset) -> dict[str, Any]:
+    """Accuracy on the held-out pairs, and the calibration, with each pair a group."""
+    chosen = source.score(held_out["prompt"], held_out["chosen"])
+    rejected = source.score(held_out["prompt"], held_out["rejected"])
+    scores = torch.cat([chosen, rejected])
+    groups = torch.arange(len(chosen)).repeat(2)
+    calibration = source.calibrate(scores, groups)
+    margins = chosen - rejected
+    return {
+        "held_out_pairs": len(held_out),
+        "accuracy_of_mean": float((margins.nanmean(dim=1) > 0).double().mean()),
+        "accuracy_of_members": (margins > 0).double().mean(dim=0).tolist(),
+        "calibration": calibration.to_dict(),
+    }
