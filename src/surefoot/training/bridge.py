@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather, is_peft_model
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, TrainerState
@@ -318,7 +319,9 @@ def ensure_reference_on_disk(model: Any, output_dir: str | Path, beta: float) ->
     name = getattr(model.config, "_name_or_path", "") or ""
     if not name:
         folder = Path(output_dir) / "reference"
-        model.save_pretrained(folder)
+        if PartialState().is_main_process:
+            model.save_pretrained(folder)
+        PartialState().wait_for_everyone()
         model.config._name_or_path = str(folder)
     elif Path(name).is_dir() and not any(Path(name).glob("*.safetensors*")):
         raise ModelError(

@@ -1,0 +1,46 @@
+"""Run under torchrun by `test_two_processes.py`: a short run whose prompt groups are split between the processes."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from surefoot.rewards.functions import FunctionMembers
+from surefoot.training.rloo_config import VarianceAwareRLOOConfig
+from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
+
+
+def members(prompts: Any, completions: Any) -> list[list[float]]:
+    counts = [(text.count("cat"), text.count("dog"), len(text)) for text in completions]
+    return [[cat + 0.1 * size, cat + 2.0 * dog, cat - 2.0 * dog] for cat, dog, size in counts]
+
+
+def main(policy: str, output: str) -> None:
+    trainer = VarianceAwareRLOOTrainer(
+        policy,
+        FunctionMembers(members, 3),
+        VarianceAwareRLOOConfig(
+            output_dir=output, per_device_train_batch_size=4, num_generations=8, max_completion_length=6, max_steps=4,
+            beta=0.5, target_kl=3.0, learning_rate=1e-3, calibration_prompts=5, report_to="none", use_cpu=True,
+            gradient_checkpointing=False, save_strategy="no", disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_dict({"prompt": ["the cat", "a dog", "red and", "green"] * 4}),
+    )  # fmt: skip
+    trainer.train()
+    shaped, calibration = trainer.last_shaped, trainer.source.calibration
+    assert shaped is not None
+    assert calibration is not None
+    found = {
+        "beta": trainer.beta,
+        "reference_variance": calibration.reference_variance,
+        "rows": len(shaped.reward),
+        "group_means": shaped.estimate.members.view(-1, 8, 3).mean(dim=1).std(dim=1, correction=1).max().item(),
+        "weights": float(sum(p.double().sum() for p in trainer.model.parameters())),
+    }
+    Path(output, f"rank{trainer.accelerator.process_index}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
