@@ -117,9 +117,7 @@ def test_a_policy_is_aligned_and_recorded(source: Path, policy_path: Path, prefe
     assert main(words) == 0  # finished: told so, nothing trained
 
 
-def test_an_interrupted_policy_run_goes_on(
-    source: Path, policy_path: Path, preferences: Path, tmp_path: Path
-) -> None:
+def test_an_interrupted_policy_run_goes_on(source: Path, policy_path: Path, preferences: Path, tmp_path: Path) -> None:
     words = rloo_words(policy_path, preferences, source, tmp_path / "a")
     assert main(words) == 0
     (tmp_path / "a" / "record.json").unlink()  # as if stopped after checkpoint 4
@@ -170,7 +168,9 @@ def test_one_member_is_refused_where_a_variance_is_asked_for(
     words = rloo_words(policy_path, preferences, tmp_path / "one" / "source", tmp_path / "x")
     assert main(words) == 1
     assert "has one member" in capsys.readouterr().err
-    assert main(rloo_words(policy_path, preferences, tmp_path / "one" / "source", tmp_path / "y", preset="vanilla")) == 0
+    assert (
+        main(rloo_words(policy_path, preferences, tmp_path / "one" / "source", tmp_path / "y", preset="vanilla")) == 0
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ SCRIPT = Path(__file__).with_name("two_processes.py")
 @pytest.mark.slow
 def test_groups_split_between_two_processes(policy_path: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*command, str(SCRIPT), str(policy_path), str(tmp_path)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*command, str(SCRIPT), str(policy_path), str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr[-3000:]  # the bridge checks every batch's advantages on both
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first == second

@@ -14,8 +14,6 @@ COMMANDS = {
     "reward": "train a reward source with a variance on preferences",
     "diagnose": "measure how far a reward source can be trusted",
     "rloo": "align a language model with TRL's RLOO and the variance-aware objective",
-    "theory": "check the risk theorem and the exact optima numerically",
-    "world": "write the offline world to disk: model, preferences, prompts",
 }
 
 

@@ -24,6 +24,6 @@ def quieten() -> None:
     warnings.showwarning = _one_line
 
 
-def _one_line(message: Any, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+def _one_line(message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any) -> None:
     if "surefoot" in filename or category is not UserWarning:
         print(f"note: {message}", file=sys.stderr)

@@ -1,0 +1,190 @@
+"""Statistics of runs and of reward models, on NumPy arrays; nothing here knows torch.
+
+Every interval is of 95% unless told otherwise. An unknown value is NaN; callers write it as null.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+__all__ = [
+    "Interval",
+    "auroc",
+    "bootstrap_mean",
+    "brown_forsythe",
+    "kendall_tau",
+    "lower_tail",
+    "pairwise_agreement",
+    "risk",
+    "sign_test",
+    "spearman",
+    "spread",
+    "wilson",
+]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with its interval and the number of observations behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """Plain JSON; NaN is written as None."""
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
+    """A proportion with Wilson's interval (Wilson 1927); NaN value and [0, 1] without observations.
+
+    >>> interval = wilson(0, 10); round(interval.low, 6), round(interval.high, 4)
+    (0.0, 0.2775)
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes in {n} trials")
+    if n == 0:
+        return Interval(math.nan, 0.0, 1.0, 0)
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    p, z2 = successes / n, z * z
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return Interval(p, max(0.0, centre - half), min(1.0, centre + half), n)
+
+
+def risk(gains: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Share of runs that end below the reference (gain < 0), with Wilson's interval (DESIGN 2.5)."""
+    known = _known(gains)
+    return wilson(int((known < 0).sum()), len(known), confidence)
+
+
+def spread(values: ArrayLike) -> float:
+    """Standard deviation over runs (ddof=1); NaN for fewer than two."""
+    known = _known(values)
+    return float(known.std(ddof=1)) if len(known) > 1 else math.nan
+
+
+def brown_forsythe(values: ArrayLike, baseline: ArrayLike) -> float:
+    """p-value that two sets of runs spread alike (Levene's test on medians); NaN for fewer than two runs each."""
+    first, second = _known(values), _known(baseline)
+    if min(len(first), len(second)) < 2:
+        return math.nan
+    return float(stats.levene(first, second, center="median").pvalue)
+
+
+def lower_tail(values: ArrayLike, share: float = 0.1) -> float:
+    """Mean of the worst `share` of the runs, of at least one; NaN without runs.
+
+    >>> lower_tail([5.0, 1.0, 3.0])
+    1.0
+    """
+    known = np.sort(_known(values))
+    return float(known[: max(1, math.floor(share * len(known)))].mean()) if len(known) else math.nan
+
+
+def bootstrap_mean(
+    values: ArrayLike, rng: np.random.Generator, *, draws: int = 10_000, confidence: float = 0.95
+) -> Interval:
+    """Mean with its percentile bootstrap interval. Give paired differences to compare methods pair by pair.
+
+    With one value the interval is unknown (NaN).
+    """
+    known = _known(values)
+    if len(known) < 2:
+        return Interval(float(known[0]) if len(known) else math.nan, math.nan, math.nan, len(known))
+    means = known[rng.integers(len(known), size=(draws, len(known)))].mean(axis=1)
+    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return Interval(float(known.mean()), float(low), float(high), len(known))
+
+
+def sign_test(differences: ArrayLike) -> float:
+    """Exact two-sided p-value that positive and negative differences are as likely; ties are left out.
+
+    >>> sign_test([1.0, 1.0, 1.0, 1.0, 0.0])
+    0.125
+    """
+    known = _known(differences)
+    positive, n = int((known > 0).sum()), int((known != 0).sum())
+    return float(stats.binomtest(positive, n).pvalue) if n else math.nan
+
+
+def pairwise_agreement(margins: ArrayLike) -> float:
+    """Mean over pairs of members of the share of comparisons whose winner they agree on.
+
+    Args:
+        margins: (pairs, members); a margin of 0 agrees with nothing but 0.
+    """
+    signs = np.sign(np.asarray(margins, dtype=np.float64))
+    return _mean_over_pairs(signs, lambda a, b: float((a == b).mean()))
+
+
+def kendall_tau(scores: ArrayLike) -> float:
+    """Mean over pairs of members of Kendall's τ_b between their columns.
+
+    Args:
+        scores: (rows, members).
+    """
+    return _mean_over_pairs(np.asarray(scores, dtype=np.float64), lambda a, b: float(stats.kendalltau(a, b).statistic))
+
+
+def _mean_over_pairs(columns: Floats, measure: Callable[[Floats, Floats], float]) -> float:
+    count = columns.shape[1]
+    if count < 2:
+        return math.nan
+    found = [measure(columns[:, i], columns[:, j]) for i in range(count) for j in range(i)]
+    return float(np.mean(found))
+
+
+def auroc(scores: ArrayLike, positive: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Area under the ROC curve, ties counted half, with DeLong's interval on the logit scale (DeLong et al. 1988).
+
+    Args:
+        scores: (n,) higher should mean positive.
+        positive: (n,) booleans.
+
+    Returns:
+        NaN throughout if one class is empty.
+    """
+    x, y = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
+    hit, miss = x[y], x[~y]
+    if len(hit) == 0 or len(miss) == 0:
+        return Interval(math.nan, math.nan, math.nan, len(x))
+    all_ranks, hit_ranks, miss_ranks = (stats.rankdata(values) for values in (np.concatenate([hit, miss]), hit, miss))
+    above = (all_ranks[: len(hit)] - hit_ranks) / len(miss)  # share of misses below each hit
+    below = 1 - (all_ranks[len(hit) :] - miss_ranks) / len(hit)
+    area = float(above.mean())
+    variance = sum(v.var(ddof=1) / len(v) for v in (above, below) if len(v) > 1)
+    if not 0 < area < 1 or variance == 0:
+        return Interval(area, math.nan, math.nan, len(x))
+    half = float(stats.norm.ppf(0.5 + confidence / 2)) * math.sqrt(variance) / (area * (1 - area))
+    logit = math.log(area / (1 - area))
+    return Interval(area, 1 / (1 + math.exp(half - logit)), 1 / (1 + math.exp(-half - logit)), len(x))
+
+
+def spearman(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Spearman's ρ with Fisher's interval, variance (1 + ρ²/2)/(n − 3) (Bonett and Wright 2000)."""
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    both = ~(np.isnan(x) | np.isnan(y))
+    x, y, n = x[both], y[both], int(both.sum())
+    if n < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Interval(math.nan, math.nan, math.nan, n)
+    rho = float(stats.spearmanr(x, y).statistic)
+    if abs(rho) >= 1:
+        return Interval(rho, rho, rho, n)
+    half = float(stats.norm.ppf(0.5 + confidence / 2)) * math.sqrt((1 + rho * rho / 2) / (n - 3))
+    return Interval(rho, math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half), n)
+
+
+def _known(values: ArrayLike | Sequence[float | None]) -> Floats:
+    found = np.asarray(values, dtype=np.float64)
+    return found[~np.isnan(found)]

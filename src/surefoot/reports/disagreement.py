@@ -1,0 +1,83 @@
+"""The disagreement of reward members as a table for the terminal and a page of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from surefoot.files import write_text
+from surefoot.maths.statistics import Interval
+from surefoot.reports.figures import disagreement_figure
+from surefoot.reports.html import picture, render
+from surefoot.reports.wording import interval, number
+
+__all__ = ["build_diagnosis", "describe", "disagreement_rows", "disagreement_table"]
+
+
+def disagreement_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """(what, figure) for each line of the table.
+
+    Args:
+        found: `Disagreement.to_dict()`.
+    """
+    freedom = found["prior_freedom"]
+    low, middle, high = found["margin_sd"]
+    return [
+        ("accuracy of the members' mean", _interval(found["accuracy_of_mean"])),
+        ("accuracy of one member (mean)", number(_mean(found["accuracy_of_members"]), 3)),
+        ("pairs whose winner they don't agree on", _interval(found["split"])),
+        ("members on the losing side of those", number(found["minority"], 2)),
+        ("agreement of two members", number(found["agreement"], 3)),
+        ("Kendall's τ of two members' margins", number(found["tau"], 3)),
+        ("raw variance that is one offset per member", _percent(found["offset_overall"])),
+        ("raw variance that is an offset per prompt", _percent(found["offset_per_prompt"])),
+        ("sd of the margin, 10 / 50 / 90%", f"{number(low)} / {number(middle)} / {number(high)}"),
+        ("prior degrees of freedom d₀ of the variance", "infinite" if freedom is None else number(freedom, 1)),
+        ("coefficient of variation of the variance", number(found["variance_cv"])),
+        ("AUROC for mistakes: variance", _interval(found["error_auroc"]["variance"])),
+        ("AUROC for mistakes: sd over |margin|", _interval(found["error_auroc"]["sd_over_margin"])),
+        ("AUROC for mistakes: −|margin|, the baseline", _interval(found["error_auroc"]["margin"])),
+    ]
+
+
+def _mean(found: list[dict[str, Any]]) -> float:
+    return sum(one["value"] for one in found) / len(found)
+
+
+def _percent(value: float | None) -> str:
+    return number(value) if value is None else f"{value:.0%}"
+
+
+def _interval(found: dict[str, Any]) -> str:
+    known = {k: float("nan") if found[k] is None else found[k] for k in ("value", "low", "high")}
+    return interval(Interval(known["value"], known["low"], known["high"], found["n"]), 3)
+
+
+def disagreement_table(found: dict[str, Any]) -> Table:
+    """The rows for the terminal."""
+    table = Table(title=f"{found['members']} members on {found['pairs']} held-out pairs")
+    table.add_column("")
+    table.add_column("figure [95% interval]", justify="right")
+    for name, value in disagreement_rows(found):
+        table.add_row(name, value)
+    return table
+
+
+def describe(found: dict[str, Any]) -> dict[str, Any]:
+    """What the templates need."""
+    return {**found, "rows": disagreement_rows(found)}
+
+
+def build_diagnosis(path: str | Path, found: dict[str, Any], settings: dict[str, Any]) -> Path:
+    """Write the page of one source to `path`, whole."""
+    words = "Accuracy of the members and their mean, and AUROC of variance and margin for the mean's mistakes."
+    page = render(
+        "diagnose.html.j2",
+        title="How far can this reward be trusted?",
+        disagreement=describe(found),
+        disagreement_figure=picture(disagreement_figure(found), "disagreement", words),
+        settings=sorted(settings.items()),
+    )
+    return write_text(path, page)
