@@ -41,7 +41,7 @@ def test_reading_broken_json_names_the_file_and_line(tmp_path: Path) -> None:
 
 def test_a_directory_appears_whole(tmp_path: Path) -> None:
     target = tmp_path / "model"
-    with pytest.raises(KeyboardInterrupt), whole_directory(target) as folder:
+    with pytest.raises(KeyboardInterrupt), whole_directory(target) as folder:  # noqa: PT012
         (folder / "half").write_text("x")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []

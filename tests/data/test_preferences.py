@@ -46,7 +46,9 @@ def test_a_missing_split_of_a_dataset(tmp_path: Path) -> None:
 
 def test_misnamed_column_names_the_nearest() -> None:
     table = Dataset.from_dict({"prompt": ["p"], "chosen": ["a"], "reject": ["b"]})
-    with pytest.raises(DataError, match="no column 'rejected'; it has prompt, chosen, reject; did you mean.*'reject'"):
+    with pytest.raises(
+        DataError, match=r"no column 'rejected'; it has prompt, chosen, reject; did you mean.*'reject'"
+    ):
         check_preferences(table)
 
 
