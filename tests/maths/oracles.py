@@ -53,5 +53,7 @@ def best_value_by_bfgs(reward: Tensor, reference: Tensor, penalty: Any) -> float
         return float(penalty(policy, pi0) - policy @ r)
 
     starts = [np.log(pi0), np.zeros_like(r), np.log(pi0) + r]
-    found = [optimize.minimize(loss, start, method="BFGS", options={"gtol": 1e-10, "maxiter": 2000}) for start in starts]
+    found = [
+        optimize.minimize(loss, start, method="BFGS", options={"gtol": 1e-10, "maxiter": 2000}) for start in starts
+    ]
     return -min(one.fun for one in found)

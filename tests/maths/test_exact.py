@@ -240,9 +240,7 @@ def test_a_batch_is_its_problems_one_by_one() -> None:
 def test_divergence_is_generalized_kl_and_keeps_its_digits() -> None:
     reward, log_ref, weight = random_problem(9)
     found = weighted_optimum(reward, log_ref, weight, 0.5)
-    close(
-        divergence(found.log_ratio, log_ref, weight), generalized_kl(found.policy, log_ref.exp(), weight)
-    )
+    close(divergence(found.log_ratio, log_ref, weight), generalized_kl(found.policy, log_ref.exp(), weight))
     close(found.kl, (found.policy * found.log_ratio).sum(dim=1), rtol=1e-10, atol=1e-12)
     tiny = torch.tensor([[1e-9, -1e-9]], dtype=torch.float64)
     half = torch.full((1, 2), 0.5, dtype=torch.float64).log()
@@ -252,7 +250,9 @@ def test_divergence_is_generalized_kl_and_keeps_its_digits() -> None:
 def test_divergence_of_an_action_given_up() -> None:
     """π = (1, 0) from (1/2, 1/2): KL = ln 2."""
     ratio = torch.tensor([[math.log(2), -math.inf]], dtype=torch.float64)
-    assert float(divergence(ratio, torch.full((1, 2), -math.log(2), dtype=torch.float64))) == pytest.approx(math.log(2))
+    assert float(divergence(ratio, torch.full((1, 2), -math.log(2), dtype=torch.float64))) == pytest.approx(
+        math.log(2)
+    )
 
 
 # Errors
