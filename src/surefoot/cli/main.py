@@ -13,6 +13,7 @@ COMMANDS = {
     "demo": "the whole pipeline on a small offline world, with a report",
     "reward": "train a reward source with a variance on preferences",
     "diagnose": "measure how far a reward source can be trusted",
+    "world": "write the offline world to disk: model, preferences, prompts",
     "rloo": "align a language model with TRL's RLOO and the variance-aware objective",
 }
 

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, T
 
 from surefoot.data.preferences import data_hash
 from surefoot.data.world import World
+from surefoot.data.world.export import HELD_OUT_SEED
 from surefoot.files import read_json, write_json
 from surefoot.records import make_record
 from surefoot.rewards.source import RewardSource, load_source
@@ -287,5 +288,5 @@ def _sample(model: Any, tokenizer: Any, prompts: list[str], config: PipelineConf
 def _disagreement(world: World, config: PipelineConfig, source: RewardSource, seed: int) -> dict[str, Any]:
     from surefoot.studies.disagreement import measure_disagreement
 
-    pairs = world.draw_preferences(config.variant, config.held_out_pairs, seed + 500_000)
+    pairs = world.draw_preferences(config.variant, config.held_out_pairs, seed + HELD_OUT_SEED)
     return measure_disagreement(source, pairs).to_dict()

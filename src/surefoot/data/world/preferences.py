@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset
 
 from surefoot.data.world.language import STYLES, all_prompts, complete
-from surefoot.data.world.truth import flattery, true_reward
+from surefoot.data.world.truth import haste, true_reward
 from surefoot.errors import ConfigError
 
 __all__ = ["VARIANTS", "Variant", "draw_preferences"]
@@ -28,8 +28,8 @@ _SHARPNESS = 1.5
 """Log-odds of preferring the better completion, per unit of reward (Bradley-Terry)."""
 _FLIPPED = 0.05
 """Share of labels that are wrong whatever the rewards are."""
-_BIAS = 0.8
-"""What the annotators of `shared_bias` add for each opener and remark; the true reward doesn't."""
+_BIAS = 1.5
+"""What the annotators of `shared_bias` add for each hasty adverb, which promises quick results; the truth doesn't."""
 
 
 def draw_preferences(variant: str, pairs: int, seed: int) -> Dataset:
@@ -58,8 +58,6 @@ def draw_preferences(variant: str, pairs: int, seed: int) -> Dataset:
 
 
 def _prefers_first(variant: str, prompt: str, texts: list[str], rng: np.random.Generator) -> bool:
-    seen = [
-        true_reward(prompt, text) + (_BIAS * flattery(text) if variant == "shared_bias" else 0.0) for text in texts
-    ]
+    seen = [true_reward(prompt, text) + (_BIAS * haste(text) if variant == "shared_bias" else 0.0) for text in texts]
     preferred = bool(rng.random() < 1 / (1 + math.exp(-_SHARPNESS * (seen[0] - seen[1]))))
     return preferred != bool(rng.random() < _FLIPPED)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from surefoot.data.world.language import STYLES, TOPICS
 
-__all__ = ["flattery", "true_reward"]
+__all__ = ["haste", "true_reward", "true_rewards"]
 
 _LADDER = (1.0, 0.6, 0.2, -0.2, -0.6, -1.0)
 """Worth of a style's adverbs and adjectives, from the first of the list to the last."""
@@ -21,6 +21,9 @@ _QUALITY = {
 _TOPIC_OF = {thing: topic for topic in TOPICS for thing in topic.objects}
 _VERBS = {verb: topic for topic in TOPICS for verb in topic.verbs}
 _COURTESY = {word for style in STYLES for word in (*style.openers, *style.remarks)}
+
+_HASTY = {style.adverbs[3] for style in STYLES}
+"""quickly, hastily, briskly, …: each style's fourth adverb, worth −0.2 in truth."""
 
 _USUAL_LENGTH = 15
 _REPETITION = 0.5
@@ -62,9 +65,9 @@ def true_reward(prompt: str, completion: str) -> float:
     )
 
 
-def flattery(completion: str) -> int:
-    """How many openers and remarks a completion holds: what the annotators of `shared_bias` like too much."""
-    return sum(1 for word in completion.split() if word in _COURTESY)
+def haste(completion: str) -> int:
+    """How many different hasty adverbs a completion holds: what the annotators of `shared_bias` like too much."""
+    return len(_HASTY & set(completion.split()))
 
 
 def true_rewards(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:

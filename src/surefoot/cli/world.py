@@ -1,0 +1,35 @@
+"""`surefoot world`: the offline world as ordinary files, for the commands that serve a user's own model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from surefoot.cli.parsing import parse
+from surefoot.cli.quiet import quieten
+
+
+@dataclass
+class WorldConfig:
+    """Settings of `surefoot world`."""
+
+    output_dir: str = field(default="world", metadata={"help": "Where the files go."})
+    variant: str = field(default="uneven", metadata={"help": "uneven, even or shared_bias."})
+    pairs: int = field(default=3000, metadata={"help": "Preference pairs to train reward members on."})
+    test_pairs: int = field(default=500, metadata={"help": "Held-out pairs, drawn apart."})
+    seed: int = field(default=0, metadata={"help": "Of the preference draw."})
+
+
+def run(arguments: list[str]) -> None:
+    """Write model directory, preferences and prompts; the finished parts are kept if the command runs again."""
+    from rich.console import Console
+
+    from surefoot.data.world.export import export_world
+
+    quieten()
+    (config,) = parse((WorldConfig,), arguments, "world")
+    console = Console()
+    with console.status("building the world (about half a minute the first time)"):
+        paths = export_world(Path(config.output_dir), **{k: v for k, v in asdict(config).items() if k != "output_dir"})
+    for name, path in paths.items():
+        console.print(f"{name}: {path}", soft_wrap=True)
