@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from tests.models import WORDS
 
 from surefoot.cli.main import main
 from surefoot.rewards.source import load_source
+from tests.models import WORDS
 
 pytestmark = pytest.mark.filterwarnings("ignore:the variance of 'heads' is nearly the same")
 

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
-from tests.maths.oracles import random_problem
 
 from surefoot.errors import ConfigError
 from surefoot.maths.budgets import optimum_at_kl
 from surefoot.maths.exact import optimum, weighted_optimum
+from tests.maths.oracles import random_problem
 
 SEEDS = st.integers(0, 10_000)
 

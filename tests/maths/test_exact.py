@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.maths.oracles import best_value_by_bfgs, policy_by_bisection, policy_by_brentq, random_problem
 
 from surefoot.errors import ConfigError, DataError
 from surefoot.maths.exact import divergence, literal_optimum, optimum, ordinary_optimum, weighted_optimum
 from surefoot.maths.objectives import generalized_kl
+from tests.maths.oracles import best_value_by_bfgs, policy_by_bisection, policy_by_brentq, random_problem
 
 SEEDS = st.integers(0, 10_000)
 CLOSE: dict[str, float] = {"rtol": 1e-10, "atol": 1e-12}

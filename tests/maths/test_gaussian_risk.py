@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from tests.maths.oracles import random_problem
 
 from surefoot.errors import DataError
 from surefoot.maths.gaussian_risk import (
@@ -26,6 +25,7 @@ from surefoot.maths.gaussian_risk import (
     variance_aware_margin,
 )
 from surefoot.maths.quadratic import project, update
+from tests.maths.oracles import random_problem
 
 SEEDS = st.integers(0, 10_000)
 

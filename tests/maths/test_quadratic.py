@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
-from tests.maths.oracles import random_problem
 
 from surefoot.errors import ConfigError, DataError
 from surefoot.maths.quadratic import (
@@ -22,6 +21,7 @@ from surefoot.maths.quadratic import (
     update,
     update_within,
 )
+from tests.maths.oracles import random_problem
 
 SEEDS = st.integers(0, 10_000)
 

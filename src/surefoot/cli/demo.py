@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from surefoot.cli.parsing import parse
+from surefoot.quiet import quieten
 
 
 @dataclass
@@ -28,6 +29,7 @@ def run(arguments: list[str]) -> None:
     """Run the demo study and write its report; prints the table and the report's path."""
     from rich.console import Console
 
+    quieten()
     (demo,) = parse((DemoConfig,), arguments, "demo")
     console = Console()
     console.print(

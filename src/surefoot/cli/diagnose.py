@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.cli.parsing import given_settings, parse
-from surefoot.cli.quiet import quieten
+from surefoot.quiet import quieten
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from surefoot.cli.parsing import given_settings, parse
-from surefoot.cli.quiet import quieten
+from surefoot.quiet import quieten
 
 
 def run(arguments: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from surefoot.cli.parsing import given_settings, parse
-from surefoot.cli.quiet import quieten
+from surefoot.quiet import quieten
 
 
 def run(arguments: list[str]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from surefoot.cli.parsing import parse
-from surefoot.cli.quiet import quieten
+from surefoot.quiet import quieten
 
 
 @dataclass

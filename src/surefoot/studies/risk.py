@@ -9,6 +9,7 @@ from pathlib import Path
 from surefoot.data.world import build_world
 from surefoot.files import write_json
 from surefoot.maths.objectives import preset
+from surefoot.quiet import quieten
 from surefoot.records import claim_directory, commit, versions
 from surefoot.studies.pipeline import PipelineConfig, cell_path, prepare_seed, reference_gold, run_cell
 from surefoot.studies.runner import run_tasks, tick
@@ -95,8 +96,10 @@ def _prepared(folder: Path, seed: int) -> bool:
 
 
 def _prepare(config: PipelineConfig, seed: int, world_folder: Path, folder: Path) -> None:
+    quieten()
     prepare_seed(build_world(world_folder), config, seed, folder)
 
 
 def _run(config: PipelineConfig, method: str, seed: int, world_folder: Path, folder: Path) -> None:
+    quieten()
     run_cell(build_world(world_folder), config, method, seed, folder, tick)

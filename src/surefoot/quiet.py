@@ -11,7 +11,7 @@ __all__ = ["quieten"]
 
 
 def quieten() -> None:
-    """Call before a command's work: what remains on the terminal is what surefoot says."""
+    """Call before the work of a command or of a worker process: what remains on the terminal is what surefoot says."""
     import datasets
     import transformers
 
@@ -26,4 +26,4 @@ def quieten() -> None:
 
 def _one_line(message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any) -> None:
     if "surefoot" in filename or category is not UserWarning:
-        print(f"note: {message}", file=sys.stderr)
+        sys.stderr.write(f"note: {message}\n")

@@ -1,0 +1,103 @@
+"""A finished member is never trained again, an interrupted one leaves nothing, and K = 1 has no variance."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForSequenceClassification
+
+from surefoot.errors import ModelError, VarianceError
+from surefoot.rewards.independent import IndependentMembers
+from surefoot.rewards.source import load_source
+from surefoot.rewards.train_independent import IndependentConfig, train_independent
+
+CONFIG = IndependentConfig(members=2, epochs=1, batch_size=8, learning_rate=1e-3, max_length=16)
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+@pytest.mark.parametrize("base", ["policy_path", "encoder_path"])
+def test_members_differ_and_a_second_call_trains_nothing(
+    base: str, pairs: Dataset, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    path = request.getfixturevalue(base)
+    source = train_independent(pairs, path, tmp_path / "s", CONFIG, device="cpu")
+    scores = source.score(pairs["prompt"], pairs["chosen"])
+    assert scores.shape == (24, 2)
+    assert float((scores[:, 0] - scores[:, 1]).abs().max()) > 1e-4
+    before = contents(tmp_path / "s" / "members")
+    again = train_independent(pairs, path, tmp_path / "s", CONFIG, device="cpu")
+    assert contents(tmp_path / "s" / "members") == before
+    torch.testing.assert_close(again.score(pairs["prompt"], pairs["chosen"]), scores)
+    assert not [name for name in before if name.endswith((".bin", ".pt", ".pkl"))]
+
+
+def test_an_interruption_keeps_finished_members_and_no_half_one(
+    policy_path: Path, pairs: Dataset, tmp_path: Path
+) -> None:
+    def stop(member: int, step: int, steps: int) -> None:
+        if member == 1 and step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_independent(pairs, policy_path, tmp_path / "s", CONFIG, device="cpu", on_step=stop)
+    assert [path.name for path in (tmp_path / "s" / "members").iterdir()] == ["0"]
+    first = contents(tmp_path / "s" / "members" / "0")
+    resumed = train_independent(pairs, policy_path, tmp_path / "s", CONFIG, device="cpu")
+    assert contents(tmp_path / "s" / "members" / "0") == first
+    whole = train_independent(pairs, policy_path, tmp_path / "w", CONFIG, device="cpu")
+    score = [source.score(pairs["prompt"], pairs["chosen"]) for source in (resumed, whole)]
+    torch.testing.assert_close(score[0], score[1], rtol=0, atol=0)
+
+
+def test_other_settings_train_anew(policy_path: Path, pairs: Dataset, tmp_path: Path) -> None:
+    train_independent(pairs, policy_path, tmp_path / "s", CONFIG, device="cpu")
+    before = contents(tmp_path / "s" / "members" / "0")
+    train_independent(pairs, policy_path, tmp_path / "s", replace(CONFIG, seed=5), device="cpu")
+    assert contents(tmp_path / "s" / "members" / "0") != before
+
+
+def test_one_member_scores_but_has_no_variance(policy_path: Path, pairs: Dataset, tmp_path: Path) -> None:
+    train_independent(pairs, policy_path, tmp_path / "s", replace(CONFIG, members=1), device="cpu")
+    source = load_source(tmp_path / "s", device="cpu")
+    estimate = source.estimate(source.score(pairs["prompt"], pairs["chosen"]), torch.arange(24) % 5)
+    assert bool(estimate.scored.all())
+    with pytest.raises(VarianceError, match="at least two members"):
+        _ = estimate.variance
+
+
+def test_members_with_their_own_tokenizers(
+    policy_path: Path, encoder_path: Path, pairs: Dataset, tmp_path: Path
+) -> None:
+    """Two existing reward models whose vocabularies differ, in one source."""
+    names = []
+    for k, base in enumerate((policy_path, encoder_path)):
+        folder = tmp_path / str(k)
+        train_independent(pairs, base, folder, replace(CONFIG, members=1), device="cpu")
+        names.append(folder / "members" / "0")
+    source = IndependentMembers.from_models(names, max_length=16, device="cpu")
+    scores = source.score(pairs["prompt"], pairs["chosen"])
+    for k, name in enumerate(names):
+        alone = IndependentMembers.from_models([name], max_length=16, device="cpu")
+        torch.testing.assert_close(scores[:, [k]], alone.score(pairs["prompt"], pairs["chosen"]))
+
+
+def test_models_that_are_not_reward_models(policy_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="is not a model directory"):
+        IndependentMembers.from_models([tmp_path / "empty"])
+    (tmp_path / "empty" / "config.json").write_text((policy_path / "config.json").read_text())
+    with pytest.raises(ModelError, match=r"holds no \*\.safetensors weights"):
+        IndependentMembers.from_models([tmp_path / "empty"])
+    AutoModelForSequenceClassification.from_pretrained(policy_path, num_labels=3).save_pretrained(tmp_path / "three")
+    with pytest.raises(ModelError, match="has 3 outputs; a reward model has one"):
+        IndependentMembers.from_models([tmp_path / "three"])
+    with pytest.raises(ModelError, match="needs the package no_such_package; install it"):
+        IndependentMembers.from_models(["package:no_such_package/model"])
+    with pytest.raises(ModelError, match="at least one model"):
+        IndependentMembers([])

@@ -1,0 +1,63 @@
+"""Loading by one call, and what a source refuses."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from surefoot.errors import ConfigError, DataError, ModelError
+from surefoot.files import write_json
+from surefoot.rewards.bootstrap import bootstrap_weights
+from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.source import load_source
+
+
+def test_what_is_not_a_source(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"is not a reward source: it has no source\.json"):
+        load_source(tmp_path)
+    write_json(tmp_path / "source.json", {"kind": "oracle"})
+    with pytest.raises(ModelError, match="is of kind 'oracle'; this version knows heads, independent"):
+        load_source(tmp_path)
+
+
+def test_a_function_must_give_one_row_each() -> None:
+    source = FunctionMembers(lambda prompts, completions: [[1.0, 2.0]], 2, name="mine")
+    assert source.score(["p"], ["c"]).tolist() == [[1.0, 2.0]]
+    with pytest.raises(DataError, match=r"'mine' gave scores of shape \(1, 2\) for 2 completions and 2 members"):
+        source.score(["p"] * 2, ["c"] * 2)
+    with pytest.raises(ModelError, match="can't be saved"):
+        source.save("anywhere")
+
+
+def test_scaled_members_keep_their_margins_in_step() -> None:
+    """With scaling on, a member that counts in tens and one that counts in ones agree after calibration."""
+    base = torch.randn(40, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    scores = torch.cat([base, 10 * base], dim=1)
+    source = FunctionMembers(lambda prompts, completions: [], 2)
+    source.scale_members = True
+    noisy = scores + 0.1 * torch.randn(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    source.calibrate(noisy, torch.arange(40) // 4)
+    found = source.margins(noisy[:20].float(), noisy[20:].float())
+    assert float(found.variance.mean()) < 0.05
+    unscaled = FunctionMembers(lambda prompts, completions: [], 2).margins(noisy[:20], noisy[20:])
+    assert float(unscaled.variance.mean()) > 10
+
+
+@pytest.mark.parametrize(("kind", "variance"), [("poisson", 1.0), ("exponential", 1.0)])
+def test_bootstrap_weights_have_mean_and_variance_one(kind: str, variance: float) -> None:
+    weights = bootstrap_weights([[i] for i in range(4000)], 3, 0, kind)  # type: ignore[arg-type]
+    assert float(weights.mean()) == pytest.approx(1.0, abs=4 / math.sqrt(12_000))
+    assert float(weights.var(correction=1)) == pytest.approx(variance, abs=0.15)
+    correlation = torch.corrcoef(weights.T)[0, 1]
+    assert abs(float(correlation)) < 4 / math.sqrt(4000)
+
+
+def test_bootstrap_weights_follow_the_pair_and_not_its_place() -> None:
+    rows = [[1, 2], [3], [4, 5]]
+    weights = bootstrap_weights(rows, 4, 0, "exponential")
+    torch.testing.assert_close(bootstrap_weights(rows[::-1], 4, 0, "exponential"), weights.flip(0))
+    assert not torch.equal(bootstrap_weights(rows, 4, 1, "exponential"), weights)
+    assert bootstrap_weights(rows, 4, 0, "none").tolist() == [[1.0] * 4] * 3
+    with pytest.raises(ConfigError, match="bootstrap must be"):
+        bootstrap_weights(rows, 4, 0, "jackknife")  # type: ignore[arg-type]
