@@ -24,7 +24,7 @@ def disagreement_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     """
     freedom = found["prior_freedom"]
     low, middle, high = found["margin_sd"]
-    return [
+    rows = [
         ("accuracy of the members' mean", _interval(found["accuracy_of_mean"])),
         ("accuracy of one member (mean)", number(_mean(found["accuracy_of_members"]), 3)),
         ("pairs whose winner they don't agree on", _interval(found["split"])),
@@ -39,6 +39,19 @@ def disagreement_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("AUROC for mistakes: variance", _interval(found["error_auroc"]["variance"])),
         ("AUROC for mistakes: sd over |margin|", _interval(found["error_auroc"]["sd_over_margin"])),
         ("AUROC for mistakes: −|margin|, the baseline", _interval(found["error_auroc"]["margin"])),
+    ]
+    return rows + _known_rows(found["known_errors"]) if found.get("known_errors") else rows
+
+
+def _known_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What can be said only where the truth is known, on completions of the reference policy."""
+    freedom = found["prior_freedom"]
+    return [
+        ("reference completions: correlation of the mean with the truth", number(found["mean_correlation"])),
+        ("reference completions: of one member", number(found["member_correlation"])),
+        ("reference completions: variation of the variance", number(found["variance_cv"])),
+        ("reference completions: d₀ of the variance", "infinite" if freedom is None else number(freedom, 1)),
+        ("reference completions: variance against true squared error, ρ", _interval(found["spearman"])),
     ]
 
 

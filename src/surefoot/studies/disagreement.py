@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from surefoot.errors import VarianceError
@@ -17,7 +17,7 @@ from surefoot.maths import ensemble
 from surefoot.maths.statistics import Interval, auroc, kendall_tau, pairwise_agreement, spearman, wilson
 from surefoot.rewards.source import MemberSource, RewardSource
 
-__all__ = ["Disagreement", "disagreement_of_scores", "error_correlation", "measure_disagreement"]
+__all__ = ["Disagreement", "KnownErrors", "disagreement_of_scores", "known_errors", "measure_disagreement"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,20 +130,57 @@ def _error_auroc(mean: np.ndarray[Any, Any], sd: np.ndarray[Any, Any]) -> dict[s
     return {"variance": auroc(sd**2, wrong), "sd_over_margin": auroc(ratio, wrong), "margin": auroc(-size, wrong)}
 
 
-def error_correlation(
-    members: Float[Tensor, "batch members"], truth: Float[Tensor, "batch"], groups: Float[Tensor, "batch"]
-) -> Interval:
-    """Spearman's ρ of the moderated variance with the true squared error, where the truth is known.
+@dataclass(frozen=True, slots=True)
+class KnownErrors:
+    """What the variance is worth where the truth is known.
+
+    Args:
+        completions: how many, of the reference policy.
+        variance_cv: coefficient of variation of the moderated variance over them.
+        prior_freedom: d₀ of that variance; None means infinite: no difference beyond chance.
+        spearman: rank correlation of the variance with the true squared error.
+        mean_correlation, member_correlation: Pearson's of the members' mean, and of member 0, with the truth.
+    """
+
+    completions: int
+    variance_cv: float
+    prior_freedom: float | None
+    spearman: Interval
+    mean_correlation: float
+    member_correlation: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; unknown figures are None."""
+        return {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__}
+
+
+def known_errors(
+    members: Float[Tensor, "batch members"], truth: Float[Tensor, "batch"], groups: Int[Tensor, "batch"]
+) -> KnownErrors:
+    """Compare the members' variance with their mean's true squared error.
 
     The error is (a·μ̄ − t̄)², μ̄ the members' mean and t̄ the truth, both centred per prompt, a the scale that fits best
     (the scale of a reward model is arbitrary).
+
+    Args:
+        members: (batch, members) raw scores. truth: (batch,) true rewards. groups: (batch,) prompt ids.
     """
     x = members.double()
-    variance = ensemble.estimate(x, groups, ensemble.calibrate(x, groups)).variance
-    mean = ensemble.centre(x.mean(dim=1, keepdim=True), groups)[:, 0]
+    calibration = ensemble.calibrate(x, groups)
+    variance = ensemble.estimate(x, groups, calibration).variance
     true = ensemble.centre(truth.double()[:, None], groups)[:, 0]
+    mean = ensemble.centre(x.mean(dim=1, keepdim=True), groups)[:, 0]
+    one = ensemble.centre(x[:, :1], groups)[:, 0]
     scale = (mean * true).sum() / mean.square().sum()
-    return spearman(variance.numpy(), (scale * mean - true).square().numpy())
+    freedom = calibration.prior.degrees_of_freedom if calibration.prior is not None else math.nan
+    return KnownErrors(
+        completions=len(x),
+        variance_cv=calibration.notes["weight_cv"],
+        prior_freedom=None if math.isinf(freedom) else freedom,
+        spearman=spearman(variance.numpy(), (scale * mean - true).square().numpy()),
+        mean_correlation=float(torch.corrcoef(torch.stack([mean, true]))[0, 1]),
+        member_correlation=float(torch.corrcoef(torch.stack([one, true]))[0, 1]),
+    )
 
 
 def _plain(value: Any) -> Any:

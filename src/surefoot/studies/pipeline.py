@@ -22,6 +22,7 @@ from surefoot.data.world.export import HELD_OUT_SEED
 from surefoot.files import read_json, write_json
 from surefoot.records import make_record
 from surefoot.rewards.source import RewardSource, load_source
+from surefoot.studies.disagreement import known_errors, measure_disagreement
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
 from surefoot.training.sampling import sample_completions
@@ -87,7 +88,9 @@ def prepare_seed(world: World, config: PipelineConfig, seed: int, folder: Path) 
     train = world.draw_preferences(config.variant, config.pairs, seed)
     source = _train_source(world, config, train, seed, seed_folder(folder, seed))
     source.save(seed_folder(folder, seed) / "source")
-    write_json(done, _disagreement(world, config, source, seed) | {"data_hash": data_hash(train)})
+    found = _disagreement(world, config, source, seed)
+    found["known_errors"] = _known_errors(source, reference_gold(world, config, folder))
+    write_json(done, found | {"data_hash": data_hash(train)})
 
 
 def _train_source(world: World, config: PipelineConfig, train: Dataset, seed: int, folder: Path) -> RewardSource:
@@ -286,7 +289,14 @@ def _sample(model: Any, tokenizer: Any, prompts: list[str], config: PipelineConf
 
 
 def _disagreement(world: World, config: PipelineConfig, source: RewardSource, seed: int) -> dict[str, Any]:
-    from surefoot.studies.disagreement import measure_disagreement
-
     pairs = world.draw_preferences(config.variant, config.held_out_pairs, seed + HELD_OUT_SEED)
     return measure_disagreement(source, pairs).to_dict()
+
+
+def _known_errors(source: RewardSource, reference: dict[str, Any]) -> dict[str, Any]:
+    """The members' variance against their true error, on the reference policy's completions."""
+    prompts = reference["prompts"]
+    index = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    groups = torch.tensor([index[prompt] for prompt in prompts])
+    scores = source.score(prompts, reference["completions"])
+    return known_errors(scores, torch.tensor(reference["gold"]), groups).to_dict()
