@@ -12,7 +12,6 @@ import difflib
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -34,6 +33,7 @@ __all__ = [
 ]
 
 Rewards = Float[Tensor, "batch"]
+_FORMS = ("generalized", "literal")
 
 
 def mean(estimate: RewardEstimate) -> Rewards:
@@ -69,7 +69,7 @@ def conditional_value_at_risk(estimate: RewardEstimate, alpha: float = 0.5) -> R
     α = 1 is the mean, α ≤ 1/K the minimum. Unscored members are left out.
     """
     ordered = _members(estimate).sort(dim=1).values  # NaN sorts last
-    counts = (~ordered.isnan()).sum(dim=1, keepdim=True)
+    counts = (~ordered.isnan()).sum(dim=1, keepdim=True).to(ordered.dtype)
     take = (alpha * counts).clamp(min=1.0)
     position = torch.arange(ordered.shape[1], device=ordered.device)
     share = (take - position).clamp(min=0.0, max=1.0).to(ordered.dtype)
@@ -139,15 +139,15 @@ class Objective:
 
     aggregate: str = "mean"
     parameter: float | None = None
-    weights: Literal["variance", "none"] = "variance"
-    form: Literal["generalized", "literal"] = "generalized"
+    weights: str = "variance"
+    form: str = "generalized"
     weight_floor: float = 0.1
     weight_ceiling: float = 10.0
 
     def __post_init__(self) -> None:
         _known("aggregate", self.aggregate, AGGREGATES)
         _known("weights", self.weights, ("variance", "none"))
-        _known("form", self.form, ("generalized", "literal"))
+        _known("form", self.form, _FORMS)
         if not 0 < self.weight_floor <= 1 <= self.weight_ceiling:
             raise ConfigError(
                 f"weights have mean 1, so 0 < weight_floor ≤ 1 ≤ weight_ceiling must hold; got "
@@ -251,7 +251,7 @@ def weights(
 def sequence_penalty(
     log_ratio: Float[Tensor, "batch"],
     weight: Float[Tensor, "batch"],
-    form: Literal["generalized", "literal"] = "generalized",
+    form: str = "generalized",
 ) -> Float[Tensor, "batch"]:
     """The detached per-sequence penalty whose score-function gradient is that of the objective (DESIGN 2.3).
 
@@ -264,6 +264,7 @@ def sequence_penalty(
     >>> sequence_penalty(torch.tensor([0.5]), torch.tensor([2.0]), "literal").tolist()
     [3.0]
     """
+    _known("form", form, _FORMS)
     return weight * (log_ratio + 1) if form == "literal" else weight * log_ratio
 
 
