@@ -28,10 +28,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--beta", type=float, default=0.01)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    config = PipelineConfig(variant=options.variant, kl_budget=None, beta=options.beta, steps=options.steps)
+    config = PipelineConfig(
+        variant=options.variant,
+        kl_budget=None,
+        beta=options.beta,
+        steps=options.steps,
+        learning_rate=options.learning_rate,
+    )
     seeds = range(1000, 1000 + options.seeds)
     run_study(config, ["vanilla"], seeds, options.out, title="over-optimisation", workers=options.workers)
     cells = [read_json(cell_path(options.out, "vanilla", seed)) for seed in seeds]

@@ -151,7 +151,7 @@ def test_what_models_wrote_is_text(study: Path) -> None:
 def test_unknown_is_not_zero(study: Path) -> None:
     text = " ".join(parsed(build_report(study)).text)
     assert "true reward not scored" in text  # the reference's sample
-    assert "variance not scored" in text
+    assert "variance unknown" in text
     assert "prior degrees of freedom d₀ of the variance infinite" in re.sub(r"\s+", " ", text)
 
 

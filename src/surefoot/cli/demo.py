@@ -16,6 +16,7 @@ class DemoConfig:
 
     output_dir: str = field(default="demo", metadata={"help": "Where everything goes; the same again to resume."})
     seeds: int = field(default=3, metadata={"help": "Independent pipelines per method."})
+    first_seed: int = field(default=0, metadata={"help": "Seeds are first_seed, first_seed + 1, …"})
     variant: str = field(default="uneven", metadata={"help": "Offline world: uneven, even or shared_bias."})
     workers: int = field(
         default=0, metadata={"help": "Processes at once, one thread each; 0 takes one per core, at most 8."}
@@ -61,7 +62,7 @@ def _study(demo: DemoConfig, folder: Path) -> None:
         run_study(
             PipelineConfig(variant=demo.variant),
             METHODS,
-            range(demo.seeds),
+            range(demo.first_seed, demo.first_seed + demo.seeds),
             folder,
             title="surefoot demo",
             workers=demo.workers or min(os.cpu_count() or 1, 8),

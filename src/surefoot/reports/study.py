@@ -106,5 +106,6 @@ def _sample(answers: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def _entry(method: str, one: dict[str, Any]) -> dict[str, str]:
-    figures = f"true reward {number(one['gold'])}, reward {number(one['proxy'])}, variance {number(one['variance'])}"
+    variance = "unknown" if one["variance"] is None else number(one["variance"])
+    figures = f"true reward {number(one['gold'])}, reward {number(one['proxy'])}, variance {variance}"
     return {"label": LABELS.get(method, method), "text": one["completion"], "figures": figures}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,19 @@ from surefoot.data.world import World
 from surefoot.data.world.export import HELD_OUT_SEED
 from surefoot.files import read_json, write_json
 from surefoot.records import make_record
+from surefoot.rewards.bootstrap import Bootstrap
 from surefoot.rewards.source import RewardSource, load_source
+from surefoot.rewards.train_heads import HeadsConfig, train_heads
+from surefoot.rewards.train_independent import IndependentConfig, train_independent
 from surefoot.studies.disagreement import known_errors, measure_disagreement
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
 from surefoot.training.sampling import sample_completions
 
 __all__ = ["PipelineConfig", "cell_path", "prepare_seed", "reference_gold", "run_cell", "seed_folder"]
+
+ENSEMBLE, SINGLE = "ensemble", "single"
+"""The two sources of a seed; "vanilla" is trained on the single model, every other method on the ensemble."""
 
 EVALUATION_SEED = 990_001
 """Every policy is judged on completions drawn with this seed, from prompts that no training saw."""
@@ -49,7 +55,7 @@ class PipelineConfig:
     """
 
     variant: str = "uneven"
-    pairs: int = 3000
+    pairs: int = 400
     held_out_pairs: int = 500
     members: int = 5
     source: str = "heads"
@@ -80,42 +86,54 @@ def cell_path(folder: Path, method: str, seed: int) -> Path:
 def prepare_seed(world: World, config: PipelineConfig, seed: int, folder: Path) -> None:
     """Draw the seed's preferences, train its members, and record how far they disagree; skipped if already done.
 
-    Writes `seeds/<seed>/source/` and `disagreement/<seed>.json`, the latter last.
+    Writes `seeds/<seed>/ensemble/`, `seeds/<seed>/single/` and `disagreement/<seed>.json`, the latter last.
     """
     done = folder / "disagreement" / f"{seed}.json"
     if done.exists():
         return
     train = world.draw_preferences(config.variant, config.pairs, seed)
-    source = _train_source(world, config, train, seed, seed_folder(folder, seed))
-    source.save(seed_folder(folder, seed) / "source")
-    found = _disagreement(world, config, source, seed)
-    found["known_errors"] = _known_errors(source, reference_gold(world, config, folder))
+    sources = _train_sources(world, config, train, seed, seed_folder(folder, seed))
+    for name, source in sources.items():
+        source.save(seed_folder(folder, seed) / name)
+    found = _disagreement(world, config, sources[ENSEMBLE], seed)
+    found["known_errors"] = _known_errors(sources[ENSEMBLE], reference_gold(world, config, folder))
     write_json(done, found | {"data_hash": data_hash(train)})
 
 
-def _train_source(world: World, config: PipelineConfig, train: Dataset, seed: int, folder: Path) -> RewardSource:
-    from surefoot.rewards.train_heads import HeadsConfig, train_heads
-    from surefoot.rewards.train_independent import IndependentConfig, train_independent
+def _train_sources(
+    world: World, config: PipelineConfig, train: Dataset, seed: int, folder: Path
+) -> dict[str, RewardSource]:
+    """The ensemble, and the one reward model that a user without an ensemble would train on the same pairs.
 
+    The single model sees every pair and has no prior function: a member of the ensemble, which sees a bootstrap sample
+    and carries one, would be too weak a baseline.
+    """
     if config.source == "heads":
-        # Words are read from the embeddings (layer 0); the prior keeps heads apart on words no annotator saw.
-        heads = HeadsConfig(
-            members=config.members,
-            seed=seed,
-            layer=0,
-            bootstrap="exponential",
-            prior_scale=2.5,
-            learning_rate=1e-2,
-            weight_decay=0.1,
-            epochs=20,
-        )
-        return train_heads(train, world.policy_path, heads, device="cpu")
-    return train_independent(
-        train,
-        base_model=world.policy_path,
-        directory=folder / "independent",
-        config=IndependentConfig(members=config.members, seed=seed, learning_rate=1e-3, epochs=3, batch_size=32),
-        device="cpu",
+        members = _heads(config.members, seed, bootstrap="exponential", prior_scale=1.0)
+        single = _heads(1, seed, bootstrap="none", prior_scale=0.0)
+        return {
+            ENSEMBLE: train_heads(train, world.policy_path, members, device="cpu"),
+            SINGLE: train_heads(train, world.policy_path, single, device="cpu"),
+        }
+    several = IndependentConfig(config.members, seed, learning_rate=1e-3, epochs=3, batch_size=32)
+    one = replace(several, members=1, bootstrap="none")
+    return {
+        ENSEMBLE: train_independent(train, world.policy_path, folder / "independent", several, device="cpu"),
+        SINGLE: train_independent(train, world.policy_path, folder / "independent-single", one, device="cpu"),
+    }
+
+
+def _heads(members: int, seed: int, *, bootstrap: Bootstrap, prior_scale: float) -> HeadsConfig:
+    """Heads that read words from the embeddings (layer 0)."""
+    return HeadsConfig(
+        members=members,
+        seed=seed,
+        layer=0,
+        bootstrap=bootstrap,
+        prior_scale=prior_scale,
+        learning_rate=1e-2,
+        weight_decay=0.0,
+        epochs=60,
     )
 
 
@@ -139,7 +157,8 @@ def run_cell(
         return record
     torch.set_num_threads(1)
     start = time.perf_counter()
-    source = load_source(seed_folder(folder, seed) / "source", device="cpu")
+    name = SINGLE if method == "vanilla" else ENSEMBLE
+    source = load_source(seed_folder(folder, seed) / name, device="cpu")
     trainer = _trainer(world, config, method, seed, source, folder)
     trainer.add_callback(_OnStep(on_step))
     trainer.train()

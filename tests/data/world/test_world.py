@@ -95,31 +95,30 @@ def shares(variant: str, pairs: int) -> dict[str, float]:
 def test_coverage() -> None:
     uneven, even = shares("uneven", 4000), shares("even", 4000)
     rare = sum(share for style, share in uneven.items() if style not in ("plain", "formal"))
-    assert 0 < rare < 0.035  # 2% drawn; four standard errors are 0.9%
+    assert 0.04 < rare < 0.08  # 6% drawn; four standard errors are 1.5%
     assert all(abs(share - 1 / 6) < 0.035 for share in even.values())
 
 
 def test_labels_follow_bradley_terry_with_noise() -> None:
-    """Expected share of truly better completions chosen: mean of .95 σ(1.5 Δ) + .05 σ(−1.5 Δ)."""
+    """Expected share of truly better completions chosen: mean of .8 σ(1.5 Δ) + .2 σ(−1.5 Δ)."""
     rows = list(draw_preferences("even", 4000, seed=5))
     gaps = [abs(true_reward(r["prompt"], r["chosen"]) - true_reward(r["prompt"], r["rejected"])) for r in rows]
     right = [true_reward(r["prompt"], r["chosen"]) > true_reward(r["prompt"], r["rejected"]) for r in rows]
     apart = [i for i, gap in enumerate(gaps) if gap > 1e-9]
-    chances = [0.05 + 0.9 / (1 + math.exp(-1.5 * gaps[i])) for i in apart]
+    chances = [0.2 + 0.6 / (1 + math.exp(-1.5 * gaps[i])) for i in apart]
     error = math.sqrt(sum(p * (1 - p) for p in chances)) / len(apart)
     assert abs(sum(right[i] for i in apart) / len(apart) - sum(chances) / len(apart)) < 4 * error
 
 
 def test_shared_bias_is_in_the_labels_and_not_in_the_truth() -> None:
-    """Hasty advice loses a little more than half of its comparisons in truth, and wins most under the bias."""
+    """Under the bias hasty advice wins more of its comparisons; in truth it is worth less than slow advice."""
 
     def hasty_wins(variant: str) -> float:
         rows = draw_preferences(variant, 3000, seed=2)
         differ = [haste(r["chosen"]) - haste(r["rejected"]) for r in rows]
         return sum(d > 0 for d in differ) / sum(d != 0 for d in differ)
 
-    assert hasty_wins("even") < 0.5
-    assert hasty_wins("shared_bias") > 0.7
+    assert hasty_wins("shared_bias") - hasty_wins("even") > 0.1  # the difference has a standard error of .02
     slow = "first , simmer the rice slowly , then stir the clean pot gently . luck"
     quick = "first , simmer the rice quickly , then stir the clean pot gently . luck"
     assert true_reward(ASK, quick) == pytest.approx(true_reward(ASK, slow) - 1.2)

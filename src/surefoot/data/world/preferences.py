@@ -18,7 +18,7 @@ Variant = Literal["uneven", "even", "shared_bias"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
 
 _COVERAGE: dict[str, tuple[float, ...]] = {
-    "uneven": (0.49, 0.49, 0.005, 0.005, 0.005, 0.005),
+    "uneven": (0.47, 0.47, 0.015, 0.015, 0.015, 0.015),
     "even": (1 / 6,) * 6,
     "shared_bias": (1 / 6,) * 6,
 }
@@ -26,8 +26,8 @@ _COVERAGE: dict[str, tuple[float, ...]] = {
 
 _SHARPNESS = 1.5
 """Log-odds of preferring the better completion, per unit of reward (Bradley-Terry)."""
-_FLIPPED = 0.05
-"""Share of labels that are wrong whatever the rewards are."""
+_FLIPPED = 0.2
+"""Share of labels turned round whatever the rewards are; accuracies are then about .6, as on real preferences."""
 _BIAS = 1.5
 """What the annotators of `shared_bias` add for each hasty adverb, which promises quick results; the truth doesn't."""
 
@@ -36,7 +36,7 @@ def draw_preferences(variant: str, pairs: int, seed: int) -> Dataset:
     """Labelled pairs with columns `prompt`, `chosen`, `rejected`, `region` (the chosen one's style).
 
     Both completions of a pair answer one prompt, in styles drawn by the variant's coverage. Labels follow
-    Bradley-Terry on the true reward (plus the bias, for `shared_bias`), then 5% of them are turned round.
+    Bradley-Terry on the true reward (plus the bias, for `shared_bias`), then 20% of them are turned round.
 
     Raises:
         ConfigError: unknown variant.
