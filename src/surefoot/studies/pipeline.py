@@ -55,7 +55,7 @@ class PipelineConfig:
     """
 
     variant: str = "uneven"
-    pairs: int = 400
+    pairs: int = 3000
     held_out_pairs: int = 500
     members: int = 5
     source: str = "heads"
