@@ -208,7 +208,8 @@ def test_equal_variances_give_an_infinite_prior_about_half_the_time() -> None:
     freedom, level = fit_priors(s2, 4.0)
     infinite = float(freedom.isinf().double().mean())
     assert abs(infinite - 0.5) < 4.5 * 0.5 / math.sqrt(200)
-    assert float(freedom.min()) > 15
+    # The variance of 500 logs of χ²₄ / 4 errs by .052 (a simulation); 4.5 times that is ψ′ of 4.7 = 9.4 / 2.
+    assert float(freedom.min()) > 9.4
     assert abs(float(level.mean()) - 1) < 0.02
     exact = VariancePrior(math.inf, 0.3)
     close(moderate(s2[0], 4.0, exact), torch.full((500,), 0.3, dtype=torch.float64))
