@@ -170,6 +170,9 @@ def test_the_summary_by_hand(study: Path) -> None:
     assert by_name["mean"].spread == 0.0
     assert by_name["vanilla"].worst == -0.5
     assert math.isnan(by_name["vanilla"].spread_p)
+    assert by_name["variance_aware"].paired.value == pytest.approx(0.75)  # 1, .5 and .75 over the same seed's
+    assert by_name["variance_aware"].paired.low == pytest.approx(0.5)
+    assert math.isnan(by_name["vanilla"].paired.value)
 
 
 def test_many_runs_are_not_called_few(study: Path) -> None:

@@ -18,6 +18,7 @@ class DemoConfig:
     seeds: int = field(default=3, metadata={"help": "Independent pipelines per method."})
     first_seed: int = field(default=0, metadata={"help": "Seeds are first_seed, first_seed + 1, …"})
     variant: str = field(default="uneven", metadata={"help": "Offline world: uneven, even or shared_bias."})
+    pairs: int = field(default=3000, metadata={"help": "Preference pairs that each seed draws for its reward models."})
     workers: int = field(
         default=0, metadata={"help": "Processes at once, one thread each; 0 takes one per core, at most 8."}
     )
@@ -60,7 +61,7 @@ def _study(demo: DemoConfig, folder: Path) -> None:
             bars.update(tasks[stage], completed=done, total=total)
 
         run_study(
-            PipelineConfig(variant=demo.variant),
+            PipelineConfig(variant=demo.variant, pairs=demo.pairs),
             METHODS,
             range(demo.first_seed, demo.first_seed + demo.seeds),
             folder,

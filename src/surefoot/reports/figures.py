@@ -81,8 +81,12 @@ def disagreement_figure(found: dict[str, Any]) -> Figure:
     return figure
 
 
-def svg(figure: Figure, identity: str) -> str:
-    """The figure as an <svg> element that scales with its box; ids are made unique by `identity`."""
+def svg(figure: Figure, identity: str, *, standalone: bool = False) -> str:
+    """The figure as an <svg> element that scales with its box; ids are made unique by `identity`.
+
+    Args:
+        standalone: for a file of its own, which needs the namespace that HTML implies.
+    """
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": identity, "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
@@ -93,7 +97,8 @@ def svg(figure: Figure, identity: str) -> str:
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{identity}-\1)", text)
     text = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{identity}-\1"', text)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
-    return re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", text, count=1)
+    namespace = 'xmlns="http://www.w3.org/2000/svg" ' if standalone else ""
+    return re.sub(r"<svg [^>]*?(viewBox)", rf"<svg {namespace}\1", text, count=1)
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:

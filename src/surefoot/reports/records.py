@@ -55,13 +55,17 @@ class Study:
 
 @dataclass(frozen=True, slots=True)
 class MethodSummary:
-    """One method over its runs; gains are in true reward over the reference policy."""
+    """One method over its runs; gains are in true reward over the reference policy.
+
+    `paired` is the mean difference of its gain to the baseline's at the same seed; unknown for the baseline itself.
+    """
 
     method: str
     label: str
     runs: int
     risk: Interval
     gain: Interval
+    paired: Interval
     spread: float
     spread_p: float
     worst: float
@@ -99,8 +103,18 @@ def _summary(study: Study, method: str) -> MethodSummary:
         runs=len(gains),
         risk=risk(gains),
         gain=bootstrap_mean(gains, np.random.default_rng(0)),
+        paired=bootstrap_mean(_differences(study, method), np.random.default_rng(0)),
         spread=spread(gains),
         spread_p=brown_forsythe(gains, baseline) if method != BASELINE else np.nan,
         worst=lower_tail(gains),
         kl=float(np.nanmean(study.metric(method, "kl_final"))),
     )
+
+
+def _differences(study: Study, method: str) -> list[float]:
+    """Gain over the baseline's at each seed that both have finished."""
+    if method == BASELINE:
+        return []
+    baseline = dict(zip((c["seed"] for c in study.of(BASELINE)), study.metric(BASELINE, "gold_gain"), strict=True))
+    gains = zip((c["seed"] for c in study.of(method)), study.metric(method, "gold_gain"), strict=True)
+    return [gain - baseline[seed] for seed, gain in gains if seed in baseline]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from surefoot.files import write_text
@@ -21,12 +23,16 @@ _SHOWN_SAMPLES = 4
 
 
 def summary_table(directory: str | Path) -> Table:
-    """One row for each method: risk, gain, spread, tail and KL."""
-    table = Table(title="true reward over the reference policy (95% intervals)")
-    for heading in ("method", "runs", "risk of ending below", "mean gain", "spread", "worst 10%", "KL"):
-        table.add_column(heading, justify="left" if heading == "method" else "right")
-    for one in summarise(read_study(directory)):
-        table.add_row(*_row(one))
+    """One row for each method, narrow enough for a terminal; the report has the spread and the tail as well."""
+    summaries = summarise(read_study(directory))
+    runs = min(one.runs for one in summaries)
+    title = f"true reward over the reference, {runs} runs each (95% intervals)"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
+    for heading in ("", "risk of loss", "mean gain", "over one model", "KL"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for one in summaries:
+        row = (percent_interval(one.risk), interval(one.gain), _paired(one), number(one.kl, 1))
+        table.add_row(one.label, *row)
     return table
 
 
@@ -46,10 +52,15 @@ def _row(one: MethodSummary) -> list[str]:
         str(one.runs),
         percent_interval(one.risk),
         interval(one.gain),
+        _paired(one),
         number(one.spread),
         number(one.worst),
         number(one.kl, 1),
     ]
+
+
+def _paired(one: MethodSummary) -> str:
+    return "" if math.isnan(one.paired.value) else interval(one.paired)
 
 
 def _values(study: Study) -> dict[str, Any]:
