@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from surefoot.reports.records import LABELS, Study
 
-__all__ = ["disagreement_figure", "final_figure", "svg", "trajectory_figure"]
+__all__ = ["blank", "disagreement_figure", "final_figure", "svg", "trajectory_figure"]
 
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Okabe and Ito's palette, in the order of the study's methods."""
@@ -35,7 +35,7 @@ _STYLE: dict[str, Any] = {
 
 def trajectory_figure(study: Study) -> Figure:
     """True reward against KL: a thin line for each seed, a thick one for their mean at equal KL."""
-    figure, axes = _figure(5.2, 3.7)
+    figure, axes = blank(5.2, 3.7)
     reference = _reference(study)
     for colour, method in zip(COLOURS, study.methods, strict=False):
         paths = [_smooth(cell["trajectory"]) for cell in study.of(method)]
@@ -53,7 +53,7 @@ def trajectory_figure(study: Study) -> Figure:
 
 def final_figure(study: Study) -> Figure:
     """True reward of the final policies, a dot for each run, with the reference as a line."""
-    figure, axes = _figure(5.2, 0.9 + 0.55 * len(study.methods))
+    figure, axes = blank(5.2, 0.9 + 0.55 * len(study.methods))
     for place, method in enumerate(study.methods):
         gold = study.metric(method, "gold_final")
         offsets = place + np.linspace(-0.13, 0.13, len(gold)) if len(gold) > 1 else np.array([place])
@@ -69,7 +69,7 @@ def final_figure(study: Study) -> Figure:
 
 def disagreement_figure(found: dict[str, Any]) -> Figure:
     """What predicts the mean's mistakes (AUROC with 95% intervals), beside the members' accuracies."""
-    figure, (left, right) = _figure(6.4, 2.9, columns=2)
+    figure, (left, right) = blank(6.4, 2.9, columns=2)
     accuracies = [*found["accuracy_of_members"], found["accuracy_of_mean"]]
     names = [f"member {k}" for k in range(len(accuracies) - 1)] + ["their mean"]
     _intervals(left, accuracies, names, COLOURS[1])
@@ -101,7 +101,8 @@ def svg(figure: Figure, identity: str, *, standalone: bool = False) -> str:
     return re.sub(r"<svg [^>]*?(viewBox)", rf"<svg {namespace}\1", text, count=1)
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+def blank(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+    """An empty figure in the house style, and its axes (an array of them if there are several columns)."""
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(1, columns)

@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Row", "generator", "normal", "standard_error", "uneven_variances"]
+from surefoot.maths.ensemble import fit_priors
+
+__all__ = ["Row", "difference", "generator", "moderated_variance", "normal", "standard_error", "uneven_variances"]
 
 Row = dict[str, Any]
 """One line of a table: plain numbers and words, ready for JSON."""
@@ -33,7 +35,20 @@ def uneven_variances(
     return variance / variance.mean(dim=1, keepdim=True)
 
 
+def moderated_variance(members: Float[Tensor, "problems actions members"]) -> Float[Tensor, "problems actions"]:
+    """s̃² = (d₀s₀² + d s²)/(d₀ + d), with a prior for each problem, fitted on its own actions (DESIGN 2.2)."""
+    raw, freedom = members.var(dim=2, correction=1), members.shape[2] - 1
+    d0, s0 = (x[:, None] for x in fit_priors(raw, float(freedom)))
+    return torch.where(d0.isinf(), s0, (d0 * s0 + freedom * raw) / (d0 + freedom))
+
+
 def standard_error(share: float, draws: int) -> float:
     """Standard error of a share of `draws` (Agresti and Coull: two more of either sort), so that 0 has one too."""
     share = (share * draws + 2) / (draws + 4)
     return math.sqrt(share * (1 - share) / (draws + 4))
+
+
+def difference(first: Float[Tensor, "draws"], second: Float[Tensor, "draws"]) -> tuple[float, float]:
+    """Mean of first − second over paired draws, and its standard error."""
+    gap = first.double() - second.double()
+    return float(gap.mean()), float(gap.std(correction=1)) / math.sqrt(len(gap))

@@ -1,0 +1,40 @@
+"""`surefoot theory`: the guarantee, executed and checked, and where it stops holding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from surefoot.cli.parsing import parse
+
+
+@dataclass
+class TheoryConfig:
+    """Settings of `surefoot theory`."""
+
+    out: str = field(default="theory", metadata={"help": "Where theory.json and the figures go."})
+    seed: int = field(default=0, metadata={"help": "Of all random problems."})
+
+
+def run(arguments: list[str]) -> None:
+    """Print the tables; write theory.json and one SVG for each table."""
+    from rich.console import Console
+
+    from surefoot.files import write_json, write_text
+    from surefoot.reports.figures import svg
+    from surefoot.reports.theory import theory_tables, theory_words
+    from surefoot.reports.theory_figures import theory_figures
+    from surefoot.studies.theory.run import run_theory
+
+    (config,) = parse((TheoryConfig,), arguments, "theory")
+    console, folder = Console(), Path(config.out)
+    with console.status("") as status:
+        found = run_theory(config.seed, lambda name: status.update(f"{name} …"))
+    for table in theory_tables(found):
+        console.print(table)
+    for line in theory_words(found):
+        console.print(f"- {line}", highlight=False)
+    write_json(folder / "theory.json", found)
+    for name, figure in theory_figures(found).items():
+        write_text(folder / f"{name}.svg", svg(figure, name.replace("_", "-"), standalone=True))
+    console.print(f"records and figures: {folder.resolve()}", soft_wrap=True)
