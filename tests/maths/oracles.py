@@ -1,4 +1,4 @@
-"""Slow, independent ways to the same answers: high precision, scipy's root finder and optimiser, one problem at a time."""
+"""Slow, independent ways to the same answers: high precision, scipy, one problem at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Members' scores to a variance: hand-worked values, SciPy and NumPy as oracles, invariances, and a simulated prior."""
+"""Members' scores to a variance: hand-worked values, SciPy and NumPy as oracles, invariances, a simulated prior."""
 
 from __future__ import annotations
 
@@ -175,7 +175,8 @@ def test_fit_prior_against_the_published_formula(freedom: float) -> None:
 def test_fit_prior_finds_the_prior_that_made_the_data(members: int, d0: float, s0: float) -> None:
     """limma's model: σ² = d₀s₀²/χ²(d₀), scores N(0, σ²). 40 sets of 2,000 rows; means within 4.5 standard errors.
 
-    1/d₀ is compared, since an estimate of d₀ itself may be infinite; a bias of a tenth is allowed for the nonlinearity.
+    1/d₀ is compared, since an estimate of d₀ itself may be infinite; a bias of a tenth is allowed for the
+    nonlinearity.
     """
     stream = torch.Generator().manual_seed(members)
     rng = np.random.default_rng(members)

@@ -1,4 +1,4 @@
-"""The theorem's quadratic problems, with and without the simplex, against scipy's SLSQP and their optimality conditions."""
+"""The theorem's quadratic problems, with and without the simplex, against SLSQP and optimality conditions."""
 
 from __future__ import annotations
 

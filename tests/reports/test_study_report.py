@@ -243,7 +243,8 @@ def test_it_fits_the_window(study: Path, tmp_path: Path, width: int) -> None:
     probe = tmp_path / "probe.html"
     probe.write_text(
         f'<iframe id="f" src="report.html" style="width:{width}px;height:3000px;border:0"></iframe><script>'
-        "f.onload=()=>{const d=f.contentDocument.documentElement;const s=[...f.contentDocument.querySelectorAll('svg')];"
+        "f.onload=()=>{const d=f.contentDocument.documentElement;"
+        "const s=[...f.contentDocument.querySelectorAll('svg')];"
         "document.title=JSON.stringify({wide:d.scrollWidth,figures:s.map(x=>Math.round(x.getBoundingClientRect().height)),"
         "focus:f.contentDocument.querySelectorAll('[tabindex]').length})}</script>"
     )

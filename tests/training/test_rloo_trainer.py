@@ -1,4 +1,4 @@
-"""The trainer on a real (tiny) policy: TRL's own trajectory when nothing is weighed, and the objective's when it is."""
+"""The trainer on a real (tiny) policy: TRL's own trajectory if nothing is weighed, the objective's if it is."""
 
 import json
 from pathlib import Path

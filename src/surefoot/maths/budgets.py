@@ -115,7 +115,7 @@ def find_beta(
     start: Float[Tensor, "problems"],
     end: Float[Tensor, "problems"],
 ) -> Search:
-    """The first crossing of `target` on the way down from `start`: β is halved until the measure crosses, then refined.
+    """The first crossing of `target` on the way down from `start`: β is halved until it crosses, then refined.
 
     A measure that crosses twice within one halving is taken not to have crossed; what is found is a crossing still.
     """
@@ -175,7 +175,7 @@ def _refine(
 
 
 def _share(x1: Tensor, f1: Tensor, x2: Tensor, f2: Tensor, x3: Tensor, f3: Tensor) -> Tensor:
-    """Where in [x1, x2] to look next: the inverse quadratic through three points if it is monotone there, else half."""
+    """Where in [x1, x2] to look next: the inverse quadratic through three points if monotone there, else half."""
     xi, phi = (x1 - x2) / (x3 - x2), (f1 - f2) / (f3 - f2)
     trusted = (phi.square() < xi) & ((1 - phi).square() < 1 - xi)
     step = f1 / (f2 - f1) * f3 / (f2 - f3) + (x3 - x1) / (x2 - x1) * f1 / (f3 - f1) * f2 / (f3 - f2)

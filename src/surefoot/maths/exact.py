@@ -4,8 +4,8 @@
     weighted   max E_π[r] − β D_w(π‖π₀)                 π* = π₀ exp((r − ν)/(βw))
     literal    max E_π[r] − β Σ w π ln(π/π₀)            weighted, with r ← r − βw
 
-Higher reward is better; w is dimensionless; β and ν are in units of reward. Everything is computed from log-probabilities,
-so a reference probability of 1e-300 is as good as any other, and 0 (a log of −∞) stays 0.
+Higher reward is better; w is dimensionless; β and ν are in units of reward. Everything is computed from
+log-probabilities, so a reference probability of 1e-300 is as good as any other, and 0 (a log of −∞) stays 0.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ def weighted_optimum(
 ) -> Optimum:
     """π* = π₀ exp((r − ν)/(βw)), ν the one root of Σπ* = 1: the optimum of E_π[r] − β D_w(π‖π₀).
 
-    Adding a constant to r adds it to ν and changes no policy. ν is exact to rounding: |ln Σπ*| ≤ 1e-12 for weights over
-    12 orders of magnitude.
+    Adding a constant to r adds it to ν and changes no policy. ν is exact to rounding: |ln Σπ*| ≤ 1e-12 for weights
+    over 12 orders of magnitude.
 
     Args:
         reward: (problems, actions) r.

@@ -1,12 +1,13 @@
 """Closed-form risks of the quadratic updates when the reward's error is Gaussian (arXiv:2507.15906; DESIGN 2.4).
 
-R ~ N(r*, Σ) is what the update is computed from, r* what it is judged by. An update is d ∝ M_D R, with M_D the inverse of
-a diagonal metric D on directions that sum to zero: D = 1 vanilla, D = Σ variance-aware. Then r*·d is Gaussian and
+R ~ N(r*, Σ) is what the update is computed from, r* what it is judged by. An update is d ∝ M_D R, with M_D the
+inverse of a diagonal metric D on directions that sum to zero: D = 1 vanilla, D = Σ variance-aware. Then r*·d is
+Gaussian and
 
     risk = Pr(r*·d ≤ 0) = Φ(−z),   z = r*ᵀM_D r* / √(r*ᵀM_D Σ M_D r*),
 
-which is ‖Pr*‖²/√(r*ᵀPΣPr*) for vanilla and √(r*ᵀMr*) for variance-aware with the true diagonal Σ. The size of the update
-(ε or β) doesn't enter. Results are safety margins z, because Φ(−z) is 0 in float64 beyond z = 38.
+which is ‖Pr*‖²/√(r*ᵀPΣPr*) for vanilla and √(r*ᵀMr*) for variance-aware with the true diagonal Σ. The size of the
+update (ε or β) doesn't enter. Results are safety margins z, because Φ(−z) is 0 in float64 beyond z = 38.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def expected_gain(true_reward: Diagonal, metric: Diagonal, beta: float) -> Float
 
 
 def expected_gap(metric: Diagonal, variance: Diagonal, beta: float) -> Float[Tensor, "problems"]:
-    """E[(R − r*)·d] = tr(M_D Σ)/β of the update d = M_D R/β: the gain that the proxy promises and the truth doesn't keep.
+    """E[(R − r*)·d] = tr(M_D Σ)/β of the update d = M_D R/β: what the proxy promises and the truth doesn't keep.
 
     For D = Σ it is (actions − 1)/β.
 

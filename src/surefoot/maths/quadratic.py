@@ -2,8 +2,8 @@
 
     max R·d   subject to   Σ d = 0,   dᵀD d ≤ ε,   and optionally   d ≥ −π₀
 
-d = π − π₀ is the update. D = 1 is the vanilla problem, D = Σ (the noise variances) the variance-aware one. Higher reward is
-better; D is in reward² where it is a variance, so ε has the units of D.
+d = π − π₀ is the update. D = 1 is the vanilla problem, D = Σ (the noise variances) the variance-aware one. Higher
+reward is better; D is in reward² where it is a variance, so ε has the units of D.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ def simplex_update_within(
 ) -> Float[Tensor, "problems actions"]:
     """The optimum of R·d with Σd = 0, π₀ + d ≥ 0 and dᵀDd ≤ ε; β found to 1e-12 of itself.
 
-    Where ε allows all probability on the best actions, more of it changes nothing: the update saturates there, with the
-    best actions sharing so that dᵀDd is least.
+    Where ε allows all probability on the best actions, more of it changes nothing: the update saturates there, with
+    the best actions sharing so that dᵀDd is least.
 
     Args:
         radius: (problems,) or one ε > 0, in units of D.

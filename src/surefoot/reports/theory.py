@@ -39,10 +39,10 @@ def theory_words(found: dict[str, Any]) -> list[str]:
         f"Theorem: in {total['problems']:,} random problems the variance-aware risk was above the vanilla one in "
         f"{total['violations']} (largest excess {total['largest_excess']:.0e}).",
         f"Frontier: at equal KL some other objective had a larger mean gain than variance weighting in {gains} of "
-        f"{settings} settings, and a smaller risk in {risks} (two paired standard errors). A pessimistic mean wins where "
-        "variances differ strongly and the budget is large; weighting wins near the reference.",
-        f"Correlated errors: the theorem needs a diagonal Σ. With a shared source of {worse['correlation']:.0%} of the "
-        f"variance ('{worse['kind']}'), variance weighting was riskier than vanilla in {worse['worse']:.0%} of problems.",
+        f"{settings} settings, and a smaller risk in {risks} (two paired standard errors). A pessimistic mean wins "
+        "where variances differ strongly and the budget is large; weighting wins near the reference.",
+        f"Correlated errors: the theorem needs a diagonal Σ. At a shared source of {worse['correlation']:.0%} of the "
+        f"variance ('{worse['kind']}'), weighting was riskier than vanilla in {worse['worse']:.0%} of problems.",
     ]
 
 

@@ -1,4 +1,4 @@
-"""The tables of `surefoot theory`: the guarantee holds, the reference figures come back, the words follow the numbers."""
+"""The tables of `surefoot theory`: the guarantee holds, the reference figures come back, words follow numbers."""
 
 from __future__ import annotations
 

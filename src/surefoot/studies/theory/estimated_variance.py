@@ -23,7 +23,7 @@ MEMBERS = (2, 3, 5, 10, 30)
 HETERO = (0.0, 0.25, 0.5, 1.0)
 ACTIONS = 50
 REWARD_SD = 0.128
-"""Standard deviation of the true rewards; the members' mean variance is 1. Sets how large risks are, not their order."""
+"""Standard deviation of the true rewards; the members' mean variance is 1. Sets the risks' size, not their order."""
 METHODS = ("ignored", "raw", "moderated", "known")
 
 
@@ -64,8 +64,8 @@ def _lost(
 def smallest_members(rows: list[Row]) -> list[Row]:
     """For each degree and method: the smallest K from which it beats ignoring the variance.
 
-    It beats it by two standard errors at that K, and is not worse by two at any larger K of the table (where both risks may
-    be too small to be told apart). None where no K does.
+    It beats it by two standard errors at that K, and is not worse by two at any larger K of the table (where both
+    risks may be too small to be told apart). None where no K does.
     """
     found = []
     for hetero in sorted({row["hetero"] for row in rows}):

@@ -48,9 +48,9 @@ class _Problems:
 def frontier_table(seed: int, problems: int = 1000) -> list[Row]:
     """For each degree of unequal variance, reward gap, budget and method: risk, spread, mean gain, over-optimisation.
 
-    A problem has an uneven reference, true rewards, true variances and K = 5 members; "vanilla" trusts the first of them.
-    All methods of a problem see the same members, and each optimises exactly at its own β for the budget. Problems in
-    which some method can't reach the budget (its favourite is too likely already) are left out for all.
+    A problem has an uneven reference, true rewards, true variances and K = 5 members; "vanilla" trusts the first of
+    them. All methods of a problem see the same members, and each optimises exactly at its own β for the budget.
+    Problems in which some method can't reach the budget (its favourite is too likely already) are left out for all.
     """
     stream = generator(seed, 4)
     rows = []
@@ -128,7 +128,7 @@ def _weights(
 
 
 def pessimism_table(rows: list[Row]) -> list[Row]:
-    """Where variance weighting loses: methods with a larger mean gain, or a smaller risk, by two paired standard errors.
+    """Where variance weighting loses: methods with larger mean gain, or smaller risk, by two paired standard errors.
 
     One row for each hetero, reward gap and budget.
     """

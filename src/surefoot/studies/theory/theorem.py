@@ -26,8 +26,8 @@ def theorem_table(seed: int, problems: int = 20_000) -> tuple[Row, list[Row]]:
     """({problems, violations, …} in all, one row for each kind of problem).
 
     Kinds: Gaussian rewards, heavy-tailed rewards, one good action among equals, and rewards that follow the noise
-    (the better the action, the noisier, where caution might be expected to lose). "examples" are a few problems' risks,
-    vanilla and variance-aware.
+    (the better the action, the noisier, where caution might be expected to lose). "examples" are a few problems'
+    risks, vanilla and variance-aware.
     """
     stream = generator(seed, 2)
     kinds: dict[str, Draw] = {"gaussian": normal, "heavy_tailed": _heavy_tailed, "one_good": _one_good}
