@@ -50,8 +50,8 @@ def optimum_at_kl(
             or more: "raise", or give "nan" in its ν, β and log-ratio.
 
     Raises:
-        ConfigError: a budget isn't positive, or (with "raise") can't be reached; the problem is named with the KLs that
-            it can reach.
+        ConfigError: a budget isn't positive, or (with "raise") can't be reached; the problem is named with the KLs
+            that it can reach.
         DataError: see `weighted_optimum`.
     """
     r, log_ref = reward.to(torch.float64), log_reference.to(torch.float64)
