@@ -180,6 +180,7 @@ class Calibration:
         reference_variance: s̄², mean moderated variance of the reference policy's completions; makes the mean weight 1.
         rows: completions seen.
         notes: figures worth keeping beside, such as `weight_cv`, the coefficient of variation of the weights.
+        variance_factor: multiplies every variance of the source; fitted by likelihood on held-out pairs.
     """
 
     offsets: tuple[float, ...]
@@ -188,8 +189,11 @@ class Calibration:
     reference_variance: float | None
     rows: int
     notes: dict[str, float] = field(default_factory=dict)
+    variance_factor: float = 1.0
 
     def __post_init__(self) -> None:
+        if not (self.variance_factor > 0 and math.isfinite(self.variance_factor)):
+            raise DataError(f"Calibration.variance_factor must be positive, got {self.variance_factor}")
         if len(self.offsets) != len(self.scales):
             raise DataError(f"Calibration has {len(self.offsets)} offsets but {len(self.scales)} scales")
         if any(not scale > 0 for scale in self.scales):
@@ -213,6 +217,7 @@ class Calibration:
             "reference_variance": self.reference_variance,
             "rows": self.rows,
             "notes": dict(self.notes),
+            "variance_factor": self.variance_factor,
         }
 
     @classmethod
@@ -225,6 +230,7 @@ class Calibration:
             reference_variance=values["reference_variance"],
             rows=values["rows"],
             notes=dict(values.get("notes", {})),
+            variance_factor=values.get("variance_factor", 1.0),
         )
 
 

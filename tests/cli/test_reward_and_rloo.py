@@ -177,7 +177,7 @@ def test_one_member_is_refused_where_a_variance_is_asked_for(
     ("changes", "message"),
     [
         ({"kind": "independnt"}, "kind must be one of heads, independent"),
-        ({"kind": "independent"}, "layer belong to kind: heads"),
+        ({"kind": "independent"}, r"kind: independent has no layer \(kind: heads or distilled\)"),
         ({"bootstrap": "resample"}, "bootstrap of kind heads must be one of none, poisson, exponential"),
         ({"members": 0}, "members must be at least 1"),
         ({"max_length": 2}, "longer than max_length=2 tokens"),

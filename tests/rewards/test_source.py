@@ -17,7 +17,9 @@ def test_what_is_not_a_source(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"is not a reward source: it has no source\.json"):
         load_source(tmp_path)
     write_json(tmp_path / "source.json", {"kind": "oracle"})
-    with pytest.raises(ModelError, match="is of kind 'oracle'; this version knows heads, independent"):
+    with pytest.raises(
+        ModelError, match="is of kind 'oracle'; this version knows distilled, dropout, heads, independent"
+    ):
         load_source(tmp_path)
 
 

@@ -15,16 +15,18 @@ def run(arguments: list[str]) -> None:
 
     folder, record = _train(arguments)
     metrics = record["metrics"]
-    table = Table(title=f"{len(metrics['accuracy_of_members'])} members, {metrics['train_pairs']} training pairs")
+    count = len(metrics["accuracy_of_members"])
+    what = f"{count} members" if count else "one reward model with a variance"
+    table = Table(title=f"{what}, {metrics['train_pairs']} training pairs")
     table.add_column("")
     table.add_column(f"accuracy on {metrics['held_out_pairs']} held-out pairs", justify="right")
     for k, accuracy in enumerate(metrics["accuracy_of_members"]):
         table.add_row(f"member {k}", f"{accuracy:.3f}")
-    table.add_row("their mean", f"{metrics['accuracy_of_mean']:.3f}")
+    table.add_row("their mean" if count else "the model", f"{metrics['accuracy_of_mean']:.3f}")
     console = Console()
     console.print(table)
     console.print(f"took {metrics['train_seconds']:.0f} s to train; the source is in {folder}/source")
-    if len(metrics["accuracy_of_members"]) < 2:
+    if count == 1:
         console.print("One member has no variance: weighting needs at least two.")
     else:
         console.print(f"Next: surefoot diagnose --source {folder}/source")

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from surefoot.errors import DataError, VarianceError
@@ -23,6 +24,7 @@ __all__ = [
     "estimate",
     "fit_prior",
     "fit_priors",
+    "fit_variance_factor",
     "group_means",
     "margins",
     "moderate",
@@ -378,6 +380,34 @@ def margins(
     if prior is not None:
         s2 = torch.where(x.isnan().all(dim=1), torch.nan, moderate(s2, degrees_of_freedom(x), prior))
     return MarginEstimate(x.nanmean(dim=1), s2, x)
+
+
+def fit_variance_factor(mean: Float[Tensor, "pairs"], variance: Float[Tensor, "pairs"]) -> float:
+    """c that makes held-out labels likeliest when each margin's variance is c times what the source says.
+
+    Maximises Σ log E[σ(m + √(cv) z)], z standard normal, E[σ] ≈ σ(m/√(1 + πcv/8)) (MacKay 1992); c in [0.01, 100].
+
+    Args:
+        mean: (pairs,) margin of the side that was in fact preferred over the other, in reward.
+        variance: (pairs,) its variance.
+
+    Raises:
+        VarianceError: no pairs.
+
+    >>> round(fit_variance_factor(torch.tensor([8.0, -8.0]).double(), torch.tensor([1.0, 1.0]).double()))
+    100
+    """
+    if len(mean) == 0:
+        raise VarianceError("fitting a variance factor needs held-out pairs, got none")
+    m, v = mean.to(torch.float64), variance.to(torch.float64)
+
+    def loss(log_factor: float) -> float:
+        scaled = m / (1 + math.pi / 8 * math.exp(log_factor) * v).sqrt()
+        return float(torch.nn.functional.softplus(-scaled).mean())
+
+    bounds = (math.log(0.01), math.log(100.0))
+    inside = float(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-8}).x)
+    return math.exp(min((*bounds, inside), key=loss))
 
 
 def offset_share(members: Float[Tensor, "batch members"], groups: Int[Tensor, "batch"] | None = None) -> float:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-__all__ = ["length_sorted_batches"]
+__all__ = ["length_sorted_batches", "member_tokens", "padded"]
 
 
 def length_sorted_batches(
@@ -24,10 +24,23 @@ def length_sorted_batches(
     while start < len(order):
         longest = max(len(rows[order[start]]), 1)
         batch = order[start : start + max(1, tokens // longest)]
-        ids = torch.full((len(batch), longest), pad_token_id)
-        mask = torch.zeros((len(batch), longest), dtype=torch.long)
-        for place, row in enumerate(batch):
-            ids[place, : len(rows[row])] = torch.tensor(rows[row])
-            mask[place, : len(rows[row])] = 1
-        yield batch, ids.to(device), mask.to(device)
+        yield batch, *padded([rows[row] for row in batch], pad_token_id, device)
         start += len(batch)
+
+
+def padded(
+    rows: list[list[int]], pad_token_id: int, device: torch.device
+) -> tuple[Int[Tensor, "batch length"], Int[Tensor, "batch length"]]:
+    """(input ids, attention mask) of rows, padded on the right to the longest."""
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), max(longest, 1)), pad_token_id)
+    mask = torch.zeros_like(ids)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[place, : len(row)] = 1
+    return ids.to(device), mask.to(device)
+
+
+def member_tokens(device: torch.device) -> int:
+    """Members × rows × length of one forward of many members: what a CPU's cache holds, or keeps a GPU busy."""
+    return 2048 if device.type == "cpu" else 131_072

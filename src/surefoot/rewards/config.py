@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from surefoot.errors import ConfigError
-from surefoot.rewards.train_heads import HeadsConfig
-from surefoot.rewards.train_independent import IndependentConfig
 
 __all__ = ["RewardSourceArguments"]
 
@@ -21,7 +21,7 @@ class RewardSourceArguments:
         metadata={"help": "Base model: a directory, a hub name, or package:NAME/FOLDER inside an installed package."}
     )
     dataset_name: str = field(metadata={"help": "Preferences: parquet, json, jsonl, csv, directory or hub name."})
-    kind: str = field(default="heads", metadata={"help": "heads (shared frozen trunk) or independent (full models)."})
+    kind: str = field(default="heads", metadata={"help": "heads, independent, lora, laplace, dropout or distilled."})
     dataset_config: str | None = None
     dataset_train_split: str | None = field(default=None, metadata={"help": "Split to train on; all rows if none."})
     dataset_test_split: str | None = field(
@@ -34,75 +34,101 @@ class RewardSourceArguments:
     max_length: int = field(default=512, metadata={"help": "In tokens."})
     overlong: str = field(default="drop", metadata={"help": "Pairs over max_length: drop, or truncate on the left."})
     bootstrap: str | None = field(
-        default=None, metadata={"help": "heads: none, poisson, exponential; independent: none, resample."}
+        default=None, metadata={"help": "heads, lora: none, poisson, exponential; independent: none, resample."}
     )
     learning_rate: float | None = field(default=None, metadata={"help": "The kind's usual one if not given."})
     epochs: float | None = None
     batch_size: int | None = None
-    weight_decay: float | None = field(default=None, metadata={"help": "heads only."})
-    head: str | None = field(default=None, metadata={"help": "heads only: linear or mlp."})
-    pooling: str | None = field(default=None, metadata={"help": "heads only: last, mean or cls."})
-    layer: int | None = field(default=None, metadata={"help": "heads only: hidden state to read, −1 the last."})
-    prior_scale: float | None = field(
-        default=None, metadata={"help": "heads only: size of the random prior functions."}
+    weight_decay: float | None = field(default=None, metadata={"help": "heads, lora."})
+    head: str | None = field(default=None, metadata={"help": "heads: linear or mlp."})
+    pooling: str | None = field(default=None, metadata={"help": "heads: last, mean or cls."})
+    layer: int | None = field(default=None, metadata={"help": "heads: hidden state to read, −1 the last."})
+    prior_scale: float | None = field(default=None, metadata={"help": "heads: size of the random prior functions."})
+    rank: int | None = field(default=None, metadata={"help": "lora: of each adapter; laplace: of low_rank."})
+    alpha: float | None = field(default=None, metadata={"help": "lora: the update is alpha / rank times B A."})
+    targets: list[str] | None = field(default=None, metadata={"help": "lora: names of the adapted linear layers."})
+    start: float | None = field(
+        default=None, metadata={"help": "lora, dropout: share of the depth below which members share everything."}
     )
-
-    def heads(self) -> HeadsConfig:
-        """The settings of a heads source."""
-        given = self._given(
-            (
-                "bootstrap",
-                "learning_rate",
-                "epochs",
-                "batch_size",
-                "weight_decay",
-                "head",
-                "pooling",
-                "layer",
-                "prior_scale",
-            )
-        )
-        if "epochs" in given:
-            given["epochs"] = int(given["epochs"])
-        return HeadsConfig(**self._common(), **given)
-
-    def independent(self) -> IndependentConfig:
-        """The settings of an independent source.
-
-        Raises:
-            ConfigError: a setting of heads is given.
-        """
-        foreign = self._given(("weight_decay", "head", "pooling", "layer", "prior_scale"))
-        if foreign:
-            raise ConfigError(f"{', '.join(foreign)} belong to kind: heads, but kind is independent; remove them")
-        return IndependentConfig(
-            **self._common(), **self._given(("bootstrap", "learning_rate", "epochs", "batch_size"))
-        )
+    structure: str | None = field(default=None, metadata={"help": "laplace: full, low_rank or diagonal."})
+    precision: float | None = field(default=None, metadata={"help": "laplace: of the prior; by evidence if none."})
+    distance: float | None = field(default=None, metadata={"help": "laplace: size of the distance term, 0 for none."})
+    distance_layer: int | None = field(default=None, metadata={"help": "laplace: hidden state to measure it in."})
+    rate: float | None = field(default=None, metadata={"help": "dropout: share of the features that a member lacks."})
+    teacher: str | None = field(default=None, metadata={"help": "distilled: the source whose variance is learnt."})
 
     def check(self) -> None:
-        """Refuse values that no kind knows, before anything is loaded."""
+        """Refuse values that no kind knows, and settings of other kinds, before anything is loaded.
+
+        Raises:
+            ConfigError: what is wrong, and what to do.
+        """
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got '{getattr(self, name)}'")
         if self.members < 1:
             raise ConfigError(f"members must be at least 1, got {self.members}")
+        foreign = sorted(self._given(_ALL_SETTINGS - set(_SETTINGS[self.kind])))
+        if foreign:
+            owners = {name: [kind for kind, names in _SETTINGS.items() if name in names] for name in foreign}
+            said = ", ".join(f"{name} (kind: {' or '.join(kinds)})" for name, kinds in owners.items())
+            raise ConfigError(f"kind: {self.kind} has no {said}; remove what doesn't belong, or change the kind")
         if self.bootstrap is not None and self.bootstrap not in _BOOTSTRAPS[self.kind]:
             raise ConfigError(
                 f"bootstrap of kind {self.kind} must be one of {', '.join(_BOOTSTRAPS[self.kind])}, got "
                 f"'{self.bootstrap}'"
             )
-        _ = self.heads() if self.kind == "heads" else self.independent()
+        if self.kind == "distilled" and self.teacher is None:
+            raise ConfigError("kind: distilled needs teacher, the directory of the source whose variance is learnt")
+        _ = self.settings()
 
-    def _common(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("members", "seed", "max_length", "overlong")}
+    def settings(self) -> Any:
+        """The settings object of the kind, made of what was given."""
+        factory = _factory(self.kind)
+        given = self._given(set(_SETTINGS[self.kind]) - {"teacher"})
+        if "epochs" in given and self.kind != "independent":
+            given["epochs"] = int(given["epochs"])
+        if "targets" in given:
+            given["targets"] = tuple(given["targets"])
+        common = {name: getattr(self, name) for name in _COMMON if name in factory.__dataclass_fields__}
+        return factory(**common, **given)
 
-    def _given(self, names: tuple[str, ...]) -> dict[str, Any]:
+    def _given(self, names: Collection[str]) -> dict[str, Any]:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
+_COMMON = ("members", "seed", "max_length", "overlong")
+_FIT = ("learning_rate", "epochs", "batch_size")
+_SETTINGS: dict[str, tuple[str, ...]] = {
+    "heads": ("bootstrap", *_FIT, "weight_decay", "head", "pooling", "layer", "prior_scale"),
+    "independent": ("bootstrap", *_FIT),
+    "lora": ("bootstrap", *_FIT, "weight_decay", "rank", "alpha", "targets", "start"),
+    "laplace": ("structure", "rank", "precision", "distance", "distance_layer"),
+    "dropout": ("rate", "start"),
+    "distilled": ("teacher", *_FIT, "weight_decay", "pooling", "layer"),
+}
+"""Which settings belong to which kind."""
+_ALL_SETTINGS = {name for names in _SETTINGS.values() for name in names}
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "kind": ("heads", "independent"),
+    "kind": tuple(_SETTINGS),
     "bad_rows": ("error", "drop"),
     "overlong": ("drop", "truncate"),
 }
-_BOOTSTRAPS = {"heads": ("none", "poisson", "exponential"), "independent": ("none", "resample")}
+_BOOTSTRAPS = {
+    "heads": ("none", "poisson", "exponential"),
+    "lora": ("none", "poisson", "exponential"),
+    "independent": ("none", "resample"),
+}
+_FACTORIES = {
+    "heads": "surefoot.rewards.train_heads:HeadsConfig",
+    "independent": "surefoot.rewards.train_independent:IndependentConfig",
+    "lora": "surefoot.rewards.train_lora:LoraConfig",
+    "laplace": "surefoot.rewards.laplace:LaplaceConfig",
+    "dropout": "surefoot.rewards.dropout:DropoutConfig",
+    "distilled": "surefoot.rewards.distilled:DistilledConfig",
+}
+
+
+def _factory(kind: str) -> Any:
+    module, name = _FACTORIES[kind].split(":")
+    return getattr(import_module(module), name)

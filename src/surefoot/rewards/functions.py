@@ -1,4 +1,4 @@
-"""Your own function as a reward source."""
+"""Your own function as a reward source: one that gives members' scores, or one that gives a mean and a variance."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from surefoot.errors import DataError, ModelError
-from surefoot.rewards.source import MemberSource
-from surefoot.types import Text
+from surefoot.rewards.source import MemberSource, RewardSource, calibrated
+from surefoot.types import Calibration, MarginEstimate, RewardEstimate, Text
 
-__all__ = ["FunctionMembers"]
+__all__ = ["FunctionMembers", "FunctionReward"]
 
 
 class FunctionMembers(MemberSource):
@@ -48,6 +48,60 @@ class FunctionMembers(MemberSource):
                 f"completions and {self._count} members; expected ({len(prompts)}, {self._count})"
             )
         return scores
+
+    def save(self, directory: str | Path) -> None:
+        raise ModelError(f"'{self.name}' is a Python function and can't be saved; save the module it lives in")
+
+
+class FunctionReward(RewardSource):
+    """A reward and its variance, both given by one function.
+
+    The variance is taken as it is given: nothing is known of how the errors of one prompt's completions hang together,
+    so it can't be centred, and margins add the variances of their sides.
+
+    Args:
+        function: (prompts, completions) to (means, variances), each of one number per completion; NaN where unscored.
+        name: shown in logs.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Sequence[Text], Sequence[Text]], tuple[Sequence[float], Sequence[float]]],
+        name: str = "function",
+    ) -> None:
+        self.function, self.name = function, name
+
+    def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
+        mean, variance = (torch.as_tensor(x, dtype=torch.float32) for x in self.function(prompts, completions))
+        for what, values in (("means", mean), ("variances", variance)):
+            if values.shape != (len(prompts),):
+                raise DataError(
+                    f"reward function '{self.name}' gave {what} of shape {tuple(values.shape)} for {len(prompts)} "
+                    f"completions; expected ({len(prompts)},)"
+                )
+        if bool((variance < 0).any()):
+            row = int((variance < 0).nonzero()[0])
+            raise DataError(f"reward function '{self.name}' gave a variance of {float(variance[row])} in row {row}")
+        return torch.stack([mean, variance], dim=1)
+
+    def estimate(
+        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
+    ) -> RewardEstimate:
+        x = scores.to(torch.float64)
+        unknown = torch.full_like(x[:, 0], torch.inf)
+        return RewardEstimate(mean=x[:, 0], epistemic=self.variance_factor * x[:, 1], degrees_of_freedom=unknown)
+
+    def margins(
+        self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
+    ) -> MarginEstimate:
+        a, b = self.estimate(chosen), self.estimate(rejected)
+        return MarginEstimate(a.mean - b.mean, a.variance + b.variance)
+
+    def calibrate(
+        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
+    ) -> Calibration:
+        self.calibration = calibrated(self.estimate(scores, groups), self.variance_factor)
+        return self.calibration
 
     def save(self, directory: str | Path) -> None:
         raise ModelError(f"'{self.name}' is a Python function and can't be saved; save the module it lives in")

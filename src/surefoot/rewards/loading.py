@@ -27,8 +27,11 @@ def _dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
-def resolve_model(name: str | Path) -> str:
+def resolve_model(name: str | Path, *, weights: bool = True) -> str:
     """The model's directory or hub name; `package:NAME/FOLDER` is a folder inside an installed Python package.
+
+    Args:
+        weights: whether a local directory must hold a model; a tokenizer may stand alone.
 
     Raises:
         ModelError: the package isn't installed, or a local directory holds no model or no weights.
@@ -41,6 +44,8 @@ def resolve_model(name: str | Path) -> str:
             raise ModelError(f"model '{text}' needs the package {package}; install it (surefoot[examples] has it)")
         text = str(Path(spec.origin).parent / inner)
     folder = Path(text)
+    if not weights:
+        return text
     if folder.is_dir() or text.startswith((".", "/")):
         if not (folder / "config.json").exists():
             raise ModelError(f"{folder} is not a model directory: it has no config.json")
@@ -50,7 +55,7 @@ def resolve_model(name: str | Path) -> str:
 
 
 def load_tokenizer(name: str | Path) -> Any:
-    return _load(AutoTokenizer, name)
+    return _load(AutoTokenizer, name, weights=False)
 
 
 def load_trunk(name: str | Path, device: torch.device) -> Any:
@@ -75,8 +80,8 @@ def load_classifier(name: str | Path, device: torch.device, *, for_training: boo
     return model.to(device) if for_training else model.to(device).eval()
 
 
-def _load(factory: Any, name: str | Path, **keywords: Any) -> Any:
-    path = resolve_model(name)
+def _load(factory: Any, name: str | Path, *, weights: bool = True, **keywords: Any) -> Any:
+    path = resolve_model(name, weights=weights)
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()  # a new head is expected, not news
     hf_logging.disable_progress_bar()

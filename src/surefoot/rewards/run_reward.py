@@ -14,9 +14,13 @@ from surefoot.data.preferences import data_hash, load_preferences, split_by_prom
 from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.config import RewardSourceArguments
-from surefoot.rewards.source import MemberSource, RewardSource, save_calibration
+from surefoot.rewards.distilled import distil
+from surefoot.rewards.dropout import DropoutMembers
+from surefoot.rewards.laplace import fit_laplace
+from surefoot.rewards.source import MemberSource, RewardSource, load_source, save_calibration
 from surefoot.rewards.train_heads import train_heads
 from surefoot.rewards.train_independent import train_independent
+from surefoot.rewards.train_lora import train_lora
 
 __all__ = ["run_reward"]
 
@@ -74,37 +78,45 @@ def _load(args: RewardSourceArguments) -> tuple[Dataset, Dataset]:
     return split_by_prompt(train, args.held_out, args.seed)
 
 
-def _train(args: RewardSourceArguments, train: Dataset, folder: Path, report: Progress) -> MemberSource:
-    if args.kind == "heads":
-        source = train_heads(
+def _train(args: RewardSourceArguments, train: Dataset, folder: Path, report: Progress) -> RewardSource:
+    base, settings, target = args.model_name_or_path, args.settings(), folder / "source"
+    if args.kind == "independent":
+        return train_independent(
             train,
-            args.model_name_or_path,
-            args.heads(),
-            cache_directory=folder / "features",
-            on_progress=report,
+            base,
+            target,
+            settings,
+            on_step=lambda k, done, total: report(f"member {k + 1} of {args.members}", done / total),
         )
-        source.save(folder / "source")
-        return source
-    return train_independent(
-        train,
-        args.model_name_or_path,
-        folder / "source",
-        args.independent(),
-        on_step=lambda k, done, total: report(f"member {k + 1} of {args.members}", done / total),
-    )
+    source: RewardSource
+    if args.kind == "heads":
+        source = train_heads(train, base, settings, cache_directory=folder / "features", on_progress=report)
+    elif args.kind == "lora":
+        source = train_lora(train, base, settings, directory=folder / "checkpoint", on_progress=report)
+    elif args.kind == "laplace":
+        source = fit_laplace(train, base, settings, on_progress=report)
+    elif args.kind == "dropout":
+        source = DropoutMembers.from_model(base, settings)
+    else:
+        source = distil(train, load_source(str(args.teacher)), base, settings, on_progress=report)
+    source.save(target)
+    return source
 
 
 def _measure(source: RewardSource, held_out: Dataset) -> dict[str, Any]:
-    """Accuracy on the held-out pairs, and the calibration, with each pair a group."""
+    """Accuracy on the held-out pairs, the variance factor, and the calibration with each pair a group."""
     chosen = source.score(held_out["prompt"], held_out["chosen"])
     rejected = source.score(held_out["prompt"], held_out["rejected"])
-    scores = torch.cat([chosen, rejected])
+    members = isinstance(source, MemberSource)
+    metrics: dict[str, Any] = {"held_out_pairs": len(held_out), "accuracy_of_members": []}
+    margins = (chosen - rejected)[:, slice(None) if members else slice(1)]
+    metrics["accuracy_of_mean"] = float((margins.nanmean(dim=1) > 0).double().mean())
+    if members:
+        metrics["accuracy_of_members"] = (margins > 0).double().mean(dim=0).tolist()
+    if not members or margins.shape[1] > 1:
+        metrics["variance_factor"] = source.fit_variance_factor(chosen, rejected)
     groups = torch.arange(len(chosen)).repeat(2)
-    calibration = source.calibrate(scores, groups)
-    margins = chosen - rejected
-    return {
-        "held_out_pairs": len(held_out),
-        "accuracy_of_mean": float((margins.nanmean(dim=1) > 0).double().mean()),
-        "accuracy_of_members": (margins > 0).double().mean(dim=0).tolist(),
-        "calibration": calibration.to_dict(),
-    }
+    notes = {} if source.calibration is None else source.calibration.notes
+    calibration = source.calibrate(torch.cat([chosen, rejected]), groups)
+    calibration.notes.update({name: value for name, value in notes.items() if name not in calibration.notes})
+    return metrics | {"calibration": calibration.to_dict()}

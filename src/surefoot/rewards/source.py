@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -15,19 +16,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from surefoot.errors import ModelError
+from surefoot.errors import DataError, ModelError
 from surefoot.files import read_json, write_json
 from surefoot.maths import ensemble
 from surefoot.types import Calibration, MarginEstimate, RewardEstimate, Text
 
-__all__ = ["MemberSource", "RewardSource", "load_source", "save_calibration"]
+__all__ = ["MemberSource", "RewardSource", "calibrated", "load_source", "save_calibration"]
 
 SOURCE = "source.json"
 CALIBRATION = "calibration.json"
 
 _KINDS = {
     "independent": "surefoot.rewards.independent:IndependentMembers",
+    "distilled": "surefoot.rewards.distilled:DistilledReward",
+    "dropout": "surefoot.rewards.dropout:DropoutMembers",
     "heads": "surefoot.rewards.heads:SharedTrunkHeads",
+    "laplace": "surefoot.rewards.laplace:LaplaceRewardModel",
+    "lora": "surefoot.rewards.lora:LoraMembers",
 }
 
 
@@ -37,10 +42,12 @@ class RewardSource(ABC):
     Attributes:
         name: shown in logs and tables.
         calibration: constants fitted on a calibration set; None until `calibrate`.
+        variance_factor: multiplies every variance; 1 until `fit_variance_factor`.
     """
 
     name: str
     calibration: Calibration | None = None
+    variance_factor: float = 1.0
 
     @abstractmethod
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
@@ -72,6 +79,20 @@ class RewardSource(ABC):
     ) -> Calibration:
         """Fit and keep the constants from scored rows of the reference policy (or of held-out text)."""
 
+    def fit_variance_factor(
+        self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
+    ) -> float:
+        """Fit and keep the one factor that makes held-out labels likeliest; calibrate again afterwards.
+
+        Args:
+            chosen, rejected: scored rows of pairs that the source was not trained on.
+        """
+        self.variance_factor = 1.0
+        found = self.margins(chosen, rejected)
+        known = ~(found.mean.isnan() | found.variance.isnan())
+        self.variance_factor = ensemble.fit_variance_factor(found.mean[known], found.variance[known])
+        return self.variance_factor
+
     @abstractmethod
     def save(self, directory: str | Path) -> None:
         """Write the source to a directory that `load_source` reads: safetensors and JSON only."""
@@ -91,19 +112,47 @@ class MemberSource(RewardSource):
     def estimate(
         self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
     ) -> RewardEstimate:
-        return ensemble.estimate(scores, groups, self.calibration, variance=self.variance_kind)
+        found = ensemble.estimate(scores, groups, self.calibration, variance=self.variance_kind)
+        if self.variance_factor == 1 or not found.has_variance:
+            return found
+        return replace(found, epistemic=self.variance_factor * found.variance)
 
     def margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
     ) -> MarginEstimate:
         scales = torch.ones(self.num_members) if self.calibration is None else torch.tensor(self.calibration.scales)
-        return ensemble.margins(chosen / scales, rejected / scales)
+        found = ensemble.margins(chosen / scales, rejected / scales)
+        return replace(found, variance=self.variance_factor * found.variance)
 
     def calibrate(
         self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
     ) -> Calibration:
-        self.calibration = ensemble.calibrate(scores, groups, scale=self.scale_members)
+        found = ensemble.calibrate(scores, groups, scale=self.scale_members)
+        if found.reference_variance is not None:
+            found = replace(found, reference_variance=self.variance_factor * found.reference_variance)
+        self.calibration = replace(found, variance_factor=self.variance_factor)
         return self.calibration
+
+
+def calibrated(found: RewardEstimate, variance_factor: float) -> Calibration:
+    """The calibration of a source without members: mean reward and mean variance of the scored rows.
+
+    Raises:
+        DataError: fewer than two rows were scored.
+    """
+    known = found.variance[found.scored]
+    if len(known) < 2:
+        raise DataError(f"calibration needs at least two scored completions, got {len(known)}")
+    mean = float(known.mean())
+    return Calibration(
+        offsets=(float(found.mean.nanmean()),),
+        scales=(1.0,),
+        prior=None,
+        reference_variance=mean,
+        rows=len(found),
+        notes={"weight_cv": float(known.std(correction=1)) / mean if mean > 0 else 0.0},
+        variance_factor=variance_factor,
+    )
 
 
 def load_source(directory: str | Path, device: str | torch.device | None = None) -> RewardSource:
@@ -126,6 +175,7 @@ def load_source(directory: str | Path, device: str | torch.device | None = None)
     source: RewardSource = getattr(import_module(module), name).load(folder, device)
     if (folder / CALIBRATION).exists():
         source.calibration = Calibration.from_dict(read_json(folder / CALIBRATION))
+        source.variance_factor = source.calibration.variance_factor
     return source
 
 

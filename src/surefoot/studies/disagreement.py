@@ -15,9 +15,14 @@ from torch import Tensor
 from surefoot.errors import VarianceError
 from surefoot.maths import ensemble
 from surefoot.maths.statistics import Interval, auroc, kendall_tau, pairwise_agreement, spearman, wilson
+from surefoot.rewards.gaussian import GaussianSource
 from surefoot.rewards.source import MemberSource, RewardSource
 
 __all__ = ["Disagreement", "KnownErrors", "disagreement_of_scores", "known_errors", "measure_disagreement"]
+
+
+POSTERIOR_DRAWS = 20
+"""Models drawn from the posterior of a source without members, to stand for members."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +79,15 @@ def measure_disagreement(source: RewardSource, pairs: Dataset) -> Disagreement:
     Raises:
         VarianceError: the source has no members, or one.
     """
-    if not isinstance(source, MemberSource) or source.num_members < 2:
+    if isinstance(source, MemberSource) and source.num_members < 2:
         raise VarianceError(f"'{source.name}' has one member, and one member can't disagree; give at least two")
+    if not isinstance(source, MemberSource | GaussianSource):
+        raise VarianceError(f"'{source.name}' has no members to compare; diagnose the source that it was made from")
     chosen = source.score(pairs["prompt"], pairs["chosen"])
-    return disagreement_of_scores(chosen, source.score(pairs["prompt"], pairs["rejected"]))
+    rejected = source.score(pairs["prompt"], pairs["rejected"])
+    if isinstance(source, GaussianSource):
+        chosen, rejected = (source.sample_members(scores, POSTERIOR_DRAWS) for scores in (chosen, rejected))
+    return disagreement_of_scores(chosen, rejected)
 
 
 def disagreement_of_scores(

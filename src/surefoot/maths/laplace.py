@@ -1,0 +1,125 @@
+"""Gaussian posteriors of a reward's last layer under the Bradley-Terry likelihood, and what they say of a reward.
+
+With r(y) = φ(y)·w, pairs δ = φ(chosen) − φ(rejected) and p = σ(margin), the negative log posterior has the Hessian
+H = Σ p(1 − p) δδᵀ + τ1; its inverse Σ is the covariance of w, and δᵀΣδ the variance of a margin (MacKay 1992;
+Daxberger et al. 2021, arXiv:2106.14806). A constant feature cancels in δ: centring the features centres the reward.
+Everything is in float64; variances are in reward².
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from surefoot.errors import ConfigError
+
+__all__ = ["Covariance", "curvature", "evidence_precision", "posterior", "random_features"]
+
+_STRUCTURES = ("full", "low_rank", "diagonal")
+
+
+@dataclass(frozen=True, eq=False)
+class Covariance:
+    """Σ of the weights, as Σ = τ⁻¹1 + B diag(c) Bᵀ (full and low_rank), or as its diagonal.
+
+    Args:
+        basis: (features, rank) orthonormal columns; (features, 0) for "diagonal".
+        shift: (rank,) c ≤ 0: how much less than the prior's variance is left in each direction of the basis.
+        scale: (features,) the variance without the basis: 1/τ throughout, or the diagonal.
+    """
+
+    basis: Float[Tensor, "features rank"]
+    shift: Float[Tensor, "rank"]
+    scale: Float[Tensor, "features"]
+
+    def quadratic(self, x: Float[Tensor, "rows features"]) -> Float[Tensor, "rows"]:
+        """xᵀΣx of each row, in reward²; never negative."""
+        x = x.to(torch.float64)
+        found = (x.square() * self.scale).sum(dim=1)
+        if self.basis.shape[1]:
+            found = found + (x @ self.basis).square() @ self.shift
+        return found.clamp(min=0.0)
+
+    def sample(self, count: int, stream: torch.Generator) -> Float[Tensor, "features count"]:
+        """Draws of w − ŵ."""
+        noise = torch.randn(len(self.scale), count, generator=stream, dtype=torch.float64)
+        draws = noise * self.scale.sqrt()[:, None]
+        if self.basis.shape[1]:
+            # In the basis the variance is 1/τ + c; the part of the draw that lies there is rescaled to it.
+            tau = 1 / self.scale[0]
+            inside = self.basis.T @ draws
+            draws = draws + self.basis @ (((1 + tau * self.shift).clamp(min=0).sqrt() - 1)[:, None] * inside)
+        return draws
+
+
+def curvature(
+    differences: Float[Tensor, "pairs features"], margins: Float[Tensor, "pairs"]
+) -> Float[Tensor, "features features"]:
+    """Σ p(1 − p) δδᵀ, p = σ(margin): the Hessian of the negative log likelihood.
+
+    >>> float(curvature(torch.tensor([[2.0]]), torch.tensor([0.0])))
+    1.0
+    """
+    d, p = differences.to(torch.float64), torch.sigmoid(margins.to(torch.float64))
+    return d.T @ (d * (p * (1 - p))[:, None])
+
+
+def posterior(
+    hessian: Float[Tensor, "features features"], precision: float, structure: str = "full", rank: int = 64
+) -> Covariance:
+    """Σ = (H + τ1)⁻¹, or an approximation of it.
+
+    Args:
+        hessian: of the likelihood alone.
+        precision: τ of the prior, in 1/reward² per unit of feature².
+        structure: "full"; "low_rank" keeps the `rank` directions that the data say most about and the prior elsewhere;
+            "diagonal" inverts the diagonal (with one output, Kronecker factors give no more than "full").
+
+    Raises:
+        ConfigError: an unknown structure, or a precision that isn't positive.
+    """
+    if structure not in _STRUCTURES:
+        raise ConfigError(f"structure must be one of {', '.join(_STRUCTURES)}, got '{structure}'")
+    if not (precision > 0 and math.isfinite(precision)):
+        raise ConfigError(f"the prior's precision must be positive, got {precision}")
+    h = hessian.to(torch.float64)
+    size = len(h)
+    if structure == "diagonal":
+        return Covariance(h.new_zeros(size, 0), h.new_zeros(0), 1 / (h.diagonal() + precision))
+    values, vectors = torch.linalg.eigh(h)
+    kept = min(size, rank) if structure == "low_rank" else size
+    values, vectors = values[size - kept :].clamp(min=0), vectors[:, size - kept :]
+    shift = 1 / (values + precision) - 1 / precision
+    return Covariance(vectors.contiguous(), shift, h.new_full((size,), 1 / precision))
+
+
+def evidence_precision(hessian: Float[Tensor, "features features"], weights: Float[Tensor, "features"]) -> float:
+    """τ that maximises the Laplace evidence at the weights ŵ: −τ‖ŵ‖²/2 + (d/2) ln τ − ½ Σ ln(λ + τ) (MacKay 1992).
+
+    Source: Daxberger et al. (2021), eq. 9; the likelihood term doesn't depend on τ when ŵ is held.
+    """
+    values = torch.linalg.eigvalsh(hessian.to(torch.float64)).clamp(min=0)
+    norm, size = float(weights.to(torch.float64).square().sum()), len(values)
+
+    def loss(log_tau: float) -> float:
+        tau = math.exp(log_tau)
+        return 0.5 * tau * norm - 0.5 * size * log_tau + 0.5 * float((values + tau).log().sum())
+
+    centre = math.log(size / norm) if norm > 0 else 0.0
+    found = minimize_scalar(loss, bounds=(centre - 20, centre + 20), method="bounded", options={"xatol": 1e-6})
+    return math.exp(float(found.x))
+
+
+def random_features(
+    x: Float[Tensor, "rows features"], frequencies: Float[Tensor, "features count"], phases: Float[Tensor, "count"]
+) -> Float[Tensor, "rows count"]:
+    """√(2/D) cos(xW + b): inner products approximate a Gaussian kernel.
+
+    Source: Rahimi and Recht (2007); used for distance-aware variance in SNGP (arXiv:2006.10108).
+    """
+    return (2 / frequencies.shape[1]) ** 0.5 * torch.cos(x @ frequencies + phases)

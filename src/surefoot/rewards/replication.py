@@ -1,0 +1,116 @@
+"""Run the upper layers of a trunk for K members at once, and everything below them once.
+
+Below layer `start` the batch has B rows; from there on K · B, member by member (row k · B + b). Hooks do it, so any
+trunk whose layers stand in a list will do, in training and in scoring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surefoot.errors import ConfigError, ModelError
+
+__all__ = ["layers_of", "pool_last", "replicated", "start_layer"]
+
+_LISTS = ("layers", "h", "encoder.layer", "encoder.layers", "decoder.layers", "transformer.layer")
+"""Where the architectures of transformers keep their layers: Llama, Qwen, Mistral, Gemma; GPT-2; BERT; …"""
+
+
+def layers_of(trunk: nn.Module) -> nn.ModuleList:
+    """The trunk's layers, lowest first.
+
+    Raises:
+        ModelError: they are in no known place.
+    """
+    for path in _LISTS:
+        found: Any = trunk
+        for name in path.split("."):
+            found = getattr(found, name, None)
+        if isinstance(found, nn.ModuleList):
+            return found
+    raise ModelError(
+        f"{type(trunk).__name__} keeps its layers in none of {', '.join(_LISTS)}: members can't share the lower ones"
+    )
+
+
+def start_layer(trunk: nn.Module, share: float) -> int:
+    """The layer at this share of the depth: 0 is the lowest, 2/3 of 6 layers is layer 4.
+
+    Raises:
+        ConfigError: not in [0, 1).
+    """
+    if not 0 <= share < 1:
+        raise ConfigError(f"start must be a share of the depth in [0, 1), got {share}")
+    return round(share * len(layers_of(trunk)))
+
+
+@contextmanager
+def replicated(trunk: nn.Module, start: int, copies: int) -> Iterator[None]:
+    """Inside, a forward of the trunk on B rows gives K · B rows.
+
+    Args:
+        start: first layer that the members don't share.
+        copies: K.
+    """
+    layers = layers_of(trunk)
+    if not 0 <= start < len(layers):
+        raise ConfigError(f"start must be a layer from 0 to {len(layers) - 1}, got {start}")
+    state = _State(copies)
+    handles = [
+        layer.register_forward_pre_hook(state.at_start if i == start else state.above, with_kwargs=True)
+        for i, layer in enumerate(layers)
+        if i >= start
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _State:
+    """What one forward needs to know: the number of rows below, and the copies already made."""
+
+    def __init__(self, copies: int) -> None:
+        self.copies = copies
+        self.rows = 0
+        self.made: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def at_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        self.rows = hidden.shape[0]
+        self.made = {}
+        return self._copied(args), self._copied(kwargs)
+
+    def above(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return (args[0], *self._copied(args[1:])) if args else args, self._copied(kwargs)
+
+    def _copied(self, value: Any) -> Any:
+        """Every tensor of B rows, K times over: masks and positions go with their hidden states."""
+        if isinstance(value, dict):
+            return {
+                name: inner if self._is_hidden(name, inner) else self._copied(inner) for name, inner in value.items()
+            }
+        if isinstance(value, tuple):
+            return tuple(self._copied(inner) for inner in value)
+        # With one row, what has one row broadcasts; only the hidden states themselves must grow.
+        if not isinstance(value, Tensor) or value.ndim < 2 or value.shape[0] != self.rows:
+            return value
+        if id(value) not in self.made:
+            self.made[id(value)] = (value, value.repeat(self.copies, *[1] * (value.ndim - 1)))
+        return self.made[id(value)][1]
+
+    def _is_hidden(self, name: str, value: Any) -> bool:
+        return name == "hidden_states" and isinstance(value, Tensor) and value.shape[0] == self.rows * self.copies > 1
+
+
+def pool_last(states: Tensor, mask: Tensor) -> Tensor:
+    """(K, B, features) at each row's last token, from (K · B, length, features); padding is on the right."""
+    rows, last = mask.shape[0], mask.sum(dim=1) - 1
+    states = states.view(-1, rows, *states.shape[1:])
+    return states[:, torch.arange(rows, device=states.device), last]
