@@ -196,3 +196,40 @@ def test_reward_settings_are_checked(
 
     assert main(reward_words(policy_path, preferences, tmp_path / "x", **changes)) == 1
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.filterwarnings("ignore:the variance of")
+@pytest.mark.parametrize("kind", ["lora", "laplace", "dropout", "distilled"])
+def test_every_kind_from_settings_to_a_policy(
+    kind: str, policy_path: Path, preferences: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = policy_path
+    if kind in ("laplace", "dropout"):  # these need a reward model that exists
+        words = ["--kind=independent", "--members=1", "--epochs=1", "--max_length=16", "--held_out=0.4"]
+        words += [f"--model_name_or_path={policy_path}", f"--dataset_name={preferences}"]
+        assert main(["reward", *words, f"--output_dir={tmp_path / 'rm'}"]) == 0
+        base = tmp_path / "rm" / "source" / "members" / "0"
+    words = [f"--kind={kind}", f"--model_name_or_path={base}", f"--dataset_name={preferences}", "--held_out=0.4"]
+    words += [f"--output_dir={tmp_path / 'run'}", "--max_length=16"]
+    if kind == "distilled":
+        words.append(f"--teacher={source}")
+    capsys.readouterr()
+    assert main(["reward", *words]) == 0
+    assert "accuracy on" in capsys.readouterr().out
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["metrics"]["variance_factor"] > 0
+    found = load_source(tmp_path / "run" / "source", "cpu")
+    assert found.variance_factor == pytest.approx(record["metrics"]["variance_factor"])
+    assert found.estimate(found.score(["the ", "the "], ["cat", "dog red"])).has_variance
+    assert main(rloo_words(policy_path, preferences, tmp_path / "run" / "source", tmp_path / "policy")) == 0
+    assert (tmp_path / "policy" / "model.safetensors").exists()
+
+
+def test_settings_of_other_kinds_are_refused(
+    policy_path: Path, preferences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"--model_name_or_path={policy_path}", f"--dataset_name={preferences}", f"--output_dir={tmp_path / 'x'}"]
+    assert main(["reward", *words, "--kind=laplace", "--targets=q_proj"]) == 1
+    assert "kind: laplace has no targets (kind: lora)" in capsys.readouterr().err
+    assert main(["reward", *words, "--kind=distilled"]) == 1
+    assert "needs teacher" in capsys.readouterr().err

@@ -60,7 +60,7 @@ def test_diagonal_inverts_the_diagonal() -> None:
 
 
 def test_agrees_with_a_long_run_sampler() -> None:
-    """Hamiltonian Monte Carlo of the exact posterior: with 400 pairs it is nearly Gaussian, with Laplace's covariance."""
+    """Hamiltonian Monte Carlo of the exact posterior: with 400 pairs nearly Gaussian, of Laplace's covariance."""
     d, w = problem(400, 3, seed=3)
     stream = torch.Generator().manual_seed(0)
     chains, step = w.repeat(64, 1), 0.05

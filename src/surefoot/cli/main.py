@@ -12,6 +12,7 @@ from surefoot.errors import SurefootError
 COMMANDS = {
     "demo": "the whole pipeline on a small offline world, with a report",
     "reward": "train a reward source with a variance on preferences",
+    "score": "reward and variance for every row of a dataset",
     "diagnose": "measure how far a reward source can be trusted",
     "world": "write the offline world to disk: model, preferences, prompts",
     "theory": "the risk theorem, exact optima, and what an estimated variance does to them",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,7 +174,8 @@ def distil(
     calibration = source.calibrate(rows[usable])
     test = usable & held
     rank = spearman(rows[test, 1].numpy(), targets[test, 1].numpy()).value
-    calibration.notes["distilled_spearman"] = rank
+    if math.isfinite(rank):  # unknown where one side hardly varies
+        calibration.notes["distilled_spearman"] = rank
     return source
 
 

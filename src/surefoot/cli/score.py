@@ -1,0 +1,61 @@
+"""`surefoot score`: reward and variance for every row of a dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from surefoot.cli.parsing import given_settings, parse
+from surefoot.quiet import quieten
+
+
+@dataclass
+class ScoreConfig:
+    """Settings of `surefoot score`. Give `source`, or `models`."""
+
+    dataset_name: str = field(metadata={"help": "prompt and completion, or prompt, chosen and rejected; file or hub."})
+    output: str = field(metadata={"help": "A .parquet or .jsonl file; the same again resumes."})
+    source: str | None = field(default=None, metadata={"help": "Directory of a reward source."})
+    models: list[str] | None = field(
+        default=None, metadata={"help": "Existing reward models, directories or hub names, taken as members."}
+    )
+    dataset_config: str | None = None
+    split: str | None = None
+    chunk_rows: int = field(default=2048, metadata={"help": "Rows in memory at a time."})
+
+
+def run(arguments: list[str]) -> None:
+    """Score every row, with a progress bar, and write one file."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from surefoot.data.loading import open_dataset
+    from surefoot.rewards.scoring import score_dataset
+
+    quieten()
+    (config,) = parse((ScoreConfig,), arguments, "score")
+    table = open_dataset(config.dataset_name, split=config.split, config=config.dataset_config)
+    source = _source(config)
+    columns = (TextColumn("rows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as bars:
+        task = bars.add_task("rows", total=len(table))
+        path = score_dataset(
+            source,
+            table,
+            config.output,
+            chunk_rows=config.chunk_rows,
+            settings=given_settings(arguments),
+            on_progress=lambda done, total: bars.update(task, completed=done),
+        )
+    Console().print(f"scored {len(table)} rows: {Path(path).resolve()}", soft_wrap=True)
+
+
+def _source(config: Any) -> Any:
+    from surefoot.errors import ConfigError
+    from surefoot.rewards.independent import IndependentMembers
+    from surefoot.rewards.source import load_source
+
+    if (config.source is None) == (config.models is None):
+        raise ConfigError("give exactly one of source (a directory of `surefoot reward`) and models (reward models)")
+    return load_source(config.source) if config.source else IndependentMembers.from_models(config.models)
