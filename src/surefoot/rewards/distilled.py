@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from surefoot.errors import DataError
 from surefoot.files import read_json, whole_directory, write_json
 from surefoot.maths.statistics import spearman
-from surefoot.rewards.encoding import TextEncoder
+from surefoot.rewards.encoding import TextEncoder, prompt_keys
 from surefoot.rewards.features import Pooling, compute_features
 from surefoot.rewards.loading import choose_device, load_tokenizer, load_trunk
 from surefoot.rewards.source import SOURCE, RewardSource, calibrated, save_calibration
@@ -80,7 +80,7 @@ class DistilledReward(RewardSource):
         self.trunk, self.encoder, self.network = trunk.eval(), encoder, network.eval()
         self.pooling, self.layer, self.name = pooling, layer, name
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
         return self.network(_features(self.trunk, self.encoder, prompts, completions, self.pooling, self.layer))
 
@@ -169,7 +169,7 @@ def distil(
     held = held.repeat(2)
     network = _fit(features[usable & ~held], targets[usable & ~held], config, report)
     source = DistilledReward(model, encoder, network, config.pooling, config.layer)
-    with torch.inference_mode():
+    with torch.no_grad():
         rows = network(features)
     calibration = source.calibrate(rows[usable])
     test = usable & held
@@ -216,4 +216,5 @@ def _features(
     layer: int,
 ) -> Float[Tensor, "rows features"]:
     pad = encoder.tokenizer.pad_token_id
-    return compute_features(trunk, encoder(prompts, completions), pooling=pooling, layer=layer, pad_token_id=pad)
+    rows, keys = encoder(prompts, completions), prompt_keys(prompts)
+    return compute_features(trunk, rows, pooling=pooling, layer=layer, pad_token_id=pad, keys=keys)

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from surefoot.errors import ConfigError, ModelError
 from surefoot.files import read_json, whole_directory, write_json
 from surefoot.rewards.batching import length_sorted_batches, member_tokens
-from surefoot.rewards.encoding import TextEncoder
-from surefoot.rewards.laplace import load_reader
+from surefoot.rewards.encoding import TextEncoder, prompt_keys
+from surefoot.rewards.laplace import last_of, load_reader
 from surefoot.rewards.replication import layers_of, replicated, start_layer
 from surefoot.rewards.source import SOURCE, MemberSource, save_calibration
+from surefoot.rewards.states import read_states
 from surefoot.types import Text
 
 __all__ = ["DropoutConfig", "DropoutMembers"]
@@ -66,6 +67,8 @@ class DropoutMembers(MemberSource):
         heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1]
         if not heads:
             raise ModelError(f"{type(model).__name__} has no linear layer with one output")
+        self.head = heads[-1]
+        self.shares = getattr(model, "score", None) is self.head
 
     @classmethod
     def from_model(
@@ -79,15 +82,32 @@ class DropoutMembers(MemberSource):
     def num_members(self) -> int:
         return self.config.members
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
         rows, device = self.encoder(prompts, completions), self.model.device
+        if self.shares:
+            return self._score_shared(rows, prompt_keys(prompts))
         scores = torch.full((len(rows), self.num_members), torch.nan)
         pad, tokens = self.encoder.tokenizer.pad_token_id, max(1, member_tokens(device) // self.num_members)
         with replicated(self.trunk, self.first, self.num_members), self._thinned():
             for batch, ids, mask in length_sorted_batches(rows, pad_token_id=pad, tokens=tokens, device=device):
                 scores[batch] = self._members(ids, mask).float().cpu()
         return scores
+
+    def _score_shared(self, rows: list[list[int]], keys: list[str]) -> Float[Tensor, "batch members"]:
+        """A decoder's trunk read where its head reads, with each prompt computed once."""
+        pad = self.encoder.tokenizer.pad_token_id
+        with replicated(self.trunk, self.first, self.num_members), self._thinned():
+            states = read_states(
+                self.trunk,
+                rows,
+                pad_token_id=pad,
+                tokens=max(1, member_tokens(self.model.device) // self.num_members),
+                read_at=[last_of(row, pad) for row in rows],
+                keys=keys,
+                copies=self.num_members,
+            )
+            return self.head(states.flatten(0, 1)).view(self.num_members, -1).T.float().cpu()
 
     def _members(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "batch members"]:
         """The classifier on ids repeated member by member would run the shared layers K times; its trunk does not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from surefoot.errors import DataError, ModelError
 from surefoot.types import Text
 
-__all__ = ["TextEncoder", "encode_pairs"]
+__all__ = ["TextEncoder", "encode_pairs", "prompt_keys"]
 
 
 class TextEncoder:
@@ -70,6 +71,11 @@ class TextEncoder:
         eos = self.tokenizer.eos_token_id
         closed = eos is None or (ids and ids[-1] in (eos, self.tokenizer.sep_token_id))
         return ids if closed else [*ids, eos]
+
+
+def prompt_keys(prompts: Sequence[Text]) -> list[str]:
+    """One string per prompt, equal for equal prompts of either format."""
+    return [prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True) for prompt in prompts]
 
 
 def encode_pairs(pairs: Dataset, encoder: TextEncoder, *, overlong: str = "drop") -> Dataset:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from surefoot.files import fingerprint, whole_directory
-from surefoot.rewards.batching import length_sorted_batches
+from surefoot.rewards.batching import member_tokens
+from surefoot.rewards.states import last_token, read_states
 
 __all__ = ["FeatureCache", "Pooling", "compute_features", "weights_hash"]
 
 Pooling = Literal["last", "mean", "cls"]
 
 
-@torch.inference_mode()
 def compute_features(
     trunk: Any,
     rows: list[list[int]],
@@ -29,6 +29,7 @@ def compute_features(
     pooling: Pooling,
     layer: int,
     pad_token_id: int,
+    keys: Sequence[Any] | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> Float[Tensor, "rows features"]:
     """Pooled hidden states, float32 on the CPU, in the order of the rows.
@@ -38,28 +39,21 @@ def compute_features(
         rows: token ids.
         pooling: "last" token (decoders), "mean" over tokens, or the "cls" token (BERT-style encoders).
         layer: index into the trunk's hidden states: −1 the last, 0 the embeddings.
+        keys: rows with equal keys answer the same prompt and share its computation; None shares nothing.
         on_progress: called with the share of rows done.
     """
-    features = torch.empty(len(rows), trunk.config.get_text_config().hidden_size)
-    done = 0
-    for batch, ids, mask in length_sorted_batches(rows, pad_token_id=pad_token_id, device=trunk.device):
-        states = trunk(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[layer]
-        features[batch] = _pool(states, mask, pooling).float().cpu()
-        done += len(batch)
-        if on_progress is not None:
-            on_progress(done / len(rows))
-    return features
-
-
-def _pool(
-    states: Float[Tensor, "batch length features"], mask: Int[Tensor, "batch length"], pooling: Pooling
-) -> Float[Tensor, "batch features"]:
-    if pooling == "cls":
-        return states[:, 0]
-    if pooling == "last":
-        return states[torch.arange(len(states), device=states.device), mask.sum(dim=1) - 1]
-    weights = mask[:, :, None].to(states.dtype)
-    return (states * weights).sum(dim=1) / weights.sum(dim=1)
+    places: dict[str, list[int] | None] = {"last": last_token(rows), "mean": None, "cls": [0] * len(rows)}
+    states = read_states(
+        trunk,
+        rows,
+        pad_token_id=pad_token_id,
+        tokens=member_tokens(trunk.device) * 4,
+        read_at=places[pooling],
+        keys=keys,
+        layer=layer,
+        on_progress=on_progress,
+    )
+    return states[0].float().cpu()
 
 
 def weights_hash(model: Any) -> str:

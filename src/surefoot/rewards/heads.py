@@ -14,7 +14,7 @@ from torch import Tensor
 
 from surefoot.errors import ConfigError
 from surefoot.files import read_json, whole_directory, write_json
-from surefoot.rewards.encoding import TextEncoder
+from surefoot.rewards.encoding import TextEncoder, prompt_keys
 from surefoot.rewards.features import Pooling, compute_features
 from surefoot.rewards.loading import choose_device, load_tokenizer, load_trunk
 from surefoot.rewards.source import SOURCE, MemberSource, save_calibration
@@ -128,11 +128,14 @@ class SharedTrunkHeads(MemberSource):
     def num_members(self) -> int:
         return self.heads.shape.members
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
         rows = self.encoder(prompts, completions)
         pad = self.encoder.tokenizer.pad_token_id
-        features = compute_features(self.trunk, rows, pooling=self.pooling, layer=self.layer, pad_token_id=pad)
+        keys = prompt_keys(prompts)
+        features = compute_features(
+            self.trunk, rows, pooling=self.pooling, layer=self.layer, pad_token_id=pad, keys=keys
+        )
         return self.heads(features)
 
     def save(self, directory: str | Path) -> None:

@@ -79,7 +79,7 @@ class IndependentMembers(MemberSource):
             write_source(folder, names, self.name, self.members[0].encoder.max_length)
             save_calibration(folder, self.calibration)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
         columns = [_score_member(member, prompts, completions) for member in self.members]
         return torch.stack(columns, dim=1)

@@ -22,14 +22,15 @@ from surefoot.maths.laplace import (
     posterior,
     random_features,
 )
-from surefoot.rewards.batching import length_sorted_batches
-from surefoot.rewards.encoding import TextEncoder, encode_pairs
+from surefoot.rewards.batching import length_sorted_batches, member_tokens
+from surefoot.rewards.encoding import TextEncoder, encode_pairs, prompt_keys
 from surefoot.rewards.gaussian import GaussianSource, Term
 from surefoot.rewards.loading import choose_device, load_classifier, load_tokenizer
 from surefoot.rewards.source import SOURCE, save_calibration
+from surefoot.rewards.states import read_states
 from surefoot.types import Text
 
-__all__ = ["LaplaceConfig", "LaplaceRewardModel", "RewardReader", "fit_laplace", "load_reader"]
+__all__ = ["LaplaceConfig", "LaplaceRewardModel", "RewardReader", "fit_laplace", "last_of", "load_reader"]
 
 
 @dataclass(slots=True)
@@ -76,12 +77,14 @@ class RewardReader:
             )
         self.model, self.head = model.eval(), heads[-1]
         self._checked = False
+        head = getattr(model, "score", None)
+        self.trunk = getattr(model, model.base_model_prefix) if head is self.head else None
 
     @property
     def weights(self) -> Float[Tensor, "features"]:
         return self.head.weight.detach()[0].double().cpu()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(
         self, ids: Tensor, mask: Tensor, layer: int | None = None
     ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch features"], Float[Tensor, "batch hidden"] | None]:
@@ -161,7 +164,8 @@ class LaplaceRewardModel(GaussianSource):
         self.reader, self.encoder, self.terms, self.distance, self.name = reader, encoder, terms, distance, name
 
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
-        return read_rows(self.reader, self.encoder, self.encoder(prompts, completions), self.distance)
+        rows = self.encoder(prompts, completions)
+        return read_rows(self.reader, self.encoder, rows, self.distance, keys=prompt_keys(prompts))
 
     def save(self, directory: str | Path) -> None:
         with whole_directory(directory) as folder:
@@ -201,13 +205,33 @@ def read_rows(
     encoder: TextEncoder,
     rows: list[list[int]],
     distance: Distance | None = None,
+    *,
+    keys: Sequence[Any] | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> Float[Tensor, "rows columns"]:
-    """(reward, features, distance features) of token rows, in their order."""
+    """(reward, features, distance features) of token rows, in their order.
+
+    Args:
+        keys: rows with equal keys share their prompt's computation, where the model is a decoder whose head reads one
+            token, and no distance is asked for.
+    """
+    pad = encoder.tokenizer.pad_token_id
+    if distance is None and reader.trunk is not None:
+        features = read_states(
+            reader.trunk,
+            rows,
+            pad_token_id=pad,
+            tokens=4 * member_tokens(reader.model.device),
+            read_at=[last_of(row, pad) for row in rows],
+            keys=keys,
+            on_progress=on_progress,
+        )[0]
+        with torch.no_grad():
+            return torch.cat([reader.head(features).float(), features.float()], dim=1).cpu()
     found = torch.empty(0)
     layer = None if distance is None else distance.layer
     device, done = reader.model.device, 0
-    for batch, ids, mask in length_sorted_batches(rows, pad_token_id=encoder.tokenizer.pad_token_id, device=device):
+    for batch, ids, mask in length_sorted_batches(rows, pad_token_id=pad, device=device):
         rewards, features, hidden = reader(ids, mask, layer)
         parts = [rewards[:, None], features]
         if distance is not None and hidden is not None:
@@ -220,6 +244,11 @@ def read_rows(
         if on_progress is not None:
             on_progress(done / len(rows))
     return found
+
+
+def last_of(row: list[int], pad: int) -> int:
+    """Where transformers reads a decoder's reward: at the rightmost token that isn't padding."""
+    return next((i for i in range(len(row) - 1, -1, -1) if row[i] != pad), 0)
 
 
 def fit_laplace(
@@ -248,7 +277,8 @@ def fit_laplace(
     distance = None
     if config.distance > 0:
         distance = _fit_distance(reader, encoder, rows, config)
-    read = read_rows(reader, encoder, rows, distance, lambda share: report("features", share)).double()
+    read_rows(reader, encoder, rows[:1])  # says at once if the model's reward isn't its last layer's
+    read = read_rows(reader, encoder, rows, distance, on_progress=lambda share: report("features", share)).double()
     if not bool(read.isfinite().all()):
         bad = int((~read.isfinite()).any(dim=1).nonzero()[0]) % len(encoded)
         raise DataError(f"the model gives a number that isn't finite on pair {bad}; check its weights")

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from surefoot.errors import ConfigError, ModelError
 from surefoot.files import read_json, whole_directory, write_json
-from surefoot.rewards.batching import length_sorted_batches, member_tokens
-from surefoot.rewards.encoding import TextEncoder
+from surefoot.rewards.batching import member_tokens
+from surefoot.rewards.encoding import TextEncoder, prompt_keys
 from surefoot.rewards.loading import choose_device, load_classifier, load_tokenizer
 from surefoot.rewards.replication import layers_of, pool_last, replicated
 from surefoot.rewards.source import SOURCE, MemberSource, save_calibration
+from surefoot.rewards.states import last_token, read_states
 from surefoot.types import Text
 
 __all__ = ["AdapterShape", "LoraMembers", "LoraNetwork"]
@@ -114,7 +115,11 @@ class LoraNetwork(nn.Module):
     ) -> Float[Tensor, "members batch"]:
         with replicated(self.trunk, self.shape.start, self.shape.members):
             states = self.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        pooled = pool_last(states, mask).float()
+        return self.rewards(pool_last(states, mask))
+
+    def rewards(self, states: Float[Tensor, "members batch features"]) -> Float[Tensor, "members batch"]:
+        """Each member's head on its own last hidden states, in float32."""
+        pooled = states.float()
         scores = torch.einsum("kbd,kod->kb", pooled, self.head)
         return scores if self.head_bias is None else scores + self.head_bias
 
@@ -209,17 +214,20 @@ class LoraMembers(MemberSource):
     def num_members(self) -> int:
         return self.network.shape.members
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
-        rows = self.encoder(prompts, completions)
-        scores = torch.full((len(rows), self.num_members), torch.nan)
-        pad = self.encoder.tokenizer.pad_token_id
-        tokens = member_tokens(self.network.device) // self.num_members
-        for batch, ids, mask in length_sorted_batches(
-            rows, pad_token_id=pad, tokens=tokens, device=self.network.device
-        ):
-            scores[batch] = self.network(ids, mask).T.float().cpu()
-        return scores
+        rows, network = self.encoder(prompts, completions), self.network
+        with replicated(network.trunk, network.shape.start, self.num_members):
+            states = read_states(
+                network.trunk,
+                rows,
+                pad_token_id=self.encoder.tokenizer.pad_token_id,
+                tokens=member_tokens(network.device) // self.num_members,
+                read_at=last_token(rows),
+                keys=prompt_keys(prompts),
+                copies=self.num_members,
+            )
+        return network.rewards(states).T.cpu()
 
     def save(self, directory: str | Path) -> None:
         with whole_directory(directory) as folder:

@@ -18,6 +18,7 @@ from datasets import Dataset
 from surefoot.errors import ConfigError, DataError, RunError
 from surefoot.files import fingerprint
 from surefoot.records import claim_directory
+from surefoot.rewards.encoding import prompt_keys
 from surefoot.rewards.source import RewardSource
 from surefoot.types import RewardEstimate
 
@@ -113,20 +114,16 @@ def _chunks(table: Dataset, size: int) -> Iterator[tuple[int, int]]:
         end = min(start + size, count)
         limit = min(start + _LARGEST_GROUP * size, count)
         if end < count:
-            last = _key(table[end - 1]["prompt"])
-            while end < limit and _key(table[end]["prompt"]) == last:
+            last = table[end - 1]["prompt"]
+            while end < limit and table[end]["prompt"] == last:
                 end += 1
         yield start, end
         start = end
 
 
-def _key(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
-
-
 def _groups(prompts: Sequence[Any]) -> torch.Tensor:
     """Numbers that grow by one where a row's prompt differs from the row's before."""
-    keys = [_key(prompt) for prompt in prompts]
+    keys = prompt_keys(prompts)
     changes = [0, *(int(a != b) for a, b in pairwise(keys))]
     return torch.tensor(changes).cumsum(0)
 
