@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -63,3 +64,52 @@ def test_bootstrap_weights_follow_the_pair_and_not_its_place() -> None:
     assert bootstrap_weights(rows, 4, 0, "none").tolist() == [[1.0] * 4] * 3
     with pytest.raises(ConfigError, match="bootstrap must be"):
         bootstrap_weights(rows, 4, 0, "jackknife")  # type: ignore[arg-type]
+
+
+class FakeHub:
+    """Keeps what would be uploaded."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+
+    def __init__(self, token: str | None = None) -> None:
+        pass
+
+    def create_repo(self, repository: str, *, private: bool | None, exist_ok: bool) -> None:
+        assert exist_ok
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path) -> str:
+        FakeHub.files = {path.name: path.read_bytes() for path in folder_path.rglob("*") if path.is_file()}
+        return f"hub/{repo_id}"
+
+
+def test_pushed_with_a_card(policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from surefoot.rewards.dropout import DropoutConfig, DropoutMembers
+
+    monkeypatch.setattr("surefoot.rewards.source.HfApi", FakeHub)
+    source = DropoutMembers.from_model(_reward_model(policy_path, tmp_path), DropoutConfig(3), device="cpu")
+    source.calibrate(source.score(["the "] * 3, ["cat", "dog", "red"]), torch.zeros(3, dtype=torch.long))
+    assert source.push_to_hub("me/mine") == "hub/me/mine"
+    card = FakeHub.files["README.md"].decode()
+    assert 'load_source("me/mine")' in card
+    assert "kind `dropout`: 3 members" in card
+    assert "completions seen in calibration | 3" in card
+    assert not any(name.endswith((".bin", ".pt", ".pkl", ".py")) for name in FakeHub.files)
+
+
+def test_a_source_that_the_hub_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise OSError("no such repository")
+
+    monkeypatch.setattr("surefoot.rewards.source.snapshot_download", missing)
+    with pytest.raises(ModelError, match="there is no directory nobody/nothing, and the hub doesn't give it"):
+        load_source("nobody/nothing")
+
+
+def _reward_model(policy_path: Path, tmp_path: Path) -> Path:
+    from transformers import AutoModelForSequenceClassification
+
+    from surefoot.rewards.loading import load_tokenizer
+
+    AutoModelForSequenceClassification.from_pretrained(policy_path, num_labels=1).save_pretrained(tmp_path / "rm")
+    load_tokenizer(policy_path).save_pretrained(tmp_path / "rm")
+    return tmp_path / "rm"

@@ -47,7 +47,7 @@ def compute_features(
         trunk,
         rows,
         pad_token_id=pad_token_id,
-        tokens=member_tokens(trunk.device) * 4,
+        tokens=member_tokens(trunk.device),
         read_at=places[pooling],
         keys=keys,
         layer=layer,

@@ -221,7 +221,7 @@ def read_rows(
             reader.trunk,
             rows,
             pad_token_id=pad,
-            tokens=4 * member_tokens(reader.model.device),
+            tokens=member_tokens(reader.model.device),
             read_at=[last_of(row, pad) for row in rows],
             keys=keys,
             on_progress=on_progress,

@@ -6,6 +6,8 @@ cached or stored; `estimate` is arithmetic on those numbers and knows the groups
 
 from __future__ import annotations
 
+import re
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,12 +15,15 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from surefoot.errors import DataError, ModelError
-from surefoot.files import read_json, write_json
+from surefoot.files import read_json, write_json, write_text
 from surefoot.maths import ensemble
+from surefoot.rewards.card import model_card
 from surefoot.types import Calibration, MarginEstimate, RewardEstimate, Text
 
 __all__ = ["MemberSource", "RewardSource", "calibrated", "load_source", "save_calibration"]
@@ -34,6 +39,10 @@ _KINDS = {
     "laplace": "surefoot.rewards.laplace:LaplaceRewardModel",
     "lora": "surefoot.rewards.lora:LoraMembers",
 }
+
+
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "**/*.json", "**/*.safetensors", "**/*.txt"]
+"""What is taken from the hub: weights as safetensors, configurations, tokenizers; never code or pickles."""
 
 
 class RewardSource(ABC):
@@ -97,6 +106,26 @@ class RewardSource(ABC):
     def save(self, directory: str | Path) -> None:
         """Write the source to a directory that `load_source` reads: safetensors and JSON only."""
 
+    def push_to_hub(self, repository: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Save the source with a model card and upload it; `load_source(repository)` loads it again.
+
+        Args:
+            repository: owner/name on the hub.
+            token: None takes the one that the hub's own login left, or HF_TOKEN.
+
+        Returns:
+            The address of the commit.
+        """
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "source"
+            self.save(folder)
+            kind = str(read_json(folder / SOURCE)["kind"])
+            members = self.num_members if isinstance(self, MemberSource) else None
+            write_text(folder / "README.md", model_card(kind, self.name, members, self.calibration, repository))
+            api.create_repo(repository, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repository, folder_path=folder))
+
 
 class MemberSource(RewardSource):
     """A source whose columns are the raw scores of K members."""
@@ -159,13 +188,15 @@ def load_source(directory: str | Path, device: str | torch.device | None = None)
     """Load any saved source by its `source.json`, with its calibration if it has one.
 
     Args:
-        directory: what `save` wrote.
+        directory: what `save` wrote, or the name of a source on the hub (`push_to_hub`).
         device: where to run it; None takes the first accelerator, else the CPU.
 
     Raises:
         ModelError: not a source directory, or of a kind this version doesn't know.
     """
     folder = Path(directory)
+    if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(directory)):
+        folder = _download(str(directory))
     if not (folder / SOURCE).exists():
         raise ModelError(f"{folder} is not a reward source: it has no {SOURCE}; train one with `surefoot reward`")
     kind = read_json(folder / SOURCE).get("kind")
@@ -177,6 +208,13 @@ def load_source(directory: str | Path, device: str | torch.device | None = None)
         source.calibration = Calibration.from_dict(read_json(folder / CALIBRATION))
         source.variance_factor = source.calibration.variance_factor
     return source
+
+
+def _download(repository: str) -> Path:
+    try:
+        return Path(snapshot_download(repository, allow_patterns=_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise ModelError(f"there is no directory {repository}, and the hub doesn't give it: {error}") from error
 
 
 def save_calibration(directory: str | Path, calibration: Calibration | None) -> None:
