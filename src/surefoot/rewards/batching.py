@@ -8,22 +8,23 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-__all__ = ["length_sorted_batches", "member_tokens", "padded"]
+__all__ = ["forward_tokens", "length_sorted_batches", "padded"]
 
 
 def length_sorted_batches(
-    rows: list[list[int]], *, pad_token_id: int, tokens: int = 8192, device: torch.device
+    rows: list[list[int]], *, pad_token_id: int, tokens: int | None = None, device: torch.device
 ) -> Iterator[tuple[list[int], Int[Tensor, "batch length"], Int[Tensor, "batch length"]]]:
-    """Batches of at most about `tokens` computed tokens, longest first.
+    """Batches of at most about `tokens` computed tokens (None takes `forward_tokens`), longest first.
 
     Yields:
         (row numbers, input ids, attention mask); ids are padded on the right.
     """
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    limit = forward_tokens(device) if tokens is None else tokens
     start = 0
     while start < len(order):
         longest = max(len(rows[order[start]]), 1)
-        batch = order[start : start + max(1, tokens // longest)]
+        batch = order[start : start + max(1, limit // longest)]
         yield batch, *padded([rows[row] for row in batch], pad_token_id, device)
         start += len(batch)
 
@@ -41,6 +42,12 @@ def padded(
     return ids.to(device), mask.to(device)
 
 
-def member_tokens(device: torch.device) -> int:
-    """Members × rows × length of one forward of many members: what a CPU's cache holds, or keeps a GPU busy."""
-    return 2048 if device.type == "cpu" else 131_072
+def forward_tokens(device: torch.device, members: int = 1) -> int:
+    """Rows × length of one forward: on a CPU what its cache holds (measured), else what keeps an accelerator busy.
+
+    Args:
+        members: how many members' activations a row stands for.
+    """
+    if device.type == "cpu":
+        return 1024 if members == 1 else max(1, 2048 // members)
+    return max(1, 131_072 // members)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from surefoot.errors import ConfigError, ModelError
 from surefoot.files import read_json, whole_directory, write_json
-from surefoot.rewards.batching import length_sorted_batches, member_tokens
+from surefoot.rewards.batching import forward_tokens, length_sorted_batches
 from surefoot.rewards.encoding import TextEncoder, prompt_keys
 from surefoot.rewards.laplace import last_of, load_reader
 from surefoot.rewards.replication import layers_of, replicated, start_layer
@@ -88,7 +88,7 @@ class DropoutMembers(MemberSource):
         if self.shares:
             return self._score_shared(rows, prompt_keys(prompts))
         scores = torch.full((len(rows), self.num_members), torch.nan)
-        pad, tokens = self.encoder.tokenizer.pad_token_id, max(1, member_tokens(device) // self.num_members)
+        pad, tokens = self.encoder.tokenizer.pad_token_id, forward_tokens(device, self.num_members)
         with replicated(self.trunk, self.first, self.num_members), self._thinned():
             for batch, ids, mask in length_sorted_batches(rows, pad_token_id=pad, tokens=tokens, device=device):
                 scores[batch] = self._members(ids, mask).float().cpu()
@@ -102,7 +102,7 @@ class DropoutMembers(MemberSource):
                 self.trunk,
                 rows,
                 pad_token_id=pad,
-                tokens=max(1, member_tokens(self.model.device) // self.num_members),
+                tokens=forward_tokens(self.model.device, self.num_members),
                 read_at=[last_of(row, pad) for row in rows],
                 keys=keys,
                 copies=self.num_members,

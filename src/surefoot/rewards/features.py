@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from surefoot.files import fingerprint, whole_directory
-from surefoot.rewards.batching import member_tokens
 from surefoot.rewards.states import last_token, read_states
 
 __all__ = ["FeatureCache", "Pooling", "compute_features", "weights_hash"]
@@ -47,7 +46,7 @@ def compute_features(
         trunk,
         rows,
         pad_token_id=pad_token_id,
-        tokens=member_tokens(trunk.device),
+        tokens=forward_tokens(trunk.device),
         read_at=places[pooling],
         keys=keys,
         layer=layer,

@@ -22,7 +22,7 @@ from surefoot.maths.laplace import (
     posterior,
     random_features,
 )
-from surefoot.rewards.batching import length_sorted_batches, member_tokens
+from surefoot.rewards.batching import length_sorted_batches
 from surefoot.rewards.encoding import TextEncoder, encode_pairs, prompt_keys
 from surefoot.rewards.gaussian import GaussianSource, Term
 from surefoot.rewards.loading import choose_device, load_classifier, load_tokenizer
@@ -221,7 +221,7 @@ def read_rows(
             reader.trunk,
             rows,
             pad_token_id=pad,
-            tokens=member_tokens(reader.model.device),
+            tokens=forward_tokens(reader.model.device),
             read_at=[last_of(row, pad) for row in rows],
             keys=keys,
             on_progress=on_progress,

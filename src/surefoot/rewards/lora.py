@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from surefoot.errors import ConfigError, ModelError
 from surefoot.files import read_json, whole_directory, write_json
-from surefoot.rewards.batching import member_tokens
+from surefoot.rewards.batching import forward_tokens
 from surefoot.rewards.encoding import TextEncoder, prompt_keys
 from surefoot.rewards.loading import choose_device, load_classifier, load_tokenizer
 from surefoot.rewards.replication import layers_of, pool_last, replicated
@@ -222,7 +222,7 @@ class LoraMembers(MemberSource):
                 network.trunk,
                 rows,
                 pad_token_id=self.encoder.tokenizer.pad_token_id,
-                tokens=member_tokens(network.device) // self.num_members,
+                tokens=forward_tokens(network.device, self.num_members),
                 read_at=last_token(rows),
                 keys=prompt_keys(prompts),
                 copies=self.num_members,

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from surefoot.data.preferences import data_hash
 from surefoot.errors import ConfigError
 from surefoot.files import fingerprint, read_json, whole_directory, write_json
-from surefoot.rewards.batching import member_tokens, padded
+from surefoot.rewards.batching import forward_tokens, padded
 from surefoot.rewards.bootstrap import Bootstrap, bootstrap_weights
 from surefoot.rewards.encoding import TextEncoder, encode_pairs
 from surefoot.rewards.loading import choose_device, load_classifier, load_tokenizer, resolve_model
@@ -110,7 +110,7 @@ def _network(base: str | Path, config: LoraConfig, device: torch.device) -> Lora
 
 def _micro(rows: list[tuple[list[int], list[int]]], batch: list[int], network: LoraNetwork) -> Iterator[list[int]]:
     """The batch in parts of like length, small enough for one forward of all members."""
-    limit = member_tokens(network.device) / network.shape.members
+    limit = forward_tokens(network.device, network.shape.members)
     part: list[int] = []
     for i in sorted(batch, key=lambda i: -max(map(len, rows[i]))):
         longest = max(map(len, rows[part[0] if part else i]))
