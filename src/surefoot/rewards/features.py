@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from surefoot.files import fingerprint, whole_directory
+from surefoot.rewards.batching import forward_tokens
 from surefoot.rewards.states import last_token, read_states
 
 __all__ = ["FeatureCache", "Pooling", "compute_features", "weights_hash"]

@@ -22,7 +22,7 @@ from surefoot.maths.laplace import (
     posterior,
     random_features,
 )
-from surefoot.rewards.batching import length_sorted_batches
+from surefoot.rewards.batching import forward_tokens, length_sorted_batches
 from surefoot.rewards.encoding import TextEncoder, encode_pairs, prompt_keys
 from surefoot.rewards.gaussian import GaussianSource, Term
 from surefoot.rewards.loading import choose_device, load_classifier, load_tokenizer
