@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from surefoot.maths.objectives import Objective, preset
-    from surefoot.rewards.functions import FunctionMembers
+    from surefoot.rewards.functions import FunctionMembers, FunctionReward
     from surefoot.rewards.source import RewardSource, load_source
     from surefoot.training.rloo_config import VarianceAwareRLOOConfig
     from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Calibration": "surefoot.types",
     "FunctionMembers": "surefoot.rewards.functions",
+    "FunctionReward": "surefoot.rewards.functions",
     "MarginEstimate": "surefoot.types",
     "Objective": "surefoot.maths.objectives",
     "PreferencePair": "surefoot.types",
@@ -33,6 +34,7 @@ _HOMES = {
 __all__ = [
     "Calibration",
     "FunctionMembers",
+    "FunctionReward",
     "MarginEstimate",
     "Objective",
     "PreferencePair",

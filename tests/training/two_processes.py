@@ -37,9 +37,12 @@ def main(policy: str, output: str) -> None:
         "reference_variance": calibration.reference_variance,
         "rows": len(shaped.reward),
         "group_means": shaped.estimate.members.view(-1, 8, 3).mean(dim=1).std(dim=1, correction=1).max().item(),
-        "weights": float(sum(p.double().sum() for p in trainer.model.parameters())),
+        "weights": float(sum(p.detach().double().sum() for p in trainer.model.parameters())),
     }
     Path(output, f"rank{trainer.accelerator.process_index}.json").write_text(json.dumps(found))
+    # Without this a process may be torn down while its partner's gloo threads still run, and abort.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -94,6 +94,7 @@ def run_rloo(
         write_record(folder, record | {"log": trainer.state.log_history})
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
+    trainer.accelerator.end_training()  # leaves no process group to be torn down while a partner still uses it
     return record
 
 
