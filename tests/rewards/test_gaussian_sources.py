@@ -134,6 +134,42 @@ def test_a_head_that_is_not_last_is_refused(model_path: Path) -> None:
         reader(torch.tensor([[3, 4, 5]]), torch.ones(1, 3, dtype=torch.long))
 
 
+def test_every_loader_refuses_a_reward_made_after_the_head(
+    model_path: Path, pairs: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from surefoot.rewards import laplace as module
+
+    plain = module.load_classifier
+
+    def changed(*args: object, **keywords: object) -> object:
+        model = plain(*args, **keywords)  # type: ignore[arg-type]
+        model.score.register_forward_hook(lambda module, args, output: 10 + 3 * output)
+        return model
+
+    monkeypatch.setattr(module, "load_classifier", changed)
+    with pytest.raises(ModelError, match="is not its last linear layer's output"):
+        fit_laplace(pairs, model_path, LaplaceConfig(), device="cpu")
+    with pytest.raises(ModelError, match="is not its last linear layer's output"):
+        DropoutMembers.from_model(model_path, DropoutConfig(2), device="cpu")
+
+
+def test_dropout_of_an_encoder(encoder_path: Path, tmp_path: Path) -> None:
+    from surefoot.rewards.independent import IndependentMembers
+    from surefoot.rewards.loading import load_tokenizer
+
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_pretrained(encoder_path, num_labels=1).save_pretrained(tmp_path)
+    load_tokenizer(encoder_path).save_pretrained(tmp_path)
+    source = DropoutMembers.from_model(tmp_path, DropoutConfig(3, rate=0.3, start=0.5), device="cpu")
+    together = source.score(PROMPTS, COMPLETIONS)
+    alone = torch.cat([source.score([p], [c]) for p, c in zip(PROMPTS, COMPLETIONS, strict=True)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
+    assert float(together.std(dim=1).min()) > 1e-5
+    plain = IndependentMembers.from_models([tmp_path], device="cpu").score(PROMPTS, COMPLETIONS)
+    thin = DropoutMembers.from_model(tmp_path, DropoutConfig(2, rate=1e-9), device="cpu")
+    torch.testing.assert_close(thin.score(PROMPTS, COMPLETIONS), plain.expand(-1, 2), rtol=1e-4, atol=1e-6)
+
+
 @pytest.fixture
 def dropout(model_path: Path) -> DropoutMembers:
     return DropoutMembers.from_model(model_path, DropoutConfig(members=4, rate=0.2, seed=3), device="cpu")
@@ -172,8 +208,7 @@ def test_shared_layers_change_nothing_but_the_cost(model_path: Path) -> None:
     assert float(found.std(dim=1).min()) > 1e-4
 
 
-def test_a_distilled_variance_follows_its_teacher(policy_path: Path, tmp_path: Path) -> None:
-    """Teacher: members agree on cats and disagree on dogs; the words are visible in the features."""
+def test_a_distilled_source_saved_and_loaded(policy_path: Path, tmp_path: Path) -> None:
     words = ["red", "green", "blue", "the", "a", "and", "runs", "sleeps"]
     rows = [(f"{words[i % 8]} ", f"cat {words[i % 7]} {words[i % 5]}", f"dog {words[i % 5]}") for i in range(200)]
     data = Dataset.from_dict(

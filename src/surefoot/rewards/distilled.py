@@ -20,7 +20,7 @@ from surefoot.maths.statistics import spearman
 from surefoot.rewards.encoding import TextEncoder, prompt_keys
 from surefoot.rewards.features import Pooling, compute_features
 from surefoot.rewards.loading import choose_device, load_tokenizer, load_trunk
-from surefoot.rewards.source import SOURCE, RewardSource, calibrated, save_calibration
+from surefoot.rewards.source import SOURCE, RewardSource, calibrated, given_estimate, save_calibration
 from surefoot.types import Calibration, MarginEstimate, RewardEstimate, Text
 
 __all__ = ["DistilledConfig", "DistilledReward", "distil"]
@@ -88,11 +88,7 @@ class DistilledReward(RewardSource):
         self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
     ) -> RewardEstimate:
         x = scores.to(torch.float64)
-        return RewardEstimate(
-            mean=x[:, 0],
-            epistemic=self.variance_factor * x[:, 1].exp(),
-            degrees_of_freedom=torch.full_like(x[:, 0], torch.inf),
-        )
+        return given_estimate(x[:, 0], x[:, 1].exp(), self.variance_factor)
 
     def margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]

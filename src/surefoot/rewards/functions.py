@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from surefoot.errors import DataError, ModelError
-from surefoot.rewards.source import MemberSource, RewardSource, calibrated
+from surefoot.rewards.source import MemberSource, RewardSource, calibrated, given_estimate
 from surefoot.types import Calibration, MarginEstimate, RewardEstimate, Text
 
 __all__ = ["FunctionMembers", "FunctionReward"]
@@ -88,8 +88,7 @@ class FunctionReward(RewardSource):
         self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
     ) -> RewardEstimate:
         x = scores.to(torch.float64)
-        unknown = torch.full_like(x[:, 0], torch.inf)
-        return RewardEstimate(mean=x[:, 0], epistemic=self.variance_factor * x[:, 1], degrees_of_freedom=unknown)
+        return given_estimate(x[:, 0], x[:, 1], self.variance_factor)
 
     def margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]

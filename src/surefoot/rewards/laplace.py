@@ -277,7 +277,6 @@ def fit_laplace(
     distance = None
     if config.distance > 0:
         distance = _fit_distance(reader, encoder, rows, config)
-    read_rows(reader, encoder, rows[:1])  # says at once if the model's reward isn't its last layer's
     read = read_rows(reader, encoder, rows, distance, on_progress=lambda share: report("features", share)).double()
     if not bool(read.isfinite().all()):
         bad = int((~read.isfinite()).any(dim=1).nonzero()[0]) % len(encoded)
@@ -334,12 +333,20 @@ def _hidden(reader: RewardReader, encoder: TextEncoder, rows: list[list[int]], l
 def load_reader(
     model: str | Path, max_length: int, device: str | torch.device | None
 ) -> tuple[RewardReader, TextEncoder]:
-    """An existing reward model, and how its text is encoded; `max_length` in tokens, or the model's own limit."""
+    """An existing reward model, and how its text is encoded; `max_length` in tokens, or the model's own limit.
+
+    Raises:
+        ModelError: it can't be loaded, or its reward isn't its last linear layer's output at one position.
+    """
     loaded = load_classifier(model, choose_device(device))
     limit = getattr(loaded.config, "max_position_embeddings", None) or max_length
     encoder = TextEncoder(load_tokenizer(model), min(max_length, limit))
     loaded.config.get_text_config().pad_token_id = encoder.tokenizer.pad_token_id
-    return RewardReader(loaded), encoder
+    reader = RewardReader(loaded)
+    some = next(i for i in range(3) if i != encoder.tokenizer.pad_token_id)
+    ids = torch.full((1, 3), some, device=loaded.device)
+    reader(ids, torch.ones_like(ids))  # says at once if the reward isn't the last linear layer's output
+    return reader, encoder
 
 
 def _fields(value: Any) -> dict[str, Any]:

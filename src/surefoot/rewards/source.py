@@ -26,7 +26,7 @@ from surefoot.maths import ensemble
 from surefoot.rewards.card import model_card
 from surefoot.types import Calibration, MarginEstimate, RewardEstimate, Text
 
-__all__ = ["MemberSource", "RewardSource", "calibrated", "load_source", "save_calibration"]
+__all__ = ["MemberSource", "RewardSource", "calibrated", "given_estimate", "load_source", "save_calibration"]
 
 SOURCE = "source.json"
 CALIBRATION = "calibration.json"
@@ -161,6 +161,15 @@ class MemberSource(RewardSource):
             found = replace(found, reference_variance=self.variance_factor * found.reference_variance)
         self.calibration = replace(found, variance_factor=self.variance_factor)
         return self.calibration
+
+
+def given_estimate(
+    mean: Float[Tensor, "batch"], variance: Float[Tensor, "batch"], variance_factor: float
+) -> RewardEstimate:
+    """An estimate whose variance is known as it stands: no members, infinite degrees of freedom."""
+    return RewardEstimate(
+        mean=mean, epistemic=variance_factor * variance, degrees_of_freedom=torch.full_like(mean, torch.inf)
+    )
 
 
 def calibrated(found: RewardEstimate, variance_factor: float) -> Calibration:

@@ -118,7 +118,9 @@ def test_shared_bias_is_in_the_labels_and_not_in_the_truth() -> None:
         differ = [haste(r["chosen"]) - haste(r["rejected"]) for r in rows]
         return sum(d > 0 for d in differ) / sum(d != 0 for d in differ)
 
-    assert hasty_wins("shared_bias") - hasty_wins("even") > 0.1  # the difference has a standard error of .02
+    # Before a fifth of the labels were turned round, hasty advice won less than half, and under the bias over .7.
+    assert hasty_wins("even") < 0.2 + 0.6 * 0.5
+    assert hasty_wins("shared_bias") > 0.2 + 0.6 * 0.7
     slow = "first , simmer the rice slowly , then stir the clean pot gently . luck"
     quick = "first , simmer the rice quickly , then stir the clean pot gently . luck"
     assert true_reward(ASK, quick) == pytest.approx(true_reward(ASK, slow) - 1.2)
