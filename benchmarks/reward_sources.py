@@ -10,6 +10,8 @@ model is scored at the fastest of several batch sizes, and fine-tuned by a bare 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -40,17 +42,22 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=64, help="scored in each turn")
     parser.add_argument("--pairs", type=int, default=32, help="trained on in each turn")
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--rewarduq", help="Python of an environment that holds RewardUQ, to run it beside ours")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), options.texts, options.pairs, options.turns)
+        if options.rewarduq:
+            found["peers"] = rewarduq(options.rewarduq, Path(folder), options.texts, options.turns)
     print(f"K = {MEMBERS}, {options.texts} texts, {options.pairs} pairs, {options.turns} turns; median [quartiles]")
     print(f"{'source':<10} {'scoring':>22} {'at most':>8} {'training':>22} {'at most':>8}")
     for name, row in found["sources"].items():
         score, train = (shown(row[key]) for key in ("score", "train"))
         most = [f"{limit:.2f}" for limit in LIMITS.get(name, ())] or ["", ""]
         print(f"{name:<10} {score:>22} {most[0]:>8} {train:>22} {most[1]:>8}")
+    for name, row in found.get("peers", {}).items():
+        print(f"{name:<14} {shown(row):>18}   (its own environment, the same texts and batches)")
     print(f"a further epoch of heads: {found['heads_epoch']:.4f} of a fine-tuning epoch")
     for name, row in found["prefix"].items():
         print(f"shared prompts, {name:<10} {shown(row)} times faster (G = 8)")
@@ -69,11 +76,7 @@ def measure(folder: Path, texts: int, pairs: int, turns: int) -> dict[str, Any]:
     data = make_pairs(pairs, np.random.default_rng(0))
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
     encoder = TextEncoder(PreTrainedTokenizerFast.from_pretrained(base), 512)
-    rng = np.random.default_rng(1)
-    prompts, completions = (
-        [words(64, rng) for _ in range(texts)],
-        [words(int(n), rng) for n in rng.integers(64, 190, texts)],
-    )
+    prompts, completions = make_texts(texts)
     tokens = fastest_batch(model, encoder, prompts, completions)
     kinds: dict[str, Callable[[], RewardSource]] = {
         "heads": lambda: train_heads(data, base, HeadsConfig(MEMBERS, pooling="last", epochs=1), device="cpu"),
@@ -104,6 +107,28 @@ def measure(folder: Path, texts: int, pairs: int, turns: int) -> dict[str, Any]:
         "tokens_per_real_token": padding(np.random.default_rng(2)),
         "tokens_per_real_token_here": sum(batches) / sum(len(row) for row in rows),
     }
+
+
+def make_texts(count: int) -> tuple[list[str], list[str]]:
+    rng = np.random.default_rng(1)
+    prompts = [words(64, rng) for _ in range(count)]
+    return prompts, [words(int(n), rng) for n in rng.integers(64, 190, count)]
+
+
+def rewarduq(python: str, folder: Path, texts: int, turns: int) -> dict[str, dict[str, float]]:
+    """RewardUQ's heads and LoRA ensemble against a plain model in their own environment, on our batches."""
+    rows = TextEncoder(PreTrainedTokenizerFast.from_pretrained(folder / "base"), 512)(*make_texts(texts))
+    batches = length_sorted_batches(rows, pad_token_id=0, tokens=1024, device=torch.device("cpu"))
+    path = folder / "batches.json"
+    path.write_text(json.dumps([ids.tolist() for _, ids, _ in batches]))
+    script = Path(__file__).with_name("rewarduq_peer.py")
+    options = {"base": folder / "base", "batches": path, "members": MEMBERS, "turns": turns}
+    command = [python, str(script), *(word for key, value in options.items() for word in (f"--{key}", str(value)))]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"RewardUQ could not be run:\n{done.stderr[-2000:]}")
+    found: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def make_model(folder: Path) -> Path:

@@ -126,3 +126,22 @@ def test_the_command(policy_path: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert first["reward_mean"] == pytest.approx(float(source.score(words[:1], ["sleeps"]).mean()), rel=1e-4)
     assert main([*command, f"--output={tmp_path / 'out.jsonl'}"]) == 1
     assert "exists" in capsys.readouterr().err
+
+
+def test_conversational_rows(tmp_path: Path) -> None:
+    """Messages are scored as they are, kept as they are, and grouped by their prompt."""
+    source = FunctionMembers(lengths, 2)
+
+    def chat(role: str, *texts: str) -> list[list[dict[str, str]]]:
+        return [[{"role": role, "content": text}] for text in texts]
+
+    data = Dataset.from_dict({
+        "prompt": chat("user", "a", "a", "b", "b"),
+        "completion": chat("assistant", "x", "xxx", "xx", "xxxxx"),
+    })  # fmt: skip
+    source.calibrate(source.score(data["prompt"], data["completion"]), torch.tensor([0, 0, 1, 1]))
+    rows = pq.read_table(score_dataset(source, data, tmp_path / "out.parquet")).to_pylist()
+    expected = source.estimate(source.score(data["prompt"], data["completion"]), torch.tensor([0, 0, 1, 1]))
+    assert [row["prompt"][0]["content"] for row in rows] == ["a", "a", "b", "b"]
+    assert [row["reward_mean"] for row in rows] == pytest.approx(expected.mean.tolist())
+    assert [row["reward_variance"] for row in rows] == pytest.approx(expected.variance.tolist())

@@ -288,3 +288,21 @@ def test_bad_settings(model_path: Path, pairs: Dataset) -> None:
         fit_laplace(pairs, model_path, LaplaceConfig(distance=-1.0))
     with pytest.raises(DataError, match="at least 20 pairs, got 3"):
         distil(pairs.select(range(3)), FunctionMembers(lambda p, c: [[0.0]], 1), model_path, DistilledConfig())
+
+
+def test_a_distance_term_shares_prompts_too(model_path: Path, pairs: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shared prompts give the same rewards, features and distance features, and are computed once."""
+    from surefoot.rewards import states
+
+    source = fit_laplace(pairs, model_path, LaplaceConfig(distance=1.0, distance_layer=1), device="cpu")
+    prompts = [f"the {'red cat and ' * 5}"] * 4 + [f"a {'blue dog and ' * 5}"] * 4
+    completions = ["runs", "sleeps and", "cat", "dog runs and", "red", "a", "the cat", "and"]
+    calls = []
+    real = states.forward_shared
+    monkeypatch.setattr(states, "forward_shared", lambda *a, **k: calls.append(1) or real(*a, **k))
+    shared = source.score(prompts, completions)
+    assert calls
+    alone = torch.cat([source.score([p], [c]) for p, c in zip(prompts, completions, strict=True)])
+    torch.testing.assert_close(shared, alone, rtol=1e-4, atol=1e-4)
+    source.reader.trunk = None  # the model's own forward
+    torch.testing.assert_close(source.score(prompts, completions), alone, rtol=1e-4, atol=1e-4)

@@ -8,10 +8,10 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification
 
-from surefoot.errors import ModelError, VarianceError
+from surefoot.errors import DataError, ModelError, VarianceError
 from surefoot.rewards.independent import IndependentMembers
 from surefoot.rewards.source import load_source
-from surefoot.rewards.train_independent import IndependentConfig, train_independent
+from surefoot.rewards.train_independent import IndependentConfig, _shares, train_independent
 
 CONFIG = IndependentConfig(members=2, epochs=1, batch_size=8, learning_rate=1e-3, max_length=16)
 
@@ -101,3 +101,51 @@ def test_models_that_are_not_reward_models(policy_path: Path, tmp_path: Path) ->
         IndependentMembers.from_models(["package:no_such_package/model"])
     with pytest.raises(ModelError, match="at least one model"):
         IndependentMembers([])
+
+
+def test_disjoint_members_share_no_prompt(policy_path: Path, pairs: Dataset) -> None:
+    """Each prompt is one member's alone, all are used, and members of another seed get others."""
+    settings = replace(CONFIG, bootstrap="disjoint")
+    shares = [set(share["prompt"]) for share in _shares(pairs, settings)]
+    assert shares[0] & shares[1] == set()
+    assert shares[0] | shares[1] == set(pairs["prompt"])
+    assert [set(share["prompt"]) for share in _shares(pairs, replace(settings, seed=1))] != shares
+
+
+def test_disjoint_data_train_and_resume(policy_path: Path, pairs: Dataset, tmp_path: Path) -> None:
+    settings = replace(CONFIG, bootstrap="disjoint")
+    source = train_independent(pairs, policy_path, tmp_path / "s", settings, device="cpu")
+    before = contents(tmp_path / "s" / "members")
+    train_independent(pairs, policy_path, tmp_path / "s", settings, device="cpu")
+    assert contents(tmp_path / "s" / "members") == before
+    assert source.num_members == 2
+    few = pairs.select([0])
+    with pytest.raises(DataError, match="1 distinct prompts can't be shared out among 2 members"):
+        train_independent(few, policy_path, tmp_path / "t", settings, device="cpu")
+
+
+def test_members_of_different_bases_keep_their_tokenizers(
+    policy_path: Path, encoder_path: Path, pairs: Dataset, tmp_path: Path
+) -> None:
+    settings = replace(CONFIG, members=3)
+    train_independent(pairs, [policy_path, encoder_path], tmp_path / "s", settings, device="cpu")
+    source = load_source(tmp_path / "s", "cpu")
+    assert isinstance(source, IndependentMembers)
+    kinds = [type(member.model).__name__ for member in source.members]
+    assert kinds == ["LlamaForSequenceClassification", "BertForSequenceClassification", *kinds[:1]]
+    ids = [member.encoder(["the "], ["cat"])[0] for member in source.members]
+    assert ids[0] == ids[2] != ids[1]
+    assert bool(source.score(pairs["prompt"], pairs["chosen"]).isfinite().all())
+
+
+def test_adapters_are_merged_into_the_member(policy_path: Path, pairs: Dataset, tmp_path: Path) -> None:
+    """Only the adapted layers and the head differ from the base, by a product of the given rank."""
+    settings = replace(CONFIG, members=1, rank=2, targets=("q_proj",))
+    train_independent(pairs, policy_path, tmp_path / "s", settings, device="cpu")
+    trained = AutoModelForSequenceClassification.from_pretrained(tmp_path / "s" / "members" / "0").state_dict()
+    base = AutoModelForSequenceClassification.from_pretrained(policy_path, num_labels=1).state_dict()
+    changed = {name for name in base if not torch.allclose(base[name], trained[name], atol=1e-7)}
+    assert {name for name in changed if "q_proj" not in name} == {"score.weight"}
+    assert len(changed) == 3
+    for name in changed - {"score.weight"}:
+        assert int(torch.linalg.matrix_rank(trained[name] - base[name], rtol=1e-3)) <= 2

@@ -34,7 +34,8 @@ class RewardSourceArguments:
     max_length: int = field(default=512, metadata={"help": "In tokens."})
     overlong: str = field(default="drop", metadata={"help": "Pairs over max_length: drop, or truncate on the left."})
     bootstrap: str | None = field(
-        default=None, metadata={"help": "heads, lora: none, poisson, exponential; independent: none, resample."}
+        default=None,
+        metadata={"help": "heads, lora: none, poisson, exponential; independent: none, resample, disjoint."},
     )
     learning_rate: float | None = field(default=None, metadata={"help": "The kind's usual one if not given."})
     epochs: float | None = None
@@ -44,9 +45,23 @@ class RewardSourceArguments:
     pooling: str | None = field(default=None, metadata={"help": "heads: last, mean or cls."})
     layer: int | None = field(default=None, metadata={"help": "heads: hidden state to read, −1 the last."})
     prior_scale: float | None = field(default=None, metadata={"help": "heads: size of the random prior functions."})
-    rank: int | None = field(default=None, metadata={"help": "lora: of each adapter; laplace: of low_rank."})
-    alpha: float | None = field(default=None, metadata={"help": "lora: the update is alpha / rank times B A."})
-    targets: list[str] | None = field(default=None, metadata={"help": "lora: names of the adapted linear layers."})
+    trunk_epochs: int | None = field(
+        default=None, metadata={"help": "heads: epochs of trunk and heads together, after the heads; 0 freezes it."}
+    )
+    trunk_learning_rate: float | None = field(default=None, metadata={"help": "heads: of those epochs."})
+    other_models: list[str] | None = field(
+        default=None, metadata={"help": "independent: further base models; members start from all of them, in turn."}
+    )
+    rank: int | None = field(
+        default=None,
+        metadata={"help": "lora: of each adapter; independent: of PEFT's adapters, merged; laplace: of low_rank."},
+    )
+    alpha: float | None = field(
+        default=None, metadata={"help": "lora, independent: the update is alpha / rank times B A."}
+    )
+    targets: list[str] | None = field(
+        default=None, metadata={"help": "lora, independent: names of the adapted linear layers."}
+    )
     start: float | None = field(
         default=None, metadata={"help": "lora, dropout: share of the depth below which members share everything."}
     )
@@ -85,7 +100,7 @@ class RewardSourceArguments:
     def settings(self) -> Any:
         """The settings object of the kind, made of what was given."""
         factory = _factory(self.kind)
-        given = self._given(set(_SETTINGS[self.kind]) - {"teacher"})
+        given = self._given(set(_SETTINGS[self.kind]) - {"teacher", "other_models"})
         if "epochs" in given and self.kind != "independent":
             given["epochs"] = int(given["epochs"])
         if "targets" in given:
@@ -100,8 +115,18 @@ class RewardSourceArguments:
 _COMMON = ("members", "seed", "max_length", "overlong")
 _FIT = ("learning_rate", "epochs", "batch_size")
 _SETTINGS: dict[str, tuple[str, ...]] = {
-    "heads": ("bootstrap", *_FIT, "weight_decay", "head", "pooling", "layer", "prior_scale"),
-    "independent": ("bootstrap", *_FIT),
+    "heads": (
+        "bootstrap",
+        *_FIT,
+        "weight_decay",
+        "head",
+        "pooling",
+        "layer",
+        "prior_scale",
+        "trunk_epochs",
+        "trunk_learning_rate",
+    ),
+    "independent": ("bootstrap", *_FIT, "rank", "alpha", "targets", "other_models"),
     "lora": ("bootstrap", *_FIT, "weight_decay", "rank", "alpha", "targets", "start"),
     "laplace": ("structure", "rank", "precision", "distance", "distance_layer"),
     "dropout": ("rate", "start"),
@@ -117,7 +142,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 _BOOTSTRAPS = {
     "heads": ("none", "poisson", "exponential"),
     "lora": ("none", "poisson", "exponential"),
-    "independent": ("none", "resample"),
+    "independent": ("none", "resample", "disjoint"),
 }
 _FACTORIES = {
     "heads": "surefoot.rewards.train_heads:HeadsConfig",

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from surefoot.errors import DataError, ModelError
 from surefoot.types import Text
 
-__all__ = ["TextEncoder", "encode_pairs", "prompt_keys"]
+__all__ = ["TextEncoder", "check_rows", "encode_pairs", "prompt_keys"]
 
 
 class TextEncoder:
@@ -51,6 +51,7 @@ class TextEncoder:
 
     def whole(self, prompts: Sequence[Text], completions: Sequence[Text]) -> list[list[int]]:
         """Token ids of each row, uncut."""
+        check_rows(prompts, completions)
         if not prompts:
             return []
         if isinstance(completions[0], str):
@@ -71,6 +72,19 @@ class TextEncoder:
         eos = self.tokenizer.eos_token_id
         closed = eos is None or (ids and ids[-1] in (eos, self.tokenizer.sep_token_id))
         return ids if closed else [*ids, eos]
+
+
+def check_rows(prompts: Sequence[Any], completions: Sequence[Any]) -> None:
+    """Refuse batches that don't pair off.
+
+    Raises:
+        DataError: there isn't one completion for each prompt.
+    """
+    if len(prompts) != len(completions):
+        raise DataError(
+            f"got {len(prompts)} prompts and {len(completions)} completions; give one completion for each prompt, "
+            "repeating a prompt that has several"
+        )
 
 
 def prompt_keys(prompts: Sequence[Text]) -> list[str]:

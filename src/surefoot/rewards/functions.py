@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from surefoot.errors import DataError, ModelError
+from surefoot.rewards.encoding import check_rows
 from surefoot.rewards.source import MemberSource, RewardSource, calibrated, given_estimate
 from surefoot.types import Calibration, MarginEstimate, RewardEstimate, Text
 
@@ -41,6 +42,7 @@ class FunctionMembers(MemberSource):
         return self._count
 
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
+        check_rows(prompts, completions)
         scores = torch.as_tensor(self.function(prompts, completions), dtype=torch.float32)
         if scores.shape != (len(prompts), self._count):
             raise DataError(
@@ -72,6 +74,7 @@ class FunctionReward(RewardSource):
         self.function, self.name = function, name
 
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
+        check_rows(prompts, completions)
         mean, variance = (torch.as_tensor(x, dtype=torch.float32) for x in self.function(prompts, completions))
         for what, values in (("means", mean), ("variances", variance)):
             if values.shape != (len(prompts),):

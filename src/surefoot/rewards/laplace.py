@@ -213,21 +213,25 @@ def read_rows(
 
     Args:
         keys: rows with equal keys share their prompt's computation, where the model is a decoder whose head reads one
-            token, and no distance is asked for.
+            token.
     """
     pad = encoder.tokenizer.pad_token_id
-    if distance is None and reader.trunk is not None:
-        features = read_states(
+    if reader.trunk is not None:
+        states = read_states(
             reader.trunk,
             rows,
             pad_token_id=pad,
             tokens=forward_tokens(reader.model.device),
             read_at=[last_of(row, pad) for row in rows],
             keys=keys,
+            mean_layer=None if distance is None else distance.layer,
             on_progress=on_progress,
         )[0]
+        width = reader.head.in_features
+        features, pooled = states[:, :width], states[:, width:]
         with torch.no_grad():
-            return torch.cat([reader.head(features).float(), features.float()], dim=1).cpu()
+            parts = [reader.head(features).float().cpu(), features.float().cpu()]
+        return torch.cat(parts if distance is None else [*parts, distance(pooled.float().cpu())], dim=1)
     found = torch.empty(0)
     layer = None if distance is None else distance.layer
     device, done = reader.model.device, 0

@@ -17,7 +17,7 @@ from surefoot.rewards.config import RewardSourceArguments
 from surefoot.rewards.distilled import distil
 from surefoot.rewards.dropout import DropoutMembers
 from surefoot.rewards.laplace import fit_laplace
-from surefoot.rewards.source import MemberSource, RewardSource, load_source, save_calibration
+from surefoot.rewards.source import MemberSource, RewardSource, load_source, save_calibration, write_card
 from surefoot.rewards.train_heads import train_heads
 from surefoot.rewards.train_independent import train_independent
 from surefoot.rewards.train_lora import train_lora
@@ -56,6 +56,7 @@ def run_reward(
     metrics = _measure(source, held_out)
     report("held-out pairs", 1.0)
     save_calibration(folder / "source", source.calibration)
+    write_card(folder / "source", source)
     metrics |= {"train_pairs": len(train), "train_seconds": trained, "seconds": time.perf_counter() - start}
     both = concatenate_datasets([train, held_out])
     record = make_record("reward", settings, seed=args.seed, data_hash=data_hash(both), metrics=metrics)
@@ -83,14 +84,21 @@ def _train(args: RewardSourceArguments, train: Dataset, folder: Path, report: Pr
     if args.kind == "independent":
         return train_independent(
             train,
-            base,
+            [base, *(args.other_models or [])],
             target,
             settings,
             on_step=lambda k, done, total: report(f"member {k + 1} of {args.members}", done / total),
         )
     source: RewardSource
     if args.kind == "heads":
-        source = train_heads(train, base, settings, cache_directory=folder / "features", on_progress=report)
+        source = train_heads(
+            train,
+            base,
+            settings,
+            cache_directory=folder / "features",
+            directory=folder / "checkpoint",
+            on_progress=report,
+        )
     elif args.kind == "lora":
         source = train_lora(train, base, settings, directory=folder / "checkpoint", on_progress=report)
     elif args.kind == "laplace":

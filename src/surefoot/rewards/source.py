@@ -26,7 +26,15 @@ from surefoot.maths import ensemble
 from surefoot.rewards.card import model_card
 from surefoot.types import Calibration, MarginEstimate, RewardEstimate, Text
 
-__all__ = ["MemberSource", "RewardSource", "calibrated", "given_estimate", "load_source", "save_calibration"]
+__all__ = [
+    "MemberSource",
+    "RewardSource",
+    "calibrated",
+    "given_estimate",
+    "load_source",
+    "save_calibration",
+    "write_card",
+]
 
 SOURCE = "source.json"
 CALIBRATION = "calibration.json"
@@ -120,9 +128,7 @@ class RewardSource(ABC):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "source"
             self.save(folder)
-            kind = str(read_json(folder / SOURCE)["kind"])
-            members = self.num_members if isinstance(self, MemberSource) else None
-            write_text(folder / "README.md", model_card(kind, self.name, members, self.calibration, repository))
+            write_card(folder, self, repository)
             api.create_repo(repository, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repository, folder_path=folder))
 
@@ -224,6 +230,15 @@ def _download(repository: str) -> Path:
         return Path(snapshot_download(repository, allow_patterns=_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise ModelError(f"there is no directory {repository}, and the hub doesn't give it: {error}") from error
+
+
+def write_card(directory: str | Path, source: RewardSource, repository: str | None = None) -> None:
+    """Write the model card of a saved source beside it; `repository` is where it can be loaded from."""
+    folder = Path(directory)
+    kind = str(read_json(folder / SOURCE)["kind"])
+    members = source.num_members if isinstance(source, MemberSource) else None
+    card = model_card(kind, source.name, members, source.calibration, repository or str(directory))
+    write_text(folder / "README.md", card)
 
 
 def save_calibration(directory: str | Path, calibration: Calibration | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -12,12 +12,16 @@ from datasets import Dataset
 from jaxtyping import Float
 from torch import Tensor
 
+from surefoot.data.preferences import data_hash
 from surefoot.errors import ConfigError
+from surefoot.files import fingerprint
 from surefoot.rewards.bootstrap import Bootstrap, bootstrap_weights
 from surefoot.rewards.encoding import TextEncoder, encode_pairs
 from surefoot.rewards.features import FeatureCache, Pooling
 from surefoot.rewards.heads import Heads, HeadShape, SharedTrunkHeads
 from surefoot.rewards.loading import choose_device, load_tokenizer, load_trunk
+from surefoot.rewards.pair_run import Plan
+from surefoot.rewards.train_trunk import train_trunk
 
 __all__ = ["HeadsConfig", "fit_heads", "train_heads"]
 
@@ -47,6 +51,11 @@ class HeadsConfig:
     weight_decay: float = 1.0
     epochs: int = 10
     batch_size: int = 64
+    trunk_epochs: int = field(
+        default=0, metadata={"help": "Epochs of trunk and heads together, after the heads alone; 0 freezes the trunk."}
+    )
+    trunk_learning_rate: float = 2e-5
+    trunk_batch_size: int = 16
     max_length: int = 512
     overlong: Literal["drop", "truncate"] = "drop"
 
@@ -57,20 +66,27 @@ def train_heads(
     config: HeadsConfig,
     *,
     cache_directory: str | Path | None = None,
+    directory: str | Path | None = None,
     device: str | torch.device | None = None,
     on_progress: Callable[[str, float], None] | None = None,
 ) -> SharedTrunkHeads:
-    """Features of the frozen trunk once, then K heads together.
+    """Features of the frozen trunk once, then K heads together, then the trunk with them if `trunk_epochs` says so.
 
     Args:
         pairs: `prompt`, `chosen`, `rejected` and perhaps `margin`, checked (`surefoot.data.preferences`).
         trunk: directory or hub name of any model that `AutoModel` loads.
         cache_directory: keeps features between runs.
+        directory: keeps a checkpoint of the trunk's training, from which the same call goes on.
         on_progress: called with (what is being done, share done).
 
     Raises:
         DataError: all pairs are too long. ModelError: the trunk can't be loaded, or its tokenizer can't pad.
     """
+    if config.trunk_epochs < 0 or config.trunk_batch_size < 1:
+        raise ConfigError(
+            "trunk_epochs must not be negative and trunk_batch_size must be at least 1, got "
+            f"{config.trunk_epochs} and {config.trunk_batch_size}"
+        )
     model = load_trunk(trunk, choose_device(device))
     encoder = TextEncoder(load_tokenizer(trunk), config.max_length)
     encoded = encode_pairs(pairs, encoder, overlong=config.overlong)
@@ -90,6 +106,23 @@ def train_heads(
     weights = bootstrap_weights(rows, config.members, config.seed, config.bootstrap)
     margins = torch.tensor(encoded["margin"]) if "margin" in encoded.column_names else torch.zeros(len(rows))
     heads = fit_heads(features[: len(rows)], features[len(rows) :], weights, margins, config, report)
+    if config.trunk_epochs > 0:
+        train_trunk(
+            model,
+            heads,
+            rows,
+            weights,
+            margins,
+            Plan(len(rows), config.trunk_epochs, config.trunk_batch_size, config.seed),
+            learning_rate=config.trunk_learning_rate,
+            weight_decay=config.weight_decay,
+            pooling=config.pooling,
+            layer=config.layer,
+            pad_token_id=pad,
+            receipt=fingerprint([asdict(config), str(trunk), data_hash(encoded)]),
+            directory=None if directory is None else Path(directory),
+            on_step=lambda share: report("trunk", share),
+        )
     return SharedTrunkHeads(model, encoder, heads, config.pooling, config.layer)
 
 

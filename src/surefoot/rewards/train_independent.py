@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,13 +10,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from peft import LoraConfig, TaskType
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import RewardConfig, RewardTrainer
 
 from surefoot.data.preferences import data_hash
-from surefoot.errors import ConfigError
+from surefoot.errors import ConfigError, DataError
 from surefoot.files import fingerprint, read_json, whole_directory, write_json
-from surefoot.rewards.encoding import TextEncoder, encode_pairs
+from surefoot.rewards.encoding import TextEncoder, encode_pairs, prompt_keys
 from surefoot.rewards.independent import IndependentMembers, write_source
 from surefoot.rewards.loading import choose_device, load_classifier, load_tokenizer
 
@@ -30,14 +31,23 @@ class IndependentConfig:
     """Settings of independent members.
 
     Member k draws its reward head, its order of the data and its bootstrap sample from (seed, k).
+
+    Args:
+        bootstrap: "resample" draws as many pairs as there are, with replacement; "disjoint" gives every prompt to one
+            member only.
+        rank, alpha, targets: train PEFT's LoRA adapters instead of all weights, merged into the member when it is
+            saved; None trains all weights, and PEFT then chooses the layers if `targets` is None.
     """
 
     members: int = 5
     seed: int = 0
-    bootstrap: Literal["none", "resample"] = field(
+    bootstrap: Literal["none", "resample", "disjoint"] = field(
         default="resample",
-        metadata={"help": "resample: each member sees its own draw of the pairs, with replacement."},
+        metadata={"help": "resample: a draw of the pairs, with replacement; disjoint: a share of the prompts."},
     )
+    rank: int | None = field(default=None, metadata={"help": "Of PEFT adapters; all weights are trained if none."})
+    alpha: float = 16.0
+    targets: tuple[str, ...] | None = None
     learning_rate: float = 2e-5
     epochs: float = 2.0
     batch_size: int = 16
@@ -48,7 +58,7 @@ class IndependentConfig:
 
 def train_independent(
     pairs: Dataset,
-    base_model: str | Path,
+    base_model: str | Path | Sequence[str | Path],
     directory: str | Path,
     config: IndependentConfig,
     *,
@@ -62,25 +72,50 @@ def train_independent(
 
     Args:
         pairs: checked preference pairs.
-        base_model: directory or hub name, as for `AutoModelForSequenceClassification`.
+        base_model: directory or hub name, as for `AutoModelForSequenceClassification`; of several, each with its own
+            tokenizer, member k starts from number k, in turn.
         directory: becomes a source that `load_source` reads.
         on_step: called with (member, steps done, steps).
 
     Raises:
-        DataError: all pairs are too long. ModelError: the base can't be loaded, or its tokenizer can't pad.
+        DataError: all pairs are too long, or fewer prompts than members that share them.
+        ModelError: a base can't be loaded, or its tokenizer can't pad.
     """
     if config.members < 1:
         raise ConfigError(f"members must be at least 1, got {config.members}")
+    bases = [base_model] if isinstance(base_model, (str, Path)) else list(base_model)
+    if not bases:
+        raise ConfigError("base_model is an empty list; name at least one model")
     folder = Path(directory)
-    encoder = TextEncoder(load_tokenizer(base_model), config.max_length)
-    encoded = encode_pairs(pairs, encoder, overlong=config.overlong)
+    encoders = [TextEncoder(load_tokenizer(base), config.max_length) for base in bases]
+    shares = _shares(pairs, config)
+    encoded: dict[tuple[int, int], Dataset] = {}
     names = [f"members/{k}" for k in range(config.members)]
     for k, name in enumerate(names):
-        receipt = _receipt(config, k, base_model, encoded)
+        b, share = k % len(bases), k % len(shares)
+        if (b, share) not in encoded:
+            encoded[b, share] = encode_pairs(shares[share], encoders[b], overlong=config.overlong)
+        receipt = _receipt(config, k, bases[b], encoded[b, share])
         if not _finished(folder / name, receipt):
-            _train_member(encoded, base_model, encoder, folder / name, config, k, receipt, device, on_step)
+            _train_member(encoded[b, share], bases[b], encoders[b], folder / name, config, k, receipt, device, on_step)
     write_source(folder, names, "independent", config.max_length)
     return IndependentMembers.load(folder, device)
+
+
+def _shares(pairs: Dataset, config: IndependentConfig) -> list[Dataset]:
+    """The pairs of each member where they are disjoint (a prompt is in one share only), else all pairs, once."""
+    if config.bootstrap != "disjoint":
+        return [pairs]
+    keys = prompt_keys(pairs["prompt"])
+    distinct = list(dict.fromkeys(keys))
+    if len(distinct) < config.members:
+        raise DataError(
+            f"{len(distinct)} distinct prompts can't be shared out among {config.members} members; give more data, or "
+            "set bootstrap: resample"
+        )
+    order = np.random.default_rng(config.seed).permutation(len(distinct))
+    owner = {distinct[i]: place % config.members for place, i in enumerate(order)}
+    return [pairs.select([i for i, key in enumerate(keys) if owner[key] == k]) for k in range(config.members)]
 
 
 def _receipt(config: IndependentConfig, member: int, base: str | Path, encoded: Dataset) -> str:
@@ -116,16 +151,26 @@ def _train_member(
                 args=_arguments(config, seed, temporary, target),
                 train_dataset=_resampled(encoded, seed) if config.bootstrap == "resample" else encoded,
                 processing_class=encoder.tokenizer,
+                peft_config=_adapters(config),
                 callbacks=[_Progress(member, on_step)],
             )
             trainer.remove_callback(PrinterCallback)
             trainer.train()
-            model.save_pretrained(temporary)
+            trained: Any = trainer.model
+            whole = trained if config.rank is None else trained.merge_and_unload()
+            whole.save_pretrained(temporary)
             encoder.tokenizer.save_pretrained(temporary)
             write_json(temporary / _RECEIPT, {"receipt": receipt, "seed": seed})
     finally:
         if not hidden:
             enable_progress_bars()
+
+
+def _adapters(config: IndependentConfig) -> LoraConfig | None:
+    if config.rank is None:
+        return None
+    targets = "all-linear" if config.targets is None else list(config.targets)
+    return LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets, task_type=TaskType.SEQ_CLS)
 
 
 def _resampled(encoded: Dataset, seed: int) -> Dataset:

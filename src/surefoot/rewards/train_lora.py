@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
 
 from surefoot.data.preferences import data_hash
 from surefoot.errors import ConfigError
-from surefoot.files import fingerprint, read_json, whole_directory, write_json
+from surefoot.files import fingerprint
 from surefoot.rewards.batching import forward_tokens, padded
 from surefoot.rewards.bootstrap import Bootstrap, bootstrap_weights
 from surefoot.rewards.encoding import TextEncoder, encode_pairs
 from surefoot.rewards.loading import choose_device, load_classifier, load_tokenizer, resolve_model
 from surefoot.rewards.lora import AdapterShape, LoraMembers, LoraNetwork
+from surefoot.rewards.pair_run import PairRun, Plan, micro_batches
 from surefoot.rewards.replication import start_layer
 
 __all__ = ["LoraConfig", "train_lora"]
@@ -83,9 +82,12 @@ def train_lora(
     weights = bootstrap_weights(rows, config.members, config.seed, config.bootstrap)
     margins = torch.tensor(encoded["margin"]) if "margin" in encoded.column_names else torch.zeros(len(rows))
     receipt = fingerprint([asdict(config), str(base), data_hash(encoded)])
-    run = _Run(network, config, len(rows), None if directory is None else Path(directory), receipt)
+    plan = Plan(len(rows), config.epochs, config.batch_size, config.seed, config.warmup, config.save_steps)
+    groups = [(network.trained(), config.learning_rate, config.weight_decay)]
+    run = PairRun(groups, plan, None if directory is None else Path(directory), receipt)
+    tokens = forward_tokens(network.device, config.members)
     for step, batch in run.remaining():
-        for part in _micro(rows, batch, network):
+        for part in micro_batches(rows, batch, tokens):
             ids, mask = padded(
                 [side for i in part for side in rows[i]], encoder.tokenizer.pad_token_id, network.device
             )
@@ -93,6 +95,7 @@ def train_lora(
             difference = scores[0::2] - scores[1::2] - margins[part, None].to(scores)
             loss = torch.nn.functional.softplus(-difference) * weights[part].to(scores)
             (loss.sum() / len(batch)).backward()
+        _clip(run.parameters, config.max_grad_norm)
         run.update(step)
         if on_progress is not None:
             on_progress("adapters", (step + 1) / run.steps)
@@ -108,93 +111,10 @@ def _network(base: str | Path, config: LoraConfig, device: torch.device) -> Lora
     return network
 
 
-def _micro(rows: list[tuple[list[int], list[int]]], batch: list[int], network: LoraNetwork) -> Iterator[list[int]]:
-    """The batch in parts of like length, small enough for one forward of all members."""
-    limit = forward_tokens(network.device, network.shape.members)
-    part: list[int] = []
-    for i in sorted(batch, key=lambda i: -max(map(len, rows[i]))):
-        longest = max(map(len, rows[part[0] if part else i]))
-        if part and 2 * longest * (len(part) + 1) > limit:
-            yield part
-            part = []
-        part.append(i)
-    yield part
-
-
-class _Run:
-    """Order of the pairs, optimiser, schedule and checkpoints."""
-
-    def __init__(
-        self, network: LoraNetwork, config: LoraConfig, pairs: int, folder: Path | None, receipt: str
-    ) -> None:
-        self.config = config
-        self.parameters = network.trained()
-        self.optimiser = torch.optim.AdamW(
-            self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        per_epoch = -(-pairs // config.batch_size)
-        self.steps = config.epochs * per_epoch
-        warmup = max(1, round(config.warmup * self.steps))
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimiser,
-            lambda step: min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / self.steps)),
-        )
-        self.order = _order(pairs, config)
-        self.folder, self.receipt = folder, receipt
-        self.done = self._resume()
-
-    def remaining(self) -> Iterator[tuple[int, list[int]]]:
-        """(step, pairs of its batch) that are still to do."""
-        yield from list(enumerate(self.order))[self.done :]
-
-    def update(self, step: int) -> None:
-        for parameter in self.parameters.values():
-            assert parameter.grad is not None
-        norms = torch.stack([p.grad.float().flatten(1).square().sum(dim=1) for p in self.parameters.values()])  # type: ignore[union-attr]
-        share = (self.config.max_grad_norm / norms.sum(dim=0).sqrt()).clamp(max=1.0)
-        for parameter in self.parameters.values():
-            parameter.grad.mul_(share.view(-1, *[1] * (parameter.ndim - 1)).to(parameter.grad))  # type: ignore[union-attr]
-        self.optimiser.step()
-        self.schedule.step()
-        self.optimiser.zero_grad()
-        if self.folder is not None and ((step + 1) % self.config.save_steps == 0 or step + 1 == self.steps):
-            self._save(step + 1)
-
-    def _save(self, done: int) -> None:
-        tensors: dict[str, torch.Tensor] = {}
-        for name, parameter in self.parameters.items():
-            state = self.optimiser.state[parameter]
-            tensors |= {name: parameter.detach(), f"{name}|m": state["exp_avg"], f"{name}|v": state["exp_avg_sq"]}
-        assert self.folder is not None
-        with whole_directory(self.folder) as folder:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "state.safetensors")
-            write_json(folder / "state.json", {"done": done, "receipt": self.receipt})
-
-    @torch.no_grad()
-    def _resume(self) -> int:
-        if self.folder is None or not (self.folder / "state.json").exists():
-            return 0
-        held = read_json(self.folder / "state.json")
-        if held["receipt"] != self.receipt:
-            return 0
-        tensors, done = load_file(self.folder / "state.safetensors"), int(held["done"])
-        for name, parameter in self.parameters.items():
-            parameter.copy_(tensors[name])
-            self.optimiser.state[parameter] = {
-                "step": torch.tensor(float(done)),
-                "exp_avg": tensors[f"{name}|m"].to(parameter),
-                "exp_avg_sq": tensors[f"{name}|v"].to(parameter),
-            }
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.config.learning_rate * self.schedule.lr_lambdas[0](done)
-        self.schedule.last_epoch = done
-        return done
-
-
-def _order(pairs: int, config: LoraConfig) -> list[list[int]]:
-    """The batches of all epochs: every pair once an epoch, in an order drawn from the seed."""
-    stream = torch.Generator().manual_seed(config.seed)
-    batches: list[Any] = []
-    for _ in range(config.epochs):
-        batches += [part.tolist() for part in torch.randperm(pairs, generator=stream).split(config.batch_size)]
-    return batches
+def _clip(parameters: dict[str, torch.nn.Parameter], most: float) -> None:
+    """Clip each member's gradient by its own norm (members lie along the first axis)."""
+    gradients = [parameter.grad for parameter in parameters.values() if parameter.grad is not None]
+    norms = torch.stack([gradient.float().flatten(1).square().sum(dim=1) for gradient in gradients])
+    share = (most / norms.sum(dim=0).sqrt()).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(share.view(-1, *[1] * (gradient.ndim - 1)).to(gradient))
