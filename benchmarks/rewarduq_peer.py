@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import tempfile
 import time
@@ -22,6 +23,11 @@ from peft import LoraConfig, TaskType, get_peft_model
 from rewarduq.methods.lora_ensemble.lora_ensemble_model import LoraEnsembleModel, LoraEnsembleModelConfig
 from rewarduq.methods.mlp_head_ensemble.mlp_head_ensemble_model import MLPHeadEnsembleModel, MLPHeadEnsembleModelConfig
 from transformers import AutoModelForSequenceClassification
+
+CHANGES = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "chat_template": "{% for message in messages %}{{ message['content'] }}{% endfor %}",
+}
 
 
 def main() -> None:
@@ -38,9 +44,10 @@ def main() -> None:
     plain = AutoModelForSequenceClassification.from_pretrained(options.base, num_labels=1).eval()
     found = {}
     with tempfile.TemporaryDirectory() as folder:
+        base = readable(Path(options.base), Path(folder) / "base")
         for name, model in (
-            ("rewarduq_heads", heads(options.base, options.members)),
-            ("rewarduq_lora", adapters(options.base, options.members, Path(folder))),
+            ("rewarduq_heads", heads(base, options.members)),
+            ("rewarduq_lora", adapters(base, options.members, Path(folder))),
         ):
             turns = [
                 cpu(lambda m=model: score(m, batches)) / cpu(lambda: score(plain, batches))
@@ -49,6 +56,14 @@ def main() -> None:
             low, _, high = statistics.quantiles(turns, n=4, method="inclusive")
             found[name] = {"median": statistics.median(turns), "q25": low, "q75": high, "turns": options.turns}
     print(json.dumps(found))
+
+
+def readable(base: Path, copy: Path) -> str:
+    """The model with a tokenizer that transformers 4 knows by name, and the chat template that RewardUQ insists on."""
+    shutil.copytree(base, copy)
+    path = copy / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | CHANGES))
+    return str(copy)
 
 
 def heads(base: str, members: int) -> Any:
