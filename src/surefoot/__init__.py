@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from surefoot.maths.objectives import Objective, preset
     from surefoot.rewards.functions import FunctionMembers, FunctionReward
     from surefoot.rewards.source import RewardSource, load_source
+    from surefoot.training.dpo_config import VarianceAwareDPOConfig
+    from surefoot.training.dpo_trainer import VarianceAwareDPOTrainer
+    from surefoot.training.grpo_config import VarianceAwareGRPOConfig
+    from surefoot.training.grpo_trainer import VarianceAwareGRPOTrainer
     from surefoot.training.rloo_config import VarianceAwareRLOOConfig
     from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
     from surefoot.types import Calibration, MarginEstimate, PreferencePair, RewardEstimate
@@ -25,6 +29,10 @@ _HOMES = {
     "PreferencePair": "surefoot.types",
     "RewardEstimate": "surefoot.types",
     "RewardSource": "surefoot.rewards.source",
+    "VarianceAwareDPOConfig": "surefoot.training.dpo_config",
+    "VarianceAwareDPOTrainer": "surefoot.training.dpo_trainer",
+    "VarianceAwareGRPOConfig": "surefoot.training.grpo_config",
+    "VarianceAwareGRPOTrainer": "surefoot.training.grpo_trainer",
     "VarianceAwareRLOOConfig": "surefoot.training.rloo_config",
     "VarianceAwareRLOOTrainer": "surefoot.training.rloo_trainer",
     "load_source": "surefoot.rewards.source",
@@ -40,6 +48,10 @@ __all__ = [
     "PreferencePair",
     "RewardEstimate",
     "RewardSource",
+    "VarianceAwareDPOConfig",
+    "VarianceAwareDPOTrainer",
+    "VarianceAwareGRPOConfig",
+    "VarianceAwareGRPOTrainer",
     "VarianceAwareRLOOConfig",
     "VarianceAwareRLOOTrainer",
     "load_source",

@@ -95,12 +95,13 @@ class RewardEstimate:
     members: Float[Tensor, "batch members"] | None = None
     epistemic: Float[Tensor, "batch"] | None = None
     degrees_of_freedom: Float[Tensor, "batch"] | None = None
+    groups: Int[Tensor, "batch"] | None = None
 
     def __post_init__(self) -> None:
         rows = self.mean.shape
         if len(rows) != 1:
             raise DataError(f"RewardEstimate.mean must have shape (batch,), got {tuple(rows)}")
-        for name in ("members", "epistemic", "degrees_of_freedom"):
+        for name in ("members", "epistemic", "degrees_of_freedom", "groups"):
             value = getattr(self, name)
             if value is not None and value.shape[:1] != rows:
                 raise DataError(f"RewardEstimate.{name} has {value.shape[0]} rows, but mean has {rows[0]}")

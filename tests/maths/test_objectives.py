@@ -17,7 +17,10 @@ NAN = math.nan
 
 def estimate_of(members: torch.Tensor) -> RewardEstimate:
     return RewardEstimate(
-        mean=members.nanmean(dim=1), members=members, epistemic=members.var(dim=1, correction=1).clamp(min=0)
+        mean=members.nanmean(dim=1),
+        members=members,
+        epistemic=members.var(dim=1, correction=1).clamp(min=0),
+        groups=torch.zeros(len(members), dtype=torch.long),
     )
 
 
@@ -47,13 +50,13 @@ def test_by_hand(name: str, parameter: float | None, expected: float) -> None:
     assert found.tolist() == pytest.approx([expected], rel=1e-12)
 
 
-@pytest.mark.parametrize("name", sorted(AGGREGATES))
+@pytest.mark.parametrize("name", sorted(set(AGGREGATES) - {"rvpo"}))  # rvpo's unit is not the reward's
 def test_members_that_agree_give_their_value(name: str) -> None:
     same = estimate_of(torch.full((3, 5), 2.5, dtype=DOUBLE))
     assert aggregate(same, Objective(name)).tolist() == pytest.approx([2.5] * 3, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", sorted(set(AGGREGATES) - {"one"}))
+@pytest.mark.parametrize("name", sorted(set(AGGREGATES) - {"one", "rvpo"}))
 def test_order_and_constants(name: str) -> None:
     members = torch.randn(6, 4, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
     base = aggregate(estimate_of(members), Objective(name))
@@ -61,7 +64,7 @@ def test_order_and_constants(name: str) -> None:
     torch.testing.assert_close(aggregate(estimate_of(members + 7.0), Objective(name)), base + 7.0)
 
 
-@pytest.mark.parametrize("name", sorted(set(AGGREGATES) - {"one", "lcb", "uwo"}))
+@pytest.mark.parametrize("name", sorted(set(AGGREGATES) - {"one", "lcb", "uwo", "rvpo"}))
 def test_missing_members_are_left_out_and_missing_rows_stay_nan(name: str) -> None:
     members = torch.tensor([[NAN, 4.0, 2.0], [NAN, NAN, NAN]], dtype=DOUBLE)
     whole = torch.tensor([[4.0, 2.0]], dtype=DOUBLE)
@@ -188,3 +191,37 @@ class TestSettings:
             aggregate(single, preset("lcb"))
         with pytest.raises(VarianceError, match="the reward source has none"):
             aggregate(RewardEstimate(mean=torch.zeros(2)), preset("wco"))
+
+
+def test_rvpo_by_hand() -> None:
+    """Two members, one group of two: advantages ±1/√2·… in units of spread, then a soft minimum over members."""
+    members = torch.tensor([[0.0, 4.0], [2.0, 0.0], [7.0, 7.0]], dtype=torch.float64)
+    groups = torch.tensor([5, 5, 9])
+    estimate = RewardEstimate(members.mean(dim=1), members, groups=groups)
+    kappa = 2.0
+    z0 = torch.tensor([-1.0 / (2**0.5 + 1e-4), 2.0 / (8**0.5 + 1e-4)], dtype=torch.float64)
+    expected = torch.stack([-(torch.exp(-kappa * z).mean()).log() / kappa for z in (z0, -z0, 0 * z0)])
+    found = aggregate(estimate, Objective("rvpo", kappa, weights="none"))
+    torch.testing.assert_close(found, expected)
+    small = aggregate(estimate, Objective("rvpo", 1e-6, weights="none"))
+    torch.testing.assert_close(small[:2], torch.stack([z0.mean(), -z0.mean()]), rtol=1e-4, atol=1e-5)
+    with pytest.raises(VarianceError, match="give the groups"):
+        aggregate(RewardEstimate(members.mean(dim=1), members), Objective("rvpo", weights="none"))
+
+
+def test_rvpo_knows_no_order_and_no_units() -> None:
+    """Members may be permuted, shifted and rescaled one by one (up to the 1e-4 beside the spread)."""
+    members = torch.randn(6, 4, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+    base = aggregate(estimate_of(members), Objective("rvpo"))
+    torch.testing.assert_close(aggregate(estimate_of(members[:, [3, 1, 0, 2]]), Objective("rvpo")), base)
+    other = members * torch.tensor([1.0, 2.0, 5.0, 3.0], dtype=DOUBLE) + torch.tensor([9.0, 0, -4, 1], dtype=DOUBLE)
+    torch.testing.assert_close(aggregate(estimate_of(other), Objective("rvpo")), base, rtol=1e-3, atol=1e-3)
+
+
+def test_rvpo_leaves_unscored_members_out() -> None:
+    nan = float("nan")
+    members = torch.tensor([[0.0, nan], [2.0, nan], [1.0, nan], [nan, nan]], dtype=torch.float64)
+    estimate = RewardEstimate(torch.tensor([0.0, 2.0, 1.0, nan]).double(), members, groups=torch.zeros(4).long())
+    found = aggregate(estimate, Objective("rvpo", weights="none"))
+    torch.testing.assert_close(found[:3], torch.tensor([-1.0, 1.0, 0.0]).double() / (1 + 1e-4))
+    assert bool(found[3].isnan())

@@ -279,3 +279,11 @@ class TestGuards:
         model.config._name_or_path = str(empty)
         with pytest.raises(ModelError, match=r"holds no \*\.safetensors weights"):
             ours(model, tmp_path / "run")
+
+
+def test_no_kl_at_all_is_the_stock_trajectory(policy_path: Path, tmp_path: Path) -> None:
+    theirs = stock(policy_path, tmp_path / "stock", beta=0.0)
+    theirs.train()
+    mine = ours(policy_path, tmp_path / "ours", preset="vanilla", beta=0.0)
+    mine.train()
+    assert difference(theirs, mine) <= 1e-6

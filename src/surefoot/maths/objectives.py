@@ -94,6 +94,35 @@ def nominal_and_worst(estimate: RewardEstimate, lam: float = 0.5) -> Rewards:
     return lam * estimate.mean + (1 - lam) * worst_case(estimate)
 
 
+def reward_variance_averse(estimate: RewardEstimate, kappa: float = 1.0) -> Rewards:
+    """RVPO: −(1/κ) log mean_k exp(−κ Z_k), Z_k member k's advantage over its group's spread (arXiv:2605.05750).
+
+    Z_k = (r_k − mean over the group) / (sample standard deviation over the group + 1e-4). Tends to the mean of the Z_k
+    for small κ and to their minimum for large κ. Its unit is standard deviations, not reward.
+
+    Raises:
+        VarianceError: the estimate says nothing of groups.
+    """
+    members = _members(estimate)
+    if estimate.groups is None:
+        raise VarianceError("aggregate 'rvpo' works on advantages within a prompt's group; give the groups")
+    _, place = torch.unique(estimate.groups, return_inverse=True)
+    count = int(place.max()) + 1 if len(place) else 0
+    scored = ~members.isnan()
+    known = members.nan_to_num(0.0)
+
+    def total(values: Tensor) -> Tensor:
+        return values.new_zeros(count, values.shape[1]).index_add_(0, place, values)
+
+    size = total(scored.to(members.dtype))
+    centred = torch.where(scored, known - (total(known) / size)[place], 0.0)
+    spread = (total(centred.square()) / (size - 1).clamp(min=1.0)).sqrt()
+    advantage = centred / (spread[place] + 1e-4)
+    logits = torch.where(scored, -kappa * advantage, -math.inf)
+    counts = scored.sum(dim=1).to(members.dtype)
+    return torch.where(estimate.scored, -(logits.logsumexp(dim=1) - counts.log()) / kappa, torch.nan)
+
+
 def _members(estimate: RewardEstimate) -> Float[Tensor, "batch members"]:
     if estimate.members is None:
         raise VarianceError("this aggregate needs the members' scores, but the reward source has none; use 'mean'")
@@ -109,6 +138,7 @@ AGGREGATES: dict[str, Callable[..., Rewards]] = {
     "cvar": conditional_value_at_risk,
     "kl_robust": kl_robust,
     "brme": nominal_and_worst,
+    "rvpo": reward_variance_averse,
 }
 _PARAMETERISED = {
     "one": (0, math.inf),
@@ -117,8 +147,10 @@ _PARAMETERISED = {
     "cvar": (0, 1),
     "kl_robust": (0, math.inf),
     "brme": (0, 1),
+    "rvpo": (0, math.inf),
 }
-"""Aggregates that take a parameter, with the range it must lie in (the lower end of cvar and kl_robust excluded)."""
+"""Aggregates that take a parameter, with the range it must lie in (the lower end of cvar, kl_robust and rvpo
+excluded)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +193,7 @@ class Objective:
         if self.aggregate not in _PARAMETERISED:
             raise ConfigError(f"aggregate '{self.aggregate}' takes no parameter, got {self.parameter}")
         low, high = _PARAMETERISED[self.aggregate]
-        open_low = self.aggregate in ("cvar", "kl_robust") and self.parameter == 0
+        open_low = self.aggregate in ("cvar", "kl_robust", "rvpo") and self.parameter == 0
         if not low <= self.parameter <= high or open_low:
             raise ConfigError(f"the parameter of '{self.aggregate}' must lie in [{low}, {high}], got {self.parameter}")
 
@@ -187,6 +219,7 @@ PRESETS: dict[str, Objective] = {
     "cvar": Objective("cvar", weights="none"),
     "kl_robust": Objective("kl_robust", weights="none"),
     "brme": Objective("brme", weights="none"),
+    "rvpo": Objective("rvpo", weights="none"),
     "variance_aware": Objective("mean"),
     "variance_aware_lcb": Objective("lcb"),
     "variance_aware_one": Objective("one"),

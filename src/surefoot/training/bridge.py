@@ -1,14 +1,17 @@
 """The one file that touches TRL's private methods (TRL 1.16 to 2).
 
-How the penalty gets in, without an extra forward and without copying a method of TRL's:
+How the penalty gets in, without copying a method of TRL's:
 
 1. `_generate_and_score_completions` computes the policy's and the reference's log-probabilities through
    `_get_per_token_logps_and_entropies` and then calls `_calculate_rewards`. The first is watched, so that the second
-   has the sequence log-ratio of exactly the tokens that were sampled.
+   has the sequence log-ratio of exactly the tokens that were sampled. RLOO computes both by itself. GRPO leaves the
+   policy's out where sampling and training are in step; it is then computed as GRPO does where they are not.
 2. `_calculate_rewards` gathers one column per reward function. Ours are pseudo reward functions that hand over columns
-   computed once per batch: the reward r̃ and the surcharge −β(penalty − ln π/π₀), with reward weight 1, and the
-   variance and the weight, with reward weight 0, so that TRL logs them in order over all processes.
-3. TRL itself subtracts β ln π/π₀. With w = 1 the surcharge is exactly 0 and the trajectory is TRL's own.
+   computed once per batch: the reward r̃ and the surcharge, with reward weight 1, and the variance and the weight, with
+   reward weight 0, so that TRL logs them in order over all processes.
+3. RLOO itself subtracts β ln π/π₀ from the reward: its surcharge is −β(penalty − ln π/π₀), and exactly 0 with w = 1,
+   so the trajectory is TRL's own. GRPO has a KL of its own in the loss: with weighting on it is switched off there and
+   the surcharge is −β·penalty, whole; with weighting off it stays and there is no surcharge.
 
 `_check_advantages` then recomputes the advantages from their definition and fails loudly if TRL's differ.
 """
@@ -17,13 +20,15 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather, is_peft_model
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, TrainerState
+from trl import DPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
 
 from surefoot.errors import ConfigError, ModelError, VarianceError
 from surefoot.files import read_json, write_json
@@ -31,10 +36,11 @@ from surefoot.maths.objectives import Objective
 from surefoot.rewards.source import MemberSource, RewardSource
 from surefoot.training import metrics
 from surefoot.training.kl_control import KLController
-from surefoot.training.shaping import ShapedRewards, leave_one_out, shape_rewards
+from surefoot.training.preference_weights import WEIGHTS
+from surefoot.training.shaping import ShapedRewards, shape_rewards
 from surefoot.types import Calibration
 
-__all__ = ["STATE", "PenaltyBridge", "RewardColumn"]
+__all__ = ["STATE", "PenaltyBridge", "PreferenceBridge", "RewardColumn"]
 
 STATE = "surefoot_state.json"
 _SUMMED = ("reward", "surcharge")
@@ -65,13 +71,18 @@ class RewardColumn:
 
 
 class PenaltyBridge:
-    """Mixin that puts the variance-aware penalty into a TRL trainer whose KL is in the reward (RLOO).
+    """Mixin that puts the variance-aware penalty into TRL's RLOO or GRPO trainer.
 
     Args (keyword only, besides the trainer's own):
         source: where rewards and variances come from.
         monitors: functions of (prompts, completions) whose mean is logged as `monitor/{name}` and which never enter
             the reward, such as a held-out gold reward.
     """
+
+    native_kl: ClassVar[Literal["reward", "loss"]]
+    """Where TRL's trainer has its own KL."""
+    _completions_at: ClassVar[int]
+    """Place of the completions in what `_generate` returns."""
 
     args: Any
     accelerator: Any
@@ -91,6 +102,7 @@ class PenaltyBridge:
         self.monitors = dict(monitors or {})
         self._columns = {name: RewardColumn(name) for name in (*_SUMMED, *_SHOWN)}
         self._watched: list[torch.Tensor] | None = None
+        self._forward: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._shaped: ShapedRewards | None = None
         self.last_shaped: ShapedRewards | None = None
         args = keywords["args"]
@@ -159,10 +171,33 @@ class PenaltyBridge:
         size = self.args.per_device_train_batch_size * self.args.steps_per_generation
         completions: list[Any] = []
         for start in range(0, len(prompts), size):
-            completions += self._generate(prompts[start : start + size])[2]  # type: ignore[attr-defined]
+            completions += self._generate(prompts[start : start + size])[self._completions_at]  # type: ignore[attr-defined]
         self._metrics["train"].clear()  # type: ignore[attr-defined]
         self.state.num_input_tokens_seen = seen
         return completions
+
+    # --- where the KL is ---------------------------------------------------------------------------------------------
+
+    @property
+    def _penalty_in_reward(self) -> bool:
+        return self.native_kl == "reward" or self.objective.weights != "none" or self.objective.form == "literal"
+
+    @property
+    def _ratio_needed(self) -> bool:
+        return self.beta != 0.0 and (self._penalty_in_reward or self.controller is not None)
+
+    @property
+    def _beta_in_reward(self) -> float:
+        return self.beta if self._penalty_in_reward else 0.0
+
+    def _compute_loss(self, model: Any, inputs: Any) -> Any:
+        if self.native_kl == "reward" or not self._penalty_in_reward:
+            return super()._compute_loss(model, inputs)  # type: ignore[misc]
+        beta, self.beta = self.beta, 0.0  # the loss has no KL of its own then: the reward holds it
+        try:
+            return super()._compute_loss(model, inputs)  # type: ignore[misc]
+        finally:
+            self.beta = beta
 
     # --- each generation batch --------------------------------------------------------------------------------------
 
@@ -171,7 +206,7 @@ class PenaltyBridge:
         try:
             output = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
         finally:
-            self._watched = None
+            self._watched, self._forward = None, None
         shaped, self._shaped = self._shaped, None
         if shaped is None:
             raise RuntimeError("TRL did not call `_calculate_rewards`; this version of TRL is not supported")
@@ -189,14 +224,34 @@ class PenaltyBridge:
         )
         if self._watched is not None:
             self._watched.append((result[0] * attention_mask[:, -logits_to_keep:]).sum(1))
+            self._forward = ((input_ids, attention_mask, logits_to_keep, *rest), keywords)
         return result
+
+    def _log_ratio(self) -> torch.Tensor:
+        """(batch,) ln π/π₀ of the local completions' sampled tokens, in nats.
+
+        The reference's log-probabilities are TRL's; so are the policy's, where TRL computes them (first).
+        """
+        seen = [] if self._watched is None else list(self._watched)
+        if len(seen) == 1 and self.native_kl == "loss" and self._forward is not None:
+            positional, keywords = self._forward
+            with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+                self._get_per_token_logps_and_entropies(self.model, *positional, **keywords)
+            seen = [self._watched[-1], seen[0]]  # type: ignore[index]
+        if len(seen) != 2:
+            raise RuntimeError(
+                f"expected the policy's and the reference's log-probabilities before the rewards, saw {len(seen)} of "
+                "2; this version of TRL is not supported"
+            )
+        return (seen[0] - seen[1]).float()
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         shaped, scores = self._shape_batch(prompts, completions)
         mine = slice(
             self.accelerator.process_index * len(prompts), (self.accelerator.process_index + 1) * len(prompts)
         )
-        for name, values in metrics.columns(shaped).items():
+        own = self.beta if self.native_kl == "loss" and self._penalty_in_reward else 0.0
+        for name, values in metrics.columns(shaped, own).items():
             self._columns[name].values = values[mine].tolist()
         self._log_batch(shaped, scores, prompts, completions)
         rewards = super()._calculate_rewards(  # type: ignore[misc]
@@ -212,19 +267,13 @@ class PenaltyBridge:
 
     def _shape_batch(self, prompts: Any, completions: Any) -> tuple[ShapedRewards, torch.Tensor]:
         """Score the local completions, gather, and apply the objective; returns the raw scores of all rows too."""
-        if self._watched is None or len(self._watched) != 2:
-            seen = 0 if self._watched is None else len(self._watched)
-            raise RuntimeError(
-                f"expected the policy's and the reference's log-probabilities before the rewards, saw {seen} of 2; "
-                "this version of TRL is not supported"
-            )
-        policy, reference = self._watched
         device = self.accelerator.device
         scores = gather(self.source.score(prompts, completions).to(device)).cpu()
-        log_ratio = gather((policy - reference).float())
+        ratio = self._log_ratio() if self._ratio_needed else torch.zeros(len(prompts), device=device)
+        log_ratio = gather(ratio)
         size = self._group_size()
         groups = torch.arange(len(log_ratio)) // size
-        shaped = shape_rewards(self.source, self.objective, scores, groups, log_ratio.cpu(), self.beta)
+        shaped = shape_rewards(self.source, self.objective, scores, groups, log_ratio.cpu(), self._beta_in_reward)
         return shaped, scores
 
     def _group_size(self) -> int:
@@ -233,7 +282,9 @@ class PenaltyBridge:
 
     def _log_batch(self, shaped: ShapedRewards, scores: torch.Tensor, prompts: Any, completions: Any) -> None:
         raw = scores if isinstance(self.source, MemberSource) else None
-        for name, value in metrics.summary(shaped, self.objective, self.beta, raw).items():
+        for name, value in metrics.summary(
+            shaped, self.objective, self.beta, raw, ratio_known=self._ratio_needed
+        ).items():
             self._log_metric(name, value)  # type: ignore[attr-defined]
         for name, function in self.monitors.items():
             values = function(prompts, completions)
@@ -244,11 +295,14 @@ class PenaltyBridge:
         size = self._group_size()
         if size < 2:
             return
-        expected = leave_one_out(shaped.total(self.beta), size)
+        expected = self._expected_advantages(shaped.total(self._beta_in_reward), size)
         start = self.accelerator.process_index * len(advantages)
         mine = expected[start : start + len(advantages)]
         scale = (
-            1.0 + float(shaped.reward.nan_to_num(0.0).abs().max()) + self.beta * float(shaped.log_ratio.abs().max())
+            1.0
+            + float(expected.abs().max())
+            + float(shaped.reward.nan_to_num(0.0).abs().max())
+            + self._beta_in_reward * float(shaped.log_ratio.abs().max())
         )
         gap = float((mine - advantages.cpu().to(mine)).abs().max())
         if not gap <= 1e-4 * scale:
@@ -256,6 +310,10 @@ class PenaltyBridge:
                 f"the trainer's advantages differ from the objective's by {gap:.3g}: TRL's own KL entered "
                 "differently, or the penalty did not; this version of TRL is not supported"
             )
+
+    def _expected_advantages(self, total: torch.Tensor, size: int) -> torch.Tensor:
+        """(batch,) the advantages that the objective asks for, of all processes' rows."""
+        raise NotImplementedError
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -299,6 +357,74 @@ class PenaltyBridge:
             self.controller = KLController.from_state(state["controller"])
         if state["calibration"] is not None:
             self.source.calibration = Calibration.from_dict(state["calibration"])
+
+
+class _WithWeights:
+    """TRL's collator, with the pairs' weights beside its tensors: (2 · pairs,), chosen sides first."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = self.inner(examples)
+        if WEIGHTS[0] in examples[0]:
+            batch["weights"] = torch.tensor([example[side] for side in WEIGHTS for example in examples])
+        return batch
+
+
+class PreferenceBridge(DPOTrainer):
+    """Weighs the log-ratios of TRL's DPO: −log σ(β[w_c ℓ_c − w_r ℓ_r]).
+
+    A log-ratio is a sum of the tokens' log-probabilities, so weighing them weighs it: while TRL computes the loss, a
+    hook multiplies each row of log-probabilities, the policy's and the reference's, by the row's weight. What TRL logs
+    as `logps/…` and `rewards/…` is weighted too. The literal form adds its constant w to the policy's sum.
+    """
+
+    def __init__(self, *positional: Any, **keywords: Any) -> None:
+        super().__init__(*positional, **keywords)
+        self.data_collator = _WithWeights(self.data_collator)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *WEIGHTS]))
+
+    def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """Unweighted (TRL's own); weights enter when the loss is computed."""
+        return super().compute_ref_log_probs(model, {k: v for k, v in inputs.items() if k != "weights"})
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        rest = {name: value for name, value in inputs.items() if name != "weights"}
+        if "weights" not in inputs:
+            return super()._compute_loss(model, rest, return_outputs)
+        weights = inputs["weights"]
+        for name, part in zip(("ref_chosen_logps", "ref_rejected_logps"), weights.chunk(2), strict=True):
+            if name in rest:
+                rest[name] = rest[name] * part.to(rest[name])
+        policy = self.accelerator.unwrap_model(model)
+        watched = {id(module): module for module in (policy, self.ref_model) if module is not None}
+        calls: list[Any] = []
+
+        def weigh(module: Any, given: Any, output: Any) -> Any:
+            calls.append(module)
+            scaled = output.log_probs * weights[:, None].to(output.log_probs)
+            if self.args.objective == "literal" and len(calls) == 1:  # the policy's; TRL calls it first
+                scaled = torch.cat([scaled[:, :-1], scaled[:, -1:] + weights[:, None].to(scaled)], dim=1)
+            output["log_probs"] = scaled
+            return output
+
+        handles = [module.register_forward_hook(weigh) for module in watched.values()]
+        try:
+            found = super()._compute_loss(model, rest, return_outputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        expected = 1 if self.precompute_ref_logps else 2
+        if len(calls) != expected:
+            raise RuntimeError(
+                f"expected {expected} forwards in the loss of DPO, saw {len(calls)}; this version of TRL is not "
+                "supported"
+            )
+        return found
 
 
 def _spread(dataset: Dataset, count: int) -> Dataset:

@@ -14,29 +14,41 @@ from surefoot.training.shaping import ShapedRewards
 __all__ = ["columns", "summary", "with_extra_rewards"]
 
 
-def columns(shaped: ShapedRewards) -> dict[str, Float[Tensor, "batch"]]:
-    """The columns handed to TRL: two that are summed into the reward, two that are only shown."""
+def columns(shaped: ShapedRewards, own_beta: float = 0.0) -> dict[str, Float[Tensor, "batch"]]:
+    """The columns handed to TRL: two that are summed into the reward, two that are only shown.
+
+    Args:
+        own_beta: β where TRL itself takes no −β ln π/π₀ from the reward, so that the surcharge must; else 0.
+    """
     estimate = shaped.estimate
     variance = estimate.variance if estimate.has_variance else torch.full_like(shaped.reward, torch.nan)
-    return {"reward": shaped.reward, "surcharge": shaped.surcharge, "variance": variance, "weight": shaped.weight}
+    surcharge = shaped.surcharge if own_beta == 0.0 else shaped.surcharge - own_beta * shaped.log_ratio
+    return {"reward": shaped.reward, "surcharge": surcharge, "variance": variance, "weight": shaped.weight}
 
 
 def summary(
-    shaped: ShapedRewards, objective: Objective, beta: float, raw: Float[Tensor, "batch members"] | None
+    shaped: ShapedRewards,
+    objective: Objective,
+    beta: float,
+    raw: Float[Tensor, "batch members"] | None,
+    *,
+    ratio_known: bool = True,
 ) -> dict[str, float]:
     """Scalars of one batch; means are over the scored completions, KL in nats per sequence.
 
     Args:
         raw: the members' scores as they gave them, for their means; None for a source without members.
+        ratio_known: False where the log-ratio was not computed, so that nothing is said of it.
     """
     estimate, scored = shaped.estimate, shaped.estimate.scored
     values = {
-        "sequence_kl": float(shaped.log_ratio.nanmean()),
         "beta": beta,
         "unscored": float((~scored).double().mean()),
         "reward/mean_of_members": float(estimate.mean.nanmean()),
-        "reward/penalty": float((shaped.log_ratio * beta - shaped.surcharge).nanmean()),
     }
+    if ratio_known:
+        values["sequence_kl"] = float(shaped.log_ratio.nanmean())
+        values["reward/penalty"] = float((shaped.log_ratio * beta - shaped.surcharge).nanmean())
     if raw is not None:
         for k, score in enumerate(raw.nanmean(dim=0).tolist()):
             values[f"reward/member_{k}"] = score

@@ -22,7 +22,7 @@ class ObjectiveArguments:
         default="variance_aware",
         metadata={
             "help": "Objective by name: variance_aware, variance_aware_lcb, variance_aware_one, literal, vanilla, "
-            "mean, lcb, uwo, wco, cvar, kl_robust, brme."
+            "mean, lcb, uwo, wco, cvar, kl_robust, brme, rvpo."
         },
     )
     aggregate: str | None = field(

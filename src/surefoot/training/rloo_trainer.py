@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any
 
+import torch
 from trl import RLOOTrainer
 
 from surefoot.rewards.source import RewardSource
 from surefoot.training.bridge import PenaltyBridge, ensure_reference_on_disk
+from surefoot.training.paper import PAPER
+from surefoot.training.reward_funcs import split_reward_funcs
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
+from surefoot.training.shaping import leave_one_out
 
 __all__ = ["VarianceAwareRLOOTrainer"]
 
@@ -50,17 +53,9 @@ class VarianceAwareRLOOTrainer(PenaltyBridge, RLOOTrainer):
 
     _tag_names = ["trl", "rloo", "surefoot"]  # noqa: RUF012 - TRL's own class attribute
     _name = "Variance-aware RLOO"
-    _paper = {  # noqa: RUF012
-        "title": "Towards Reliable, Uncertainty-Aware Alignment",
-        "id": "2507.15906",
-        "citation": textwrap.dedent("""\
-            @article{gopalan2025towards,
-                title   = {Towards Reliable, Uncertainty-Aware Alignment},
-                author  = {Gopalan, Aditya and Banerjee, Debangshu and Saha, Aadirupa},
-                year    = 2025,
-                journal = {arXiv preprint arXiv:2507.15906}
-            }"""),
-    }
+    _paper = PAPER
+    native_kl = "reward"
+    _completions_at = 2
 
     def __init__(
         self,
@@ -76,18 +71,5 @@ class VarianceAwareRLOOTrainer(PenaltyBridge, RLOOTrainer):
         ensure_reference_on_disk(model, settings.output_dir, settings.beta)
         super().__init__(model, args=settings, source=source, monitors=monitors, extra_reward_funcs=extra, **keywords)
 
-
-def split_reward_funcs(reward_funcs: RewardSource | list[Any]) -> tuple[RewardSource, list[Any]]:
-    """The one reward source, and TRL's own kinds of reward function beside it.
-
-    Raises:
-        TypeError: none or several sources.
-    """
-    given = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-    sources = [item for item in given if isinstance(item, RewardSource)]
-    if len(sources) != 1:
-        raise TypeError(
-            f"reward_funcs must hold exactly one RewardSource, got {len(sources)}; load one with "
-            "surefoot.load_source(directory), or wrap your function in surefoot.FunctionMembers"
-        )
-    return sources[0], [item for item in given if not isinstance(item, RewardSource)]
+    def _expected_advantages(self, total: torch.Tensor, size: int) -> torch.Tensor:
+        return leave_one_out(total, size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +14,7 @@ from surefoot.maths.objectives import Objective
 from surefoot.rewards.source import RewardSource
 from surefoot.types import RewardEstimate
 
-__all__ = ["ShapedRewards", "leave_one_out", "shape_rewards"]
+__all__ = ["ShapedRewards", "group_relative", "leave_one_out", "shape_rewards"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ def shape_rewards(
     Raises:
         VarianceError: weighting is on, but the source has no variance or was not calibrated.
     """
-    estimate = source.estimate(scores, groups)
+    estimate = replace(source.estimate(scores, groups), groups=groups)
     reward = objectives.aggregate(estimate, objective)
     weight = _weights(source, objective, estimate)
     ratio = log_ratio.to(weight)
@@ -95,3 +95,25 @@ def leave_one_out(rewards: Float[Tensor, "batch"], group_size: int) -> Float[Ten
     others = (~grouped.isnan()).sum(dim=1, keepdim=True) - 1
     baseline = (grouped.nansum(dim=1, keepdim=True) - grouped) / others
     return (grouped - baseline).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).reshape(-1)
+
+
+def group_relative(rewards: Float[Tensor, "batch"], group_size: int, scale: str = "none") -> Float[Tensor, "batch"]:
+    """GRPO's advantages: each reward minus the mean of its group's scored rows; 0 where unscored.
+
+    Source: Shao et al., arXiv:2402.03300, with the scaling left out (arXiv:2503.20783) or taken over the group or the
+    batch (sample standard deviation + 1e-4, as TRL does).
+
+    Args:
+        scale: "none", "group" or "batch".
+
+    >>> group_relative(torch.tensor([1.0, 2.0, 6.0]), 3).tolist()
+    [-2.0, -1.0, 3.0]
+    """
+    grouped = rewards.view(-1, group_size)
+    centred = grouped - grouped.nanmean(dim=1, keepdim=True)
+    if scale != "none":
+        of = grouped if scale == "group" else rewards.view(1, -1)
+        count = (~of.isnan()).sum(dim=1, keepdim=True)
+        square = (of - of.nanmean(dim=1, keepdim=True)).square().nansum(dim=1, keepdim=True)
+        centred = centred / ((square / (count - 1)).sqrt() + 1e-4)
+    return centred.nan_to_num(nan=0.0).reshape(-1)

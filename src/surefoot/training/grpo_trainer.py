@@ -1,0 +1,62 @@
+"""TRL's GRPO with the variance-aware objective."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+
+from surefoot.rewards.source import RewardSource
+from surefoot.training.bridge import PenaltyBridge, ensure_reference_on_disk
+from surefoot.training.grpo_config import VarianceAwareGRPOConfig
+from surefoot.training.paper import PAPER
+from surefoot.training.reward_funcs import split_reward_funcs
+from surefoot.training.shaping import group_relative
+
+__all__ = ["VarianceAwareGRPOTrainer"]
+
+
+class VarianceAwareGRPOTrainer(PenaltyBridge, GRPOTrainer):
+    """Drop-in for TRL's `GRPOTrainer` whose reward has a variance and whose KL is weighted by it.
+
+    With weighting on, the objective is E_π[r̃] − β D_w(π‖π₀) (DESIGN 2.3): the penalty is in the reward, per sequence
+    and detached, and TRL's own KL in the loss is off; one forward of the policy without a gradient is added, which TRL
+    also does where sampling and training are out of step. With a preset that doesn't weigh it is TRL's own GRPO.
+
+    Args:
+        model: as in TRL. An in-memory model without a path is first saved, since TRL rebuilds the reference from it.
+        reward_funcs: a `RewardSource`, or a list of one source and TRL reward functions, which are added to its
+            reward and have no variance.
+        args: `VarianceAwareGRPOConfig`.
+        monitors: functions of (prompts, completions) that are logged as `monitor/{name}` and never optimised.
+        keywords: everything else of TRL's trainer (`train_dataset`, `processing_class`, `peft_config`, …).
+
+    Raises:
+        ConfigError: settings that would undo the penalty.
+        VarianceError: the objective needs a variance and the source has one member.
+        TypeError: no reward source among `reward_funcs`.
+    """
+
+    _tag_names = ["trl", "grpo", "surefoot"]  # noqa: RUF012 - TRL's own class attribute
+    _name = "Variance-aware GRPO"
+    _paper = PAPER
+    native_kl = "loss"
+    _completions_at = 3
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: RewardSource | list[Any],
+        args: VarianceAwareGRPOConfig | None = None,
+        *,
+        monitors: dict[str, Any] | None = None,
+        **keywords: Any,
+    ) -> None:
+        source, extra = split_reward_funcs(reward_funcs)
+        settings = args if args is not None else VarianceAwareGRPOConfig()
+        ensure_reference_on_disk(model, settings.output_dir, settings.beta)
+        super().__init__(model, args=settings, source=source, monitors=monitors, extra_reward_funcs=extra, **keywords)
+
+    def _expected_advantages(self, total: torch.Tensor, size: int) -> torch.Tensor:
+        return group_relative(total, size, str(self.scale_rewards))

@@ -1,0 +1,158 @@
+"""DPO: TRL's own trajectory without weights, the weighted loss by hand with them, and the optimum they lead to."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch.nn.functional import logsigmoid
+from transformers import AutoModelForCausalLM, PrinterCallback
+from trl import DPOConfig, DPOTrainer
+
+from surefoot.errors import ConfigError, DataError, VarianceError
+from surefoot.rewards.functions import FunctionMembers
+from surefoot.training.dpo_config import VarianceAwareDPOConfig
+from surefoot.training.dpo_trainer import VarianceAwareDPOTrainer
+from surefoot.training.preference_weights import add_variances, add_weights
+from tests.training.test_rloo_trainer import difference, members, moved, sequence_log_probability
+
+PAIRS = {
+    "prompt": ["the", "a", "red", "green"] * 4,
+    "chosen": [" cat runs", " cat", " cat and dog", " dog cat"] * 4,
+    "rejected": [" dog", " dog dog", " runs", " a dog sleeps"] * 4,
+}
+
+
+def common(output: Path, **changes: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "output_dir": str(output), "per_device_train_batch_size": 4, "max_steps": 10, "learning_rate": 1e-3,
+        "beta": 0.3, "bf16": False, "logging_steps": 1, "report_to": "none", "save_strategy": "no",
+        "gradient_checkpointing": False, "disable_tqdm": True, "use_cpu": True,
+    }  # fmt: skip
+    return settings | changes
+
+
+def ours(policy: Path, output: Path, data: Dataset | None = None, source: Any = None, **changes: Any) -> Any:
+    trainer = VarianceAwareDPOTrainer(
+        str(policy),
+        VarianceAwareDPOConfig(**common(output, **changes)),
+        train_dataset=Dataset.from_dict(PAIRS) if data is None else data,
+        source=source,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def weighted(chosen: float, rejected: float) -> Dataset:
+    return Dataset.from_dict(PAIRS | {"chosen_weight": [chosen] * 16, "rejected_weight": [rejected] * 16})
+
+
+@pytest.mark.parametrize("how", ["off", "weights of one", "precomputed"])
+def test_the_stock_trajectory(policy_path: Path, tmp_path: Path, how: str) -> None:
+    changes: dict[str, Any] = {"precompute_ref_log_probs": True} if how == "precomputed" else {}
+    theirs = DPOTrainer(
+        str(policy_path), args=DPOConfig(**common(tmp_path / "a", **changes)), train_dataset=Dataset.from_dict(PAIRS)
+    )
+    theirs.remove_callback(PrinterCallback)
+    theirs.train()
+    if how == "off":
+        mine = ours(policy_path, tmp_path / "b", weights="none")
+    else:
+        mine = ours(policy_path, tmp_path / "b", weighted(1.0, 1.0), **changes)
+    mine.train()
+    assert moved(theirs, policy_path) > 1e-3
+    assert difference(theirs, mine) <= 1e-6
+
+
+@pytest.mark.parametrize("objective", ["generalized", "literal"])
+@pytest.mark.parametrize("precompute", [False, True])
+def test_the_loss_by_hand(policy_path: Path, tmp_path: Path, objective: str, precompute: bool) -> None:
+    """−log σ(β[w_c ℓ_c − w_r ℓ_r]) from log-probabilities of single unpadded sequences."""
+    trainer = ours(
+        policy_path, tmp_path, weighted(2.0, 0.5), objective=objective, max_steps=4,
+        precompute_ref_log_probs=precompute,
+    )  # fmt: skip
+    trainer.train()
+    rows = [trainer.train_dataset[i] for i in range(4)]
+    batch = trainer.data_collator(rows)
+    trainer.model.train()
+    with torch.no_grad():
+        found = float(trainer._compute_loss(trainer.model, batch, False))
+    reference = AutoModelForCausalLM.from_pretrained(policy_path)
+    losses = []
+    for row in rows:
+        prompt = torch.tensor(row["prompt_ids"])
+        ratio = {
+            side: sequence_log_probability(trainer.model, prompt, torch.tensor(row[f"{side}_ids"]))
+            - sequence_log_probability(reference, prompt, torch.tensor(row[f"{side}_ids"]))
+            for side in ("chosen", "rejected")
+        }
+        one = 1.0 if objective == "literal" else 0.0
+        margin = 2.0 * (ratio["chosen"] + one) - 0.5 * (ratio["rejected"] + one)
+        losses.append(-float(logsigmoid(torch.tensor(0.3 * margin))))
+    assert found == pytest.approx(sum(losses) / 4, rel=1e-4)
+
+
+def test_the_weighted_optimum_is_reached(policy_path: Path, tmp_path: Path) -> None:
+    """Pairs preferred in exact Bradley-Terry shares: β(w_c ℓ_c − w_r ℓ_r) becomes the log-odds, here ln 3."""
+    data = Dataset.from_dict({
+        "prompt": ["the"] * 4,
+        "chosen": [" cat"] * 3 + [" dog"],
+        "rejected": [" dog"] * 3 + [" cat"],
+        "chosen_weight": [2.0] * 3 + [0.5],
+        "rejected_weight": [0.5] * 3 + [2.0],
+    })  # fmt: skip
+    trainer = ours(
+        policy_path, tmp_path, data, max_steps=150, learning_rate=3e-3, beta=1.0, lr_scheduler_type="cosine"
+    )
+    trainer.train()
+    reference = AutoModelForCausalLM.from_pretrained(policy_path)
+    first, second = trainer.train_dataset[0], trainer.train_dataset[3]
+    prompt = torch.tensor(first["prompt_ids"])
+    cat, dog = (
+        sequence_log_probability(trainer.model, prompt, torch.tensor(row["chosen_ids"]))
+        - sequence_log_probability(reference, prompt, torch.tensor(row["chosen_ids"]))
+        for row in (first, second)
+    )
+    assert 2.0 * cat - 0.5 * dog == pytest.approx(float(torch.log(torch.tensor(3.0))), abs=0.02)
+
+
+def test_weights_come_from_a_source_once(policy_path: Path, tmp_path: Path) -> None:
+    source = FunctionMembers(members, 3)
+    data = Dataset.from_dict(PAIRS)
+    source.calibrate(source.score(data["prompt"], data["chosen"]))
+    trainer = ours(policy_path, tmp_path, source=source, weight_floor=0.01, weight_ceiling=100.0, max_steps=2)
+    sides = [torch.tensor(list(trainer.train_dataset[f"{side}_weight"])) for side in ("chosen", "rejected")]
+    assert float(torch.cat(sides).mean()) == pytest.approx(1.0, abs=1e-5)
+    scores = [source.score(data["prompt"], data[side]) for side in ("chosen", "rejected")]
+    variance = source.estimate(torch.cat(scores), torch.arange(16).repeat(2)).variance
+    torch.testing.assert_close(torch.cat(sides).double(), variance / variance.mean(), rtol=1e-5, atol=1e-6)
+    trainer.train()
+    assert moved(trainer, policy_path) > 1e-4
+
+
+def test_bad_variances_are_named() -> None:
+    data = Dataset.from_dict(PAIRS)
+    with pytest.raises(DataError, match="no chosen_variance and no rejected_variance; add them with `surefoot score`"):
+        add_weights(data)
+    some = data.add_column("chosen_variance", [1.0] * 15 + [None]).add_column("rejected_variance", [1.0] * 16)
+    with pytest.raises(DataError, match="row 15 has no finite chosen_variance"):
+        add_weights(some)
+    zero = data.add_column("chosen_variance", [0.0] * 16).add_column("rejected_variance", [0.0] * 16)
+    with pytest.raises(VarianceError, match="every variance is zero"):
+        add_weights(zero)
+    with pytest.raises(VarianceError):
+        add_variances(data, FunctionMembers(lambda p, c: [[1.0]] * len(p), 1))
+
+
+def test_settings_that_cannot_be_weighted(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="loss_type ipo can't be weighted"):
+        VarianceAwareDPOConfig(**common(tmp_path, loss_type="ipo"))
+    with pytest.raises(ConfigError, match="can't be weighted: the weighted optimum"):
+        VarianceAwareDPOConfig(**common(tmp_path, f_divergence_type="js_divergence"))
+    with pytest.raises(ConfigError, match="objective must be one of generalized, literal"):
+        VarianceAwareDPOConfig(**common(tmp_path, objective="exact"))
+    with pytest.raises(ConfigError, match="0 < weight_floor"):
+        VarianceAwareDPOConfig(**common(tmp_path, weight_floor=2.0))
+    assert VarianceAwareDPOConfig(**common(tmp_path, weights="none", loss_type="ipo")).weights == "none"
