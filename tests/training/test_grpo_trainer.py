@@ -120,6 +120,7 @@ def test_the_loss_has_no_second_kl(policy_path: Path, tmp_path: Path) -> None:
     trainer.train()
     batch = trainer._generate_and_score_completions([{"prompt": p} for p in PROMPTS[:2] for _ in range(4)])
     trainer.current_gradient_accumulation_steps = 1
+    reference = batch["ref_per_token_logps"]
     with torch.no_grad():
         losses = [
             float(trainer._compute_loss(trainer.model, batch | {"ref_per_token_logps": reference + shift}))

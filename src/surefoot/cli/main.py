@@ -17,6 +17,9 @@ COMMANDS = {
     "world": "write the offline world to disk: model, preferences, prompts",
     "theory": "the risk theorem, exact optima, and what an estimated variance does to them",
     "rloo": "align a language model with TRL's RLOO and the variance-aware objective",
+    "grpo": "the same with TRL's GRPO",
+    "dpo": "align offline with TRL's DPO, log-ratios weighted by the variance",
+    "bon": "sample n completions of each prompt and keep the best",
 }
 
 

@@ -380,13 +380,16 @@ class PreferenceBridge(DPOTrainer):
     as `logps/…` and `rewards/…` is weighted too. The literal form adds its constant w to the policy's sum.
     """
 
+    data_collator: Any
+    _signature_columns: list[str] | None
+
     def __init__(self, *positional: Any, **keywords: Any) -> None:
         super().__init__(*positional, **keywords)
         self.data_collator = _WithWeights(self.data_collator)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *WEIGHTS]))
+        self._signature_columns = list(dict.fromkeys([*(self._signature_columns or []), *WEIGHTS]))
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
         """Unweighted (TRL's own); weights enter when the loss is computed."""

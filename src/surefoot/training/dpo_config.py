@@ -28,7 +28,7 @@ class VarianceAwareDPOConfig(DPOConfig):
     weights: str = field(default="variance", metadata={"help": "'variance' weighs each side's log-ratio, 'none' not."})
     objective: str = field(
         default="generalized",
-        metadata={"help": "'generalized' (D_w) or 'literal' (the paper's penalty, with its +1)."},
+        metadata={"help": "'generalized' (D_w) or 'literal' (the paper's, with its +1)."},
     )
     weight_floor: float = field(default=0.1, metadata={"help": "Smallest weight; the mean weight is 1."})
     weight_ceiling: float = field(default=10.0, metadata={"help": "Largest weight."})

@@ -33,7 +33,7 @@ class VarianceAwareGRPOConfig(ObjectiveArguments, GRPOConfig):
         default=0.05,
         metadata={"help": "KL coefficient; per sequence with weighting on, per token (TRL's) with weighting off."},
     )
-    scale_rewards: str | bool | None = field(
+    scale_rewards: str | None = field(
         default=None,
         metadata={
             "help": "'none' or 'batch' with weighting on, also 'group' with weighting off; None: none or group."
@@ -50,7 +50,7 @@ class VarianceAwareGRPOConfig(ObjectiveArguments, GRPOConfig):
         weighted = objective.weights != "none" or objective.form == "literal"
         if self.scale_rewards is None:
             self.scale_rewards = "none" if weighted else "group"
-        if weighted and self.scale_rewards in (True, "group"):
+        if weighted and str(self.scale_rewards) in ("True", "group"):
             raise ConfigError(
                 'scale_rewards="group" divides each group by its own spread and so undoes an absolute penalty; set '
                 'scale_rewards="none" (or "batch"), or switch weighting off with weights="none"'

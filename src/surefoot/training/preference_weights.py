@@ -43,7 +43,7 @@ def add_variances(
         if on_progress is not None:
             on_progress(min(1.0, (start + count) / len(pairs)))
     for name, values in zip(VARIANCES, found, strict=True):
-        pairs = pairs.add_column(name, torch.cat(values).tolist())  # type: ignore[call-arg]
+        pairs = pairs.add_column(name, torch.cat(values).tolist())
     return pairs
 
 
@@ -70,5 +70,5 @@ def add_weights(pairs: Dataset, floor: float = 0.1, ceiling: float = 10.0) -> Da
     if mean <= 0:
         raise VarianceError("every variance is zero: weighting has nothing to work with; use weights='none'")
     for name, values in zip(WEIGHTS, sides, strict=True):
-        pairs = pairs.add_column(name, weights(values, mean, floor, ceiling).tolist())  # type: ignore[call-arg]
+        pairs = pairs.add_column(name, weights(values, mean, floor, ceiling).tolist())
     return pairs

@@ -15,14 +15,20 @@ from surefoot.errors import ConfigError, ModelError
 from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.source import RewardSource, load_source
+from surefoot.training.grpo_config import VarianceAwareGRPOConfig
+from surefoot.training.grpo_trainer import VarianceAwareGRPOTrainer
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
 
-__all__ = ["RLOOScriptArguments", "run_rloo"]
+__all__ = ["OnlineScriptArguments", "averages", "load_policy_tokenizer", "run_online", "with_model_settings"]
+
+
+TRAINERS: dict[str, Any] = {"rloo": VarianceAwareRLOOTrainer, "grpo": VarianceAwareGRPOTrainer}
+"""Trainers that sample from the policy, by their command."""
 
 
 @dataclass
-class RLOOScriptArguments(ScriptArguments):
+class OnlineScriptArguments(ScriptArguments):
     """TRL's script arguments, and where the reward comes from (exactly one of the three)."""
 
     reward_source: str | None = field(
@@ -50,9 +56,10 @@ class RLOOScriptArguments(ScriptArguments):
             raise ConfigError("dataset_name is missing; give a local file, directory or hub name that holds prompts")
 
 
-def run_rloo(
-    script: RLOOScriptArguments,
-    args: VarianceAwareRLOOConfig,
+def run_online(
+    kind: str,
+    script: OnlineScriptArguments,
+    args: VarianceAwareRLOOConfig | VarianceAwareGRPOConfig,
     model: ModelConfig,
     settings: dict[str, Any],
     source: RewardSource | None = None,
@@ -60,6 +67,7 @@ def run_rloo(
     """Align a policy and write the model, its checkpoints and `record.json` to `args.output_dir`.
 
     Args:
+        kind: a key of `TRAINERS`; `args` are of its config.
         settings: what the user gave, as written; the output directory is bound to it.
         source: used instead of loading `script.reward_source`.
 
@@ -74,14 +82,14 @@ def run_rloo(
     prompts = load_prompts(script.dataset_name, split=script.dataset_train_split, config=script.dataset_config)
     if script.dataset_prompts is not None:
         prompts = prompts.select(range(min(script.dataset_prompts, len(prompts))))
-    folder = claim_directory(args.output_dir, "rloo", settings)
+    folder = claim_directory(args.output_dir, kind, settings)
     if (folder / RECORD).exists():
         finished: dict[str, Any] = read_json(folder / RECORD)
         return finished
-    trainer = VarianceAwareRLOOTrainer(
+    trainer = TRAINERS[kind](
         model.model_name_or_path,
         source if source is not None else _source(script),
-        _with_model_settings(args, model),
+        with_model_settings(args, model),
         train_dataset=prompts,
         processing_class=tokenizer,
         quantization_config=get_quantization_config(model),
@@ -89,7 +97,7 @@ def run_rloo(
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or get_last_checkpoint(args.output_dir))
     trainer.save_model(args.output_dir)
-    record = make_record("rloo", settings, seed=args.seed, data_hash=data_hash(prompts), metrics=summarise(trainer))
+    record = make_record(kind, settings, seed=args.seed, data_hash=data_hash(prompts), metrics=summarise(trainer))
     if trainer.accelerator.is_main_process:
         write_record(folder, record | {"log": trainer.state.log_history})
     if args.push_to_hub:
@@ -98,7 +106,7 @@ def run_rloo(
     return record
 
 
-def _source(script: RLOOScriptArguments) -> RewardSource:
+def _source(script: OnlineScriptArguments) -> RewardSource:
     if script.reward_source is not None:
         return load_source(script.reward_source)
     from surefoot.rewards.independent import IndependentMembers
@@ -138,7 +146,7 @@ def load_policy_tokenizer(model: ModelConfig, *, trust_remote_code: bool = False
     return tokenizer
 
 
-def _with_model_settings(args: VarianceAwareRLOOConfig, model: ModelConfig) -> VarianceAwareRLOOConfig:
+def with_model_settings(args: Any, model: ModelConfig) -> Any:
     """TRL's own merge of ModelConfig into `model_init_kwargs`; what the user gave there wins."""
     kwargs = {
         "revision": model.model_revision,
@@ -152,23 +160,24 @@ def _with_model_settings(args: VarianceAwareRLOOConfig, model: ModelConfig) -> V
 _SUMMARY = ("reward", "sequence_kl", "beta", "reward/variance", "weight/effective_sample_size", "unscored")
 
 
-def summarise(trainer: VarianceAwareRLOOTrainer) -> dict[str, Any]:
+def summarise(trainer: Any) -> dict[str, Any]:
     """First and last tenth of the log, averaged, and the calibration."""
-    rows = [row for row in trainer.state.log_history if "sequence_kl" in row]
+    rows = [row for row in trainer.state.log_history if "reward" in row]
     tenth = max(1, len(rows) // 10)
     calibration = trainer.source.calibration
     return {
-        "start": _averages(rows[:tenth]),
-        "end": _averages(rows[-tenth:]),
+        "start": averages(rows[:tenth], _SUMMARY),
+        "end": averages(rows[-tenth:], _SUMMARY),
         "steps": trainer.state.global_step,
         "objective": repr(trainer.objective),
         "calibration": None if calibration is None else calibration.to_dict(),
     }
 
 
-def _averages(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+def averages(rows: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, float | None]:
+    """Mean of each logged figure over the rows that have it; None where none has."""
     found: dict[str, float | None] = {}
-    for name in _SUMMARY:
+    for name in names:
         values = [row[name] for row in rows if row.get(name) is not None]
         found[name] = sum(values) / len(values) if values else None
     return found

@@ -1,0 +1,35 @@
+"""`surefoot bon`: the best of n samples by a reward that has a variance."""
+
+from __future__ import annotations
+
+from surefoot.cli.parsing import given_settings, parse
+from surefoot.quiet import quieten
+
+
+def run(arguments: list[str]) -> None:
+    """Sample, score, choose, and print the best-of-n curve."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Table
+
+    from surefoot.training.best_of_n import CHOSEN, BestOfNArguments, run_best_of_n
+
+    quieten()
+    (args,) = parse((BestOfNArguments,), arguments, "bon")
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()) as bars:
+        task = bars.add_task("prompts", total=None)
+        record = run_best_of_n(
+            args, given_settings(arguments), lambda done, total: bars.update(task, completed=done, total=total)
+        )
+    metrics = record["metrics"]
+    names = [name for name in ("reward", "reward_mean", "gold") if name in metrics]
+    table = Table(title=f"best of n by {args.preset}, {metrics['prompts']} prompts, mean [95%]")
+    for heading in ("n", "KL, nats", *names):
+        table.add_column(heading, justify="right")
+    for i, (n, kl) in enumerate(zip(metrics["n"], metrics["kl"], strict=True)):
+        shown = [metrics[name][i] for name in names if metrics[name]]
+        cells = [f"{x['value']:.3f} [{x['low']:.3f}, {x['high']:.3f}]" for x in shown]
+        table.add_row(str(n), f"{kl:.2f}", *cells)
+    console = Console()
+    console.print(table)
+    console.print(f"chosen completions: {args.output_dir}/{CHOSEN}")

@@ -1,0 +1,23 @@
+"""`surefoot dpo`: TRL's DPO command with variance-weighted log-ratios."""
+
+from __future__ import annotations
+
+from surefoot.cli.launching import launched
+from surefoot.cli.online import print_run
+from surefoot.cli.parsing import given_settings, parse
+from surefoot.quiet import quieten
+
+
+def run(arguments: list[str]) -> None:
+    """Align the policy with DPO on preferences whose sides have variances."""
+    from trl import ModelConfig
+
+    from surefoot.training.dpo_config import VarianceAwareDPOConfig
+    from surefoot.training.run_dpo import DPOScriptArguments, run_dpo
+
+    quieten()
+    if launched("dpo", arguments):
+        return
+    script, args, model = parse((DPOScriptArguments, VarianceAwareDPOConfig, ModelConfig), arguments, "dpo")
+    record = run_dpo(script, args, model, given_settings(arguments))
+    print_run(f"{record['metrics']['steps']} steps of DPO, weights {args.weights}", record, args.output_dir)

@@ -1,0 +1,59 @@
+"""What `surefoot rloo` and `surefoot grpo` share: TRL's settings and ours, a run, and a table of what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from surefoot.cli.launching import launched
+from surefoot.cli.parsing import given_settings, parse
+from surefoot.quiet import quieten
+
+__all__ = ["print_run", "run_command"]
+
+
+def run_command(kind: str, config: type, arguments: list[str]) -> None:
+    """Parse, align the policy, and print what came of it.
+
+    Args:
+        kind: rloo or grpo.
+        config: the trainer's settings class.
+    """
+    from trl import ModelConfig
+
+    from surefoot.training.run_online import OnlineScriptArguments, run_online
+
+    quieten()
+    if launched(kind, arguments):
+        return
+    script, args, model = parse((OnlineScriptArguments, config, ModelConfig), arguments, kind)
+    script.check()
+    if script.reward_config is not None:
+        script.reward_source, script.reward_config = _train_source(script.reward_config), None
+    record = run_online(kind, script, args, model, given_settings(arguments))
+    print_run(f"{record['metrics']['steps']} steps of {kind.upper()}, preset {args.preset}", record, args.output_dir)
+
+
+def print_run(title: str, record: dict[str, Any], output_dir: str) -> None:
+    """A table of the logged figures at the start and at the end."""
+    from rich.console import Console
+    from rich.table import Table
+
+    metrics = record["metrics"]
+    table = Table(title=title)
+    for heading in ("", "start", "end"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, start in metrics["start"].items():
+        table.add_row(name, _shown(start), _shown(metrics["end"][name]))
+    console = Console()
+    console.print(table)
+    console.print(f"policy and record: {output_dir}")
+
+
+def _train_source(config: str) -> str:
+    from surefoot.cli.reward import train
+
+    return train(["--config", config])
+
+
+def _shown(value: float | None) -> str:
+    return "not logged" if value is None else f"{value:.3f}"

@@ -1,0 +1,195 @@
+"""Best-of-n sampling with a reward that has a variance: sample, score, choose; resumable prompt by prompt."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from transformers import AutoModelForCausalLM
+from trl import ModelConfig
+
+from surefoot.data.preferences import data_hash, load_prompts
+from surefoot.errors import ConfigError
+from surefoot.files import read_json
+from surefoot.maths.best_of_n import best_of_n_curve, best_of_n_kl
+from surefoot.maths.objectives import Objective, aggregate, preset
+from surefoot.maths.statistics import bootstrap_mean
+from surefoot.records import RECORD, claim_directory, make_record, write_record
+from surefoot.rewards.loading import choose_device
+from surefoot.rewards.source import RewardSource, load_source
+from surefoot.training.run_online import load_policy_tokenizer
+from surefoot.training.sampling import sample_completions
+
+__all__ = ["BestOfNArguments", "run_best_of_n"]
+
+CHOSEN = "chosen.parquet"
+
+
+@dataclass
+class BestOfNArguments:
+    """What to sample, how to choose, and where it goes."""
+
+    output_dir: str = field(metadata={"help": "Directory of the result; the same again resumes."})
+    model_name_or_path: str = field(metadata={"help": "Policy to sample: a directory or hub name."})
+    dataset_name: str = field(metadata={"help": "Prompts: a local file, directory or hub name."})
+    reward_source: str = field(metadata={"help": "Directory of the reward source to choose by."})
+    gold_source: str | None = field(default=None, metadata={"help": "A source never chosen by, for the curve."})
+    dataset_config: str | None = None
+    dataset_split: str | None = None
+    dataset_prompts: int | None = field(default=None, metadata={"help": "Use only so many prompts."})
+    n: int = field(default=16, metadata={"help": "Samples of each prompt."})
+    preset: str = field(
+        default="mean", metadata={"help": "mean, vanilla, lcb, uwo, wco, cvar, kl_robust, brme, rvpo."}
+    )
+    aggregate_parameter: float | None = field(default=None, metadata={"help": "The aggregate's κ, λ, α or τ."})
+    max_completion_length: int = 256
+    temperature: float = 1.0
+    prompts_per_batch: int = field(default=8, metadata={"help": "Prompts sampled and scored at a time."})
+    seed: int = 0
+
+    def objective(self) -> Objective:
+        """The aggregate that is chosen by; best-of-n has no penalty to weigh.
+
+        Raises:
+            ConfigError: values out of range.
+        """
+        for name in ("n", "max_completion_length", "prompts_per_batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        changes = {} if self.aggregate_parameter is None else {"parameter": self.aggregate_parameter}
+        return preset(self.preset, weights="none", **changes)
+
+
+def run_best_of_n(
+    args: BestOfNArguments, settings: dict[str, Any], on_progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """Write the best of `n` completions of each prompt to `chosen.parquet`, and the best-of-n curve to `record.json`.
+
+    Rewards are centred over a prompt's completions. Batches of prompts that are finished are kept if interrupted.
+
+    Args:
+        on_progress: called with (prompts done, prompts).
+
+    Returns:
+        The record; that of the finished run if there is one already.
+
+    Raises:
+        ConfigError, DataError, ModelError, RunError: before anything is sampled, each saying what to change.
+    """
+    objective = args.objective()
+    tokenizer = load_policy_tokenizer(ModelConfig(model_name_or_path=args.model_name_or_path))
+    prompts = load_prompts(args.dataset_name, split=args.dataset_split, config=args.dataset_config)
+    if args.dataset_prompts is not None:
+        prompts = prompts.select(range(min(args.dataset_prompts, len(prompts))))
+    if not isinstance(prompts[0]["prompt"], str):
+        prompts = prompts.map(
+            lambda row: {
+                "prompt": tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+            }
+        )
+    source = load_source(args.reward_source)
+    gold = None if args.gold_source is None else load_source(args.gold_source)
+    folder = claim_directory(args.output_dir, "bon", settings)
+    if (folder / RECORD).exists():
+        finished: dict[str, Any] = read_json(folder / RECORD)
+        return finished
+    device = choose_device(None)
+    model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path, use_safetensors=True).to(device)
+    parts = []
+    for start in range(0, len(prompts), args.prompts_per_batch):
+        path = folder / "parts" / f"{start:08d}.parquet"
+        if not path.exists():
+            some = list(prompts[start : start + args.prompts_per_batch]["prompt"])
+            _write(path, _sample_and_score(model, tokenizer, some, args, start, source, gold, objective))
+        parts.append(path)
+        if on_progress is not None:
+            on_progress(min(start + args.prompts_per_batch, len(prompts)), len(prompts))
+    table = pa.concat_tables([pq.read_table(path) for path in parts])
+    _write(folder / CHOSEN, _best(table, args.n))
+    metrics = _curve(table, args.n, np.random.default_rng(args.seed))
+    record = make_record("bon", settings, seed=args.seed, data_hash=data_hash(prompts), metrics=metrics)
+    write_record(folder, record)
+    return record
+
+
+def _sample_and_score(
+    model: Any,
+    tokenizer: Any,
+    prompts: list[str],
+    args: BestOfNArguments,
+    start: int,
+    source: RewardSource,
+    gold: RewardSource | None,
+    objective: Objective,
+) -> pa.Table:
+    repeated = [prompt for prompt in prompts for _ in range(args.n)]
+    seed = int(hashlib.sha256(f"{args.seed}:{start}".encode()).hexdigest()[:8], 16)
+    completions = sample_completions(
+        model,
+        tokenizer,
+        repeated,
+        max_new_tokens=args.max_completion_length,
+        seed=seed,
+        temperature=args.temperature,
+    )
+    groups = torch.arange(len(prompts)).repeat_interleave(args.n)
+    estimate = source.estimate(source.score(repeated, completions), groups)
+    columns: dict[str, Any] = {
+        "prompt": repeated,
+        "completion": completions,
+        "reward": _numbers(aggregate(estimate, objective)),
+        "reward_mean": _numbers(estimate.mean),
+        "reward_variance": _numbers(estimate.variance)
+        if estimate.has_variance
+        else pa.nulls(len(repeated), pa.float64()),
+    }
+    if gold is not None:
+        columns["gold"] = _numbers(gold.estimate(gold.score(repeated, completions), groups).mean)
+    return pa.table(columns)
+
+
+def _numbers(values: torch.Tensor) -> pa.Array:
+    return pa.array(values.to(torch.float64).numpy(), from_pandas=True)
+
+
+def _column(table: pa.Table, name: str, n: int) -> torch.Tensor:
+    values = [float("nan") if value is None else value for value in table.column(name).to_pylist()]
+    return torch.tensor(values, dtype=torch.float64).view(-1, n)
+
+
+def _best(table: pa.Table, n: int) -> pa.Table:
+    reward = _column(table, "reward", n).nan_to_num(nan=-torch.inf)
+    return table.take((reward.argmax(dim=1) + n * torch.arange(len(reward))).tolist())
+
+
+def _curve(table: pa.Table, n: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Means over prompts with 95% intervals, for n = 1, 2, 4, …; prompts with an unscored completion are left out."""
+    ns = torch.tensor([2**k for k in range(n.bit_length()) if 2**k < n] + [n])
+    names = [name for name in ("reward", "reward_mean", "gold") if name in table.column_names]
+    proxy = _column(table, "reward", n)
+    whole = ~proxy.isnan().any(dim=1)
+    metrics: dict[str, Any] = {
+        "prompts": len(proxy),
+        "prompts_with_unscored": int((~whole).sum()),
+        "n": ns.tolist(),
+        "kl": best_of_n_kl(ns).tolist(),
+    }
+    for name in names:
+        curve = best_of_n_curve(proxy[whole], _column(table, name, n)[whole], ns)
+        metrics[name] = [bootstrap_mean(column.tolist(), rng).to_dict() for column in curve.T] if len(curve) else []
+    return metrics
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    pq.write_table(table, temporary)
+    os.replace(temporary, path)

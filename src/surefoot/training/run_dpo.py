@@ -1,0 +1,96 @@
+"""One offline run from settings to record: everything is checked first, an interrupted run goes on where it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers.trainer_utils import get_last_checkpoint
+from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
+
+from surefoot.data.preferences import data_hash, load_preferences
+from surefoot.errors import ConfigError
+from surefoot.files import read_json
+from surefoot.records import RECORD, claim_directory, make_record, write_record
+from surefoot.rewards.source import load_source
+from surefoot.training.dpo_config import VarianceAwareDPOConfig
+from surefoot.training.dpo_trainer import VarianceAwareDPOTrainer
+from surefoot.training.preference_weights import VARIANCES
+from surefoot.training.run_online import averages, load_policy_tokenizer, with_model_settings
+
+__all__ = ["DPOScriptArguments", "run_dpo"]
+
+
+@dataclass
+class DPOScriptArguments(ScriptArguments):
+    """TRL's script arguments, and where the variances come from."""
+
+    reward_source: str | None = field(
+        default=None,
+        metadata={
+            "help": "Directory of a reward source; not needed if the dataset has the columns of `surefoot score`."
+        },
+    )
+    bad_rows: str = field(default="error", metadata={"help": "error names unusable rows, drop leaves them out."})
+
+
+def run_dpo(
+    script: DPOScriptArguments, args: VarianceAwareDPOConfig, model: ModelConfig, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Align a policy on weighted pairs and write the model, its checkpoints and `record.json` to `args.output_dir`.
+
+    Returns:
+        The record; that of the finished run if there is one already.
+
+    Raises:
+        ConfigError, DataError, ModelError, RunError: before any training, each saying what to change.
+    """
+    if script.dataset_name is None:
+        raise ConfigError("dataset_name is missing; give a local file, directory or hub name that holds preferences")
+    if script.bad_rows not in ("error", "drop"):
+        raise ConfigError(f"bad_rows must be error or drop, got '{script.bad_rows}'")
+    tokenizer = load_policy_tokenizer(model, trust_remote_code=args.trust_remote_code)
+    pairs = load_preferences(
+        script.dataset_name,
+        split=script.dataset_train_split,
+        config=script.dataset_config,
+        bad_rows=script.bad_rows,  # type: ignore[arg-type]
+    )
+    missing = [name for name in VARIANCES if name not in pairs.column_names]
+    if args.weights == "variance" and missing and script.reward_source is None:
+        raise ConfigError(
+            f"{script.dataset_name} has no {' and no '.join(missing)}; give reward_source, score the pairs first with "
+            "`surefoot score`, or set weights: none"
+        )
+    folder = claim_directory(args.output_dir, "dpo", settings)
+    if (folder / RECORD).exists():
+        finished: dict[str, Any] = read_json(folder / RECORD)
+        return finished
+    trainer = VarianceAwareDPOTrainer(
+        model.model_name_or_path,
+        with_model_settings(args, model),
+        train_dataset=pairs,
+        source=None if script.reward_source is None else load_source(script.reward_source),
+        processing_class=tokenizer,
+        quantization_config=get_quantization_config(model),
+        peft_config=get_peft_config(model),
+    )
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or get_last_checkpoint(args.output_dir))
+    trainer.save_model(args.output_dir)
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    tenth = max(1, len(rows) // 10)
+    metrics = {
+        "start": averages(rows[:tenth], _SUMMARY),
+        "end": averages(rows[-tenth:], _SUMMARY),
+        "steps": trainer.state.global_step,
+    }
+    record = make_record("dpo", settings, seed=args.seed, data_hash=data_hash(pairs), metrics=metrics)
+    if trainer.accelerator.is_main_process:
+        write_record(folder, record | {"log": trainer.state.log_history})
+    if args.push_to_hub:
+        trainer.push_to_hub(dataset_name=script.dataset_name)
+    trainer.accelerator.end_training()
+    return record
+
+
+_SUMMARY = ("loss", "rewards/margins", "rewards/accuracies")
