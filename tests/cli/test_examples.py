@@ -4,13 +4,28 @@ from pathlib import Path
 
 import pytest
 import yaml
+from trl import ModelConfig
 
 import surefoot
 from surefoot.cli.parsing import parse
 from surefoot.rewards.config import RewardSourceArguments
+from surefoot.training.best_of_n import BestOfNArguments
+from surefoot.training.dpo_config import VarianceAwareDPOConfig
+from surefoot.training.grpo_config import VarianceAwareGRPOConfig
+from surefoot.training.rloo_config import VarianceAwareRLOOConfig
+from surefoot.training.run_dpo import DPOScriptArguments
+from surefoot.training.run_online import OnlineScriptArguments
 
 EXAMPLES = Path(surefoot.__file__).parents[2] / "examples"
 REWARDS = [path for path in sorted(EXAMPLES.glob("*.yaml")) if "kind" in yaml.safe_load(path.read_text())]
+
+
+TYPES: dict[str, tuple[type, ...]] = {
+    "rloo": (OnlineScriptArguments, VarianceAwareRLOOConfig, ModelConfig),
+    "grpo": (OnlineScriptArguments, VarianceAwareGRPOConfig, ModelConfig),
+    "dpo": (DPOScriptArguments, VarianceAwareDPOConfig, ModelConfig),
+    "bon": (BestOfNArguments,),
+}
 
 
 @pytest.mark.parametrize("path", REWARDS, ids=lambda path: path.stem)
@@ -18,6 +33,27 @@ def test_reward_examples_parse_and_check(path: Path) -> None:
     (args,) = parse((RewardSourceArguments,), ["--config", str(path)], "reward")
     args.check()
     assert f"surefoot reward --config examples/{path.name}" in path.read_text()
+
+
+def command(path: Path) -> str:
+    """The command that the example's own comment runs it with."""
+    line = next(line for line in path.read_text().splitlines() if f"--config examples/{path.name}" in line)
+    return line.split("surefoot ")[1].split()[0]
+
+
+@pytest.mark.parametrize("path", sorted(set(EXAMPLES.glob("*.yaml")) - set(REWARDS)), ids=lambda path: path.stem)
+def test_other_examples_parse(path: Path, tmp_path: Path) -> None:
+    types = TYPES[command(path)]
+    words = ["--config", str(path), "--output_dir", str(tmp_path)]
+    words += [] if command(path) == "bon" else ["--use_cpu", "true", "--bf16", "false"]
+    parsed = parse(types, words, command(path))
+    if command(path) in ("rloo", "grpo"):
+        parsed[0].check()
+        assert parsed[1].build_objective().weights == "variance"
+    if command(path) == "bon":
+        assert parsed[0].objective().aggregate == "lcb"
+    if getattr(parsed[0], "reward_config", None):
+        assert (EXAMPLES.parent / parsed[0].reward_config) in REWARDS
 
 
 def test_every_kind_has_an_example() -> None:

@@ -36,6 +36,7 @@ def run(arguments: list[str]) -> None:
 
     from surefoot.files import write_json
     from surefoot.reports.disagreement import build_diagnosis, disagreement_table
+    from surefoot.rewards.source import DIAGNOSIS
     from surefoot.studies.disagreement import measure_disagreement
 
     quieten()
@@ -50,7 +51,7 @@ def run(arguments: list[str]) -> None:
         console.print(f"- {line}")
     folder = Path(config.output_dir or config.source)
     settings = given_settings(arguments) | {"dataset": config.dataset, "split": config.split}
-    write_json(folder / "diagnose.json", {"settings": settings, "data_hash": _hash(pairs), **found})
+    write_json(folder / DIAGNOSIS, {"settings": settings, "data_hash": _hash(pairs), **found})
     page = build_diagnosis(folder / "diagnose.html", found, settings)
     console.print(f"page: {page.resolve().as_uri()}")
 

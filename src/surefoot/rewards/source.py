@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
@@ -38,6 +39,7 @@ __all__ = [
 
 SOURCE = "source.json"
 CALIBRATION = "calibration.json"
+DIAGNOSIS = "diagnose.json"
 
 _KINDS = {
     "independent": "surefoot.rewards.independent:IndependentMembers",
@@ -60,11 +62,13 @@ class RewardSource(ABC):
         name: shown in logs and tables.
         calibration: constants fitted on a calibration set; None until `calibrate`.
         variance_factor: multiplies every variance; 1 until `fit_variance_factor`.
+        diagnosis: what `surefoot diagnose` left beside the source, if it was loaded from there.
     """
 
     name: str
     calibration: Calibration | None = None
     variance_factor: float = 1.0
+    diagnosis: dict[str, Any] | None = None
 
     @abstractmethod
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
@@ -222,6 +226,8 @@ def load_source(directory: str | Path, device: str | torch.device | None = None)
     if (folder / CALIBRATION).exists():
         source.calibration = Calibration.from_dict(read_json(folder / CALIBRATION))
         source.variance_factor = source.calibration.variance_factor
+    if (folder / DIAGNOSIS).exists():
+        source.diagnosis = read_json(folder / DIAGNOSIS)
     return source
 
 

@@ -117,6 +117,8 @@ class PenaltyBridge:
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **keywords: Any) -> Any:
         """Calibrate on the reference policy's own completions if need be, then train (public signature as in TRL)."""
+        if self.objective.weights == "variance":
+            _warn_if_uninformative(self.source)
         checkpoint = self._resolve_checkpoint(resume_from_checkpoint)
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -357,6 +359,18 @@ class PenaltyBridge:
             self.controller = KLController.from_state(state["controller"])
         if state["calibration"] is not None:
             self.source.calibration = Calibration.from_dict(state["calibration"])
+
+
+def _warn_if_uninformative(source: RewardSource) -> None:
+    """Say so if `surefoot diagnose` found no evidence that the source's variance tells wrong from right."""
+    found = (source.diagnosis or {}).get("error_auroc", {}).get("variance", {})
+    if found.get("low") is not None and found["low"] <= 0.5:
+        warnings.warn(
+            f"diagnose.json beside '{source.name}' found no evidence that its variance tells wrong pairs from right "
+            f"ones (AUROC {found['value']:.2f}, 95% [{found['low']:.2f}, {found['high']:.2f}]): weighting by it may "
+            "not help; compare with preset='mean'",
+            stacklevel=3,
+        )
 
 
 class _WithWeights:
