@@ -12,7 +12,9 @@ from trl import RLOOConfig, RLOOTrainer
 
 from surefoot.errors import ConfigError, ModelError, VarianceError
 from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.source import MemberSource
 from surefoot.training.bridge import STATE
+from surefoot.training.reward_funcs import split_reward_funcs
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
 from surefoot.training.shaping import leave_one_out
@@ -269,8 +271,8 @@ class TestGuards:
             trainer.train()
 
     def test_no_source(self, policy_path: Path, tmp_path: Path) -> None:
-        with pytest.raises(TypeError, match="exactly one RewardSource, got 0"):
-            ours(policy_path, tmp_path, reward=[first_member])
+        with pytest.raises(TypeError, match="one RewardSource, or names of reward models"):
+            ours(policy_path, tmp_path, reward=[3])
 
     def test_reference_directory_without_weights(self, policy_path: Path, tmp_path: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(policy_path)
@@ -287,3 +289,54 @@ def test_no_kl_at_all_is_the_stock_trajectory(policy_path: Path, tmp_path: Path)
     mine = ours(policy_path, tmp_path / "ours", preset="vanilla", beta=0.0)
     mine.train()
     assert difference(theirs, mine) <= 1e-6
+
+
+def test_plain_functions_alone_are_trls_sum(policy_path: Path, tmp_path: Path) -> None:
+    def length(prompts: Any, completions: Any, **_: Any) -> list[float]:
+        return [len(text) / 16 for text in completions]
+
+    theirs = RLOOTrainer(
+        str(policy_path), [first_member, length], RLOOConfig(**common(tmp_path / "a", reward_weights=[1.0, 0.5])),
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
+    )  # fmt: skip
+    theirs.train()
+    mine = ours(policy_path, tmp_path / "b", [first_member, length], preset="vanilla", reward_weights=[1.0, 0.5])
+    mine.train()
+    assert moved(theirs, policy_path) > 1e-3
+    assert difference(theirs, mine) <= 1e-6
+    with pytest.raises(VarianceError, match="has one member"):
+        ours(policy_path, tmp_path / "c", [first_member], preset="variance_aware").train()
+
+
+def test_names_are_members_and_a_directory_is_a_source(policy_path: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    names = []
+    for k in range(2):
+        torch.manual_seed(k)
+        model = AutoModelForSequenceClassification.from_pretrained(policy_path, num_labels=1)
+        model.save_pretrained(tmp_path / str(k))
+        AutoTokenizer.from_pretrained(policy_path).save_pretrained(tmp_path / str(k))
+        names.append(str(tmp_path / str(k)))
+    source, rest = split_reward_funcs([*names, first_member])
+    assert isinstance(source, MemberSource)
+    assert (source.num_members, rest) == (2, [first_member])
+    source.save(tmp_path / "source")
+    again, rest = split_reward_funcs(str(tmp_path / "source"))
+    torch.testing.assert_close(again.score(["the "], ["cat"]), source.score(["the "], ["cat"]))
+    trainer = ours(policy_path, tmp_path / "run", names, max_steps=1)
+    assert trainer.source.num_members == 2  # type: ignore[attr-defined]
+    for bad in ([], [source, source], [source, names[0]], [3]):
+        with pytest.raises(TypeError, match="one RewardSource"):
+            split_reward_funcs(bad)
+
+
+def test_the_model_card_says_what_was_optimised(policy_path: Path, tmp_path: Path) -> None:
+    trainer = ours(policy_path, tmp_path / "run", target_kl=0.5, max_steps=2)
+    trainer.train()
+    trainer.create_model_card(model_name="mine")
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "`function`, 3 members" in card
+    assert "KL weighted by the variance (generalized)" in card
+    assert "0.5 nats per sequence" in card
+    assert "mean variance on the reference policy" in card

@@ -28,6 +28,7 @@ from surefoot.rewards.card import model_card
 from surefoot.types import Calibration, MarginEstimate, RewardEstimate, Text
 
 __all__ = [
+    "SOURCE",
     "MemberSource",
     "RewardSource",
     "calibrated",

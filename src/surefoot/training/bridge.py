@@ -31,11 +31,12 @@ from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from surefoot.errors import ConfigError, ModelError, VarianceError
-from surefoot.files import read_json, write_json
+from surefoot.files import read_json, write_json, write_text
 from surefoot.maths.objectives import Objective
 from surefoot.rewards.source import MemberSource, RewardSource
 from surefoot.training import metrics
 from surefoot.training.kl_control import KLController
+from surefoot.training.policy_card import policy_card
 from surefoot.training.preference_weights import WEIGHTS
 from surefoot.training.shaping import ShapedRewards, shape_rewards
 from surefoot.types import Calibration
@@ -112,6 +113,17 @@ class PenaltyBridge:
         args.reward_weights = summed + list(args.reward_weights or [1.0] * len(extra))
         super().__init__(*positional, reward_funcs=[*self._columns.values(), *extra], **keywords)  # type: ignore[call-arg]
         self.controller = None if args.target_kl is None else KLController(args.target_kl, args.beta)
+
+    # --- what is said of the policy ----------------------------------------------------------------------------------
+
+    def create_model_card(self, *positional: Any, **keywords: Any) -> None:
+        """TRL's model card, with the source, the objective, the budget and the variance seen."""
+        super().create_model_card(*positional, **keywords)  # type: ignore[misc]
+        path = Path(self.args.output_dir) / "README.md"
+        if self.accelerator.is_main_process and path.exists():
+            text = path.read_text(encoding="utf-8")
+            card = policy_card(self.source, self.objective, self.args.target_kl, self.beta, self.state.log_history)
+            write_text(path, text + "\n" + card)
 
     # --- before training: calibration on the reference policy ---------------------------------------------------
 

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
-from surefoot.rewards.source import RewardSource
 from surefoot.training.bridge import PenaltyBridge, ensure_reference_on_disk
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.paper import PAPER
-from surefoot.training.reward_funcs import split_reward_funcs
+from surefoot.training.reward_funcs import RewardFuncs, split_reward_funcs
 from surefoot.training.shaping import group_relative
 
 __all__ = ["VarianceAwareGRPOTrainer"]
@@ -26,8 +25,8 @@ class VarianceAwareGRPOTrainer(PenaltyBridge, GRPOTrainer):
 
     Args:
         model: as in TRL. An in-memory model without a path is first saved, since TRL rebuilds the reference from it.
-        reward_funcs: a `RewardSource`, or a list of one source and TRL reward functions, which are added to its
-            reward and have no variance.
+        reward_funcs: a `RewardSource` or its directory; the name of a reward model, or a list of them, the members; or
+            a list of one source and TRL reward functions, which are added to its reward and have no variance.
         args: `VarianceAwareGRPOConfig`.
         monitors: functions of (prompts, completions) that are logged as `monitor/{name}` and never optimised.
         keywords: everything else of TRL's trainer (`train_dataset`, `processing_class`, `peft_config`, …).
@@ -35,7 +34,7 @@ class VarianceAwareGRPOTrainer(PenaltyBridge, GRPOTrainer):
     Raises:
         ConfigError: settings that would undo the penalty.
         VarianceError: the objective needs a variance and the source has one member.
-        TypeError: no reward source among `reward_funcs`.
+        TypeError: `reward_funcs` holds no reward, or several sources.
     """
 
     _tag_names = ["trl", "grpo", "surefoot"]  # noqa: RUF012 - TRL's own class attribute
@@ -47,7 +46,7 @@ class VarianceAwareGRPOTrainer(PenaltyBridge, GRPOTrainer):
     def __init__(
         self,
         model: Any,
-        reward_funcs: RewardSource | list[Any],
+        reward_funcs: RewardFuncs,
         args: VarianceAwareGRPOConfig | None = None,
         *,
         monitors: dict[str, Any] | None = None,

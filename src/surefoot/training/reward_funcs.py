@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from surefoot.rewards.source import RewardSource
+import torch
 
-__all__ = ["split_reward_funcs"]
+from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.source import SOURCE, RewardSource, load_source
+
+__all__ = ["RewardFuncs", "split_reward_funcs"]
+
+RewardFuncs = RewardSource | str | Path | list[Any]
+"""A source; the directory of one; a reward model's name, or several, the members; or a list of one source and plain
+functions, or of plain functions alone."""
 
 
-def split_reward_funcs(reward_funcs: RewardSource | list[Any]) -> tuple[RewardSource, list[Any]]:
+def split_reward_funcs(reward_funcs: RewardFuncs) -> tuple[RewardSource, list[Any]]:
     """The one reward source, and TRL's own kinds of reward function beside it.
 
+    - Names of reward models become the members of one source, each with its own tokenizer and chat template.
+    - Plain functions beside a source are added to its reward and have no variance.
+    - Plain functions alone are TRL's sum of rewards: there is no variance, so only presets without weighting run.
+
     Raises:
-        TypeError: none or several sources.
+        TypeError: several sources, sources and names together, or nothing.
     """
-    given = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+    given = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
+    given = [_loaded(item) for item in given]
     sources = [item for item in given if isinstance(item, RewardSource)]
-    if len(sources) != 1:
+    names = [item for item in given if isinstance(item, str | Path)]
+    functions = [item for item in given if not isinstance(item, RewardSource | str | Path)]
+    if len(sources) > 1 or (sources and names) or not given or not all(callable(item) for item in functions):
         raise TypeError(
-            f"reward_funcs must hold exactly one RewardSource, got {len(sources)}; load one with "
+            f"reward_funcs must hold one RewardSource, or names of reward models, or functions; got {len(sources)} "
+            f"sources, {len(names)} names and {len(functions)} others. Load a source with "
             "surefoot.load_source(directory), or wrap your function in surefoot.FunctionMembers"
         )
-    return sources[0], [item for item in given if not isinstance(item, RewardSource)]
+    if names:
+        from surefoot.rewards.independent import IndependentMembers
+
+        return IndependentMembers.from_models(names), functions
+    return (sources[0] if sources else FunctionMembers(_nothing, 1, "functions")), functions
+
+
+def _loaded(item: Any) -> Any:
+    return load_source(item) if isinstance(item, str | Path) and (Path(item) / SOURCE).exists() else item
+
+
+def _nothing(prompts: Any, completions: Any) -> torch.Tensor:
+    return torch.zeros(len(prompts), 1)

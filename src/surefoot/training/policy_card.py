@@ -1,0 +1,45 @@
+"""What an aligned policy's model card says beyond TRL's: the source, the objective, the budget, the variance seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from surefoot.maths.objectives import Objective
+from surefoot.rewards.source import MemberSource, RewardSource
+
+__all__ = ["policy_card"]
+
+
+def policy_card(
+    source: RewardSource, objective: Objective, target_kl: float | None, beta: float, log: list[dict[str, Any]]
+) -> str:
+    """A section of Markdown.
+
+    Args:
+        target_kl: budget in nats per sequence, or None for a constant β.
+        beta: at the end, in reward per nat.
+        log: the trainer's log history.
+    """
+    members = f"{source.num_members} members" if isinstance(source, MemberSource) else "no members, a variance"
+    parameter = "" if objective.parameter is None else f" ({objective.parameter:g})"
+    penalty = {
+        "none": "the ordinary KL",
+        "variance": f"KL weighted by the variance ({objective.form}), weights in "
+        f"[{objective.weight_floor:g}, {objective.weight_ceiling:g}]",
+    }[objective.weights]
+    rows = [
+        ("reward source", f"`{source.name}`, {members}"),
+        ("reward", f"`{objective.aggregate}`{parameter}"),
+        ("penalty", penalty),
+        ("KL budget", "none, β is constant" if target_kl is None else f"{target_kl:g} nats per sequence"),
+        ("β at the end", f"{beta:.4g}"),
+    ]
+    calibration = source.calibration
+    if calibration is not None and calibration.reference_variance is not None:
+        rows.append(("mean variance on the reference policy, in reward²", f"{calibration.reference_variance:.4g}"))
+    for name, key in (("KL at the end, nats per sequence", "sequence_kl"), ("variance at the end", "reward/variance")):
+        seen = [row[key] for row in log if row.get(key) is not None]
+        if seen:
+            rows.append((name, f"{seen[-1]:.4g}"))
+    table = [f"| {name} | {value} |" for name, value in rows]
+    return "\n".join(["## Reward and objective (surefoot)", "", "| | |", "|---|---|", *table, ""])
