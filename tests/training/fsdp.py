@@ -1,0 +1,73 @@
+"""Run under torchrun by `test_two_processes.py`: a short run whose policy is sharded by FSDP2 over CPU processes."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState, DistributedType, PartialState
+from datasets import Dataset
+
+from surefoot.rewards.functions import FunctionReward
+from surefoot.training.rloo_config import VarianceAwareRLOOConfig
+from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
+
+
+def reward(prompts: Any, completions: Any) -> tuple[list[float], list[float]]:
+    """A mean that likes cats, and a variance that grows with dogs and length."""
+    counts = [(text.count("cat"), text.count("dog"), len(text)) for text in completions]
+    return [cat + 0.1 * size for cat, _, size in counts], [0.1 + dog + 0.05 * size for _, dog, size in counts]
+
+
+def shard_on_the_cpu() -> None:
+    """accelerate turns FSDP on for accelerators only; do for gloo what it does for them."""
+    original = AcceleratorState.__init__
+
+    def start(self: Any, *positional: Any, **keywords: Any) -> None:
+        original(self, *positional, **keywords)
+        plugin = keywords.get("fsdp_plugin")
+        if plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.FSDP
+            self.fsdp_plugin = plugin
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    AcceleratorState.__init__ = start  # type: ignore[method-assign]
+
+
+def main(policy: str, output: str, sharded: str) -> None:
+    fsdp: dict[str, Any] = {}
+    if sharded == "yes":
+        shard_on_the_cpu()
+        fsdp = {
+            "fsdp": True,
+            "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]},
+        }
+    trainer = VarianceAwareRLOOTrainer(
+        policy,
+        FunctionReward(reward),
+        VarianceAwareRLOOConfig(
+            output_dir=output, per_device_train_batch_size=4, num_generations=8, max_completion_length=6, max_steps=3,
+            beta=0.5, learning_rate=1e-3, calibration_prompts=4, report_to="none", use_cpu=True, bf16=False,
+            gradient_checkpointing=False, save_strategy="no", disable_tqdm=True, seed=1, **fsdp,
+        ),
+        train_dataset=Dataset.from_dict({"prompt": ["the cat", "a dog", "red and", "green"] * 4}),
+    )  # fmt: skip
+    trainer.train()
+    found: dict[str, Any] = {}
+    for name, parameter in trainer.model.named_parameters():
+        whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+        found[name] = float(whole.detach().double().square().sum())
+    found["sharded"] = any(hasattr(parameter, "full_tensor") for parameter in trainer.model.parameters())
+    assert trainer.last_shaped is not None
+    found["weight_spread"] = float(trainer.last_shaped.weight.std())
+    if trainer.accelerator.is_main_process:
+        Path(output, "found.json").write_text(json.dumps(found))
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
