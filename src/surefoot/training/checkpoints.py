@@ -36,8 +36,8 @@ def last_checkpoint_under(output_dir: str | Path, budget: float, *, window: int 
     under = [path for path, kl in known.items() if kl <= budget]
     if not under:
         raise RunError(
-            f"every checkpoint in {folder} is over {budget:g} nats (the nearest has {min(known.values()):.3g}); save more "
-            "often, or compare at a larger budget"
+            f"every checkpoint in {folder} is over {budget:g} nats (the nearest has {min(known.values()):.3g}); "
+            "save more often, or compare at a larger budget"
         )
     return under[-1]
 
