@@ -159,9 +159,7 @@ def auroc(scores: ArrayLike, positive: ArrayLike, confidence: float = 0.95) -> I
     hit, miss = x[y], x[~y]
     if len(hit) == 0 or len(miss) == 0:
         return Interval(math.nan, math.nan, math.nan, len(x))
-    all_ranks, hit_ranks, miss_ranks = (stats.rankdata(values) for values in (np.concatenate([hit, miss]), hit, miss))
-    above = (all_ranks[: len(hit)] - hit_ranks) / len(miss)  # share of misses below each hit
-    below = 1 - (all_ranks[len(hit) :] - miss_ranks) / len(hit)
+    above, below = placements(hit, miss)
     area = float(above.mean())
     variance = sum(v.var(ddof=1) / len(v) for v in (above, below) if len(v) > 1)
     if not 0 < area < 1 or variance == 0:
@@ -169,6 +167,20 @@ def auroc(scores: ArrayLike, positive: ArrayLike, confidence: float = 0.95) -> I
     half = float(stats.norm.ppf(0.5 + confidence / 2)) * math.sqrt(variance) / (area * (1 - area))
     logit = math.log(area / (1 - area))
     return Interval(area, 1 / (1 + math.exp(half - logit)), 1 / (1 + math.exp(-half - logit)), len(x))
+
+
+def placements(hit: Floats, miss: Floats) -> tuple[Floats, Floats]:
+    """Share of misses below each hit, and of hits above each miss, ties counted half (DeLong et al. 1988).
+
+    Each has the AUROC for its mean. Neither array may be empty or hold NaN.
+
+    >>> above, below = placements(np.array([2.0, 3.0]), np.array([1.0, 2.0])); above.tolist(), below.tolist()
+    ([0.75, 1.0], [1.0, 0.75])
+    """
+    all_ranks, hit_ranks, miss_ranks = (stats.rankdata(values) for values in (np.concatenate([hit, miss]), hit, miss))
+    above = (all_ranks[: len(hit)] - hit_ranks) / len(miss)
+    below = 1 - (all_ranks[len(hit) :] - miss_ranks) / len(hit)
+    return above, below
 
 
 def spearman(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Interval:
