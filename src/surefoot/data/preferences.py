@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,15 @@ from trl import extract_prompt, is_conversational
 from surefoot.data.loading import open_dataset
 from surefoot.errors import DataError
 
-__all__ = ["check_preferences", "data_hash", "load_preferences", "load_prompts", "split_by_prompt"]
+__all__ = [
+    "check_preferences",
+    "data_hash",
+    "keep_usable",
+    "load_preferences",
+    "load_prompts",
+    "require_columns",
+    "split_by_prompt",
+]
 
 BadRows = Literal["error", "drop"]
 _SHOWN_ROWS = 5
@@ -45,28 +53,39 @@ def check_preferences(table: Dataset, name: str = "the dataset", *, bad_rows: Ba
     Raises:
         DataError: as `load_preferences`.
     """
-    _require_columns(table, ("chosen", "rejected"), name)
+    require_columns(table, ("chosen", "rejected"), name)
     if len(table) == 0:
         raise DataError(f"{name} is empty")
-    bad = _bad_rows(table)
-    if bad and bad_rows == "error":
-        shown = "; ".join(f"row {row}: {what}" for row, what in list(bad.items())[:_SHOWN_ROWS])
+    return _with_explicit_prompt(keep_usable(table, _bad_rows(table), name, bad_rows))
+
+
+def keep_usable(
+    table: Dataset, bad: dict[int, str], name: str, bad_rows: BadRows, numbers: Sequence[int] | None = None
+) -> Dataset:
+    """The table without its bad rows (with a warning that counts them), or an error that names them.
+
+    Args:
+        bad: row to what is wrong with it.
+        numbers: each row's number in the file, where rows have been left out before.
+
+    Raises:
+        DataError: rows are bad and `bad_rows` is "error", or none is left.
+    """
+    if not bad:
+        return table
+    place = range(len(table)) if numbers is None else numbers
+    if bad_rows == "error":
+        shown = "; ".join(f"row {place[row]}: {what}" for row, what in list(bad.items())[:_SHOWN_ROWS])
         more = f"; and {len(bad) - _SHOWN_ROWS} more" if len(bad) > _SHOWN_ROWS else ""
         raise DataError(f"{name} has {len(bad)} unusable rows ({shown}{more}); mend them, or set bad_rows: drop")
-    if bad:
-        warnings.warn(f"{name}: {len(bad)} of {len(table)} rows left out (rows {_list(bad)})", stacklevel=2)
-        table = table.select([row for row in range(len(table)) if row not in bad])
-    if len(table) == 0:
+    if len(bad) == len(table):
         raise DataError(f"no row of {name} is usable; the first: {next(iter(bad.values()))}")
-    return _with_explicit_prompt(table)
+    listed = ", ".join(str(place[row]) for row in list(bad)[:_SHOWN_ROWS]) + (", …" if len(bad) > _SHOWN_ROWS else "")
+    warnings.warn(f"{name}: {len(bad)} of {len(table)} rows left out (rows {listed})", stacklevel=3)
+    return table.select([row for row in range(len(table)) if row not in bad])
 
 
-def _list(rows: Iterable[int]) -> str:
-    listed = list(rows)
-    return ", ".join(map(str, listed[:_SHOWN_ROWS])) + (", …" if len(listed) > _SHOWN_ROWS else "")
-
-
-def _require_columns(table: Dataset, columns: tuple[str, ...], name: str) -> None:
+def require_columns(table: Dataset, columns: tuple[str, ...], name: str) -> None:
     for column in columns:
         if column not in table.column_names:
             near = difflib.get_close_matches(column, table.column_names, 1, cutoff=0.5)
@@ -121,7 +140,7 @@ def load_prompts(name: str | Path, *, split: str | None = None, config: str | No
     table = open_dataset(name, split=split, config=config)
     if "prompt" not in table.column_names and {"chosen", "rejected"} <= set(table.column_names):
         table = _with_explicit_prompt(table)
-    _require_columns(table, ("prompt",), str(name))
+    require_columns(table, ("prompt",), str(name))
     seen: set[str] = set()
     rows = []
     for row, prompt in enumerate(table["prompt"]):
