@@ -1,6 +1,8 @@
 """Functions that the runner's test calls in other processes, where they must be importable by name."""
 
 import os
+import time
+from pathlib import Path
 
 from surefoot.studies.runner import tick
 
@@ -18,3 +20,8 @@ def fail(x: int) -> int:
 
 def die(x: int) -> None:
     os._exit(9)
+
+
+def say_who_and_wait(folder: str) -> None:
+    Path(folder, "pid").write_text(str(os.getpid()))
+    time.sleep(60)

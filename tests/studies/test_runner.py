@@ -1,5 +1,12 @@
 """Tasks over processes: results in order, errors as they are, dead workers said plainly."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 from surefoot.errors import RunError
@@ -29,3 +36,30 @@ def test_a_dead_worker_is_said_plainly() -> None:
 
 def test_nothing_to_do() -> None:
     assert run_tasks(tasks.square, [], workers=2) == []
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    code = (
+        "from surefoot.studies.runner import run_tasks\n"
+        "from tests.studies import tasks_for_runner as tasks\n"
+        "import sys\n"
+        "if __name__ == '__main__':\n"
+        "    run_tasks(tasks.say_who_and_wait, [(sys.argv[1],)], workers=1)\n"
+    )
+    script = tmp_path / "parent.py"
+    script.write_text(code)
+    root = Path(__file__).parents[2]
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=os.environ | {"PYTHONPATH": str(root)})
+    deadline = time.monotonic() + 60
+    said = tmp_path / "pid"
+    while not (said.exists() and said.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    worker = int(said.read_text())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    while Path(f"/proc/{worker}/cmdline").exists() and time.monotonic() < deadline:
+        if not Path(f"/proc/{worker}/cmdline").read_bytes():  # ended, not yet reaped
+            break
+        time.sleep(0.05)
+    else:
+        assert not Path(f"/proc/{worker}").exists()
