@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -182,6 +182,7 @@ class Calibration:
         rows: completions seen.
         notes: figures worth keeping beside, such as `weight_cv`, the coefficient of variation of the weights.
         variance_factor: multiplies every variance of the source; fitted by likelihood on held-out pairs.
+        variance_kind: "moderated" or "raw"; what `reference_variance` is the mean of.
     """
 
     offsets: tuple[float, ...]
@@ -191,6 +192,7 @@ class Calibration:
     rows: int
     notes: dict[str, float] = field(default_factory=dict)
     variance_factor: float = 1.0
+    variance_kind: Literal["moderated", "raw"] = "moderated"
 
     def __post_init__(self) -> None:
         if not (self.variance_factor > 0 and math.isfinite(self.variance_factor)):
@@ -219,6 +221,7 @@ class Calibration:
             "rows": self.rows,
             "notes": dict(self.notes),
             "variance_factor": self.variance_factor,
+            "variance_kind": self.variance_kind,
         }
 
     @classmethod
@@ -232,6 +235,7 @@ class Calibration:
             rows=values["rows"],
             notes=dict(values.get("notes", {})),
             variance_factor=values.get("variance_factor", 1.0),
+            variance_kind=values.get("variance_kind", "moderated"),
         )
 
 

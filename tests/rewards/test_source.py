@@ -6,12 +6,15 @@ from typing import ClassVar
 
 import pytest
 import torch
+from datasets import Dataset
 
 from surefoot.errors import ConfigError, DataError, ModelError
 from surefoot.files import write_json
 from surefoot.rewards.bootstrap import bootstrap_weights
 from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.heads import SharedTrunkHeads
 from surefoot.rewards.source import load_source
+from surefoot.rewards.train_heads import HeadsConfig, train_heads
 
 
 def test_what_is_not_a_source(tmp_path: Path) -> None:
@@ -113,3 +116,26 @@ def _reward_model(policy_path: Path, tmp_path: Path) -> Path:
     AutoModelForSequenceClassification.from_pretrained(policy_path, num_labels=1).save_pretrained(tmp_path / "rm")
     load_tokenizer(policy_path).save_pretrained(tmp_path / "rm")
     return tmp_path / "rm"
+
+
+def test_scaling_and_the_kind_of_variance_are_kept(policy_path: Path, tmp_path: Path) -> None:
+    words = ["red", "green", "blue", "cat", "dog", "runs"]
+    rows = [("the ", f"{words[i % 6]} cat", f"dog {words[(i + 2) % 6]}") for i in range(24)]
+    pairs = Dataset.from_dict(
+        {name: [row[i] for row in rows] for i, name in enumerate(("prompt", "chosen", "rejected"))}
+    )
+    source = train_heads(pairs, policy_path, HeadsConfig(3, layer=0, epochs=2, max_length=16), device="cpu")
+    source.scale_members, source.variance_kind = True, "raw"
+    scores = source.score(["the "] * 12, [f"{a} {b}" for a in words for b in words[:2]])
+    calibration = source.calibrate(scores)
+    assert len(set(calibration.scales)) == 3
+    source.save(tmp_path)
+    loaded = load_source(tmp_path, "cpu")
+    assert isinstance(loaded, SharedTrunkHeads)
+    assert loaded.scale_members
+    assert loaded.variance_kind == "raw"
+    torch.testing.assert_close(loaded.estimate(scores).variance, source.estimate(scores).variance)
+    raw = ((scores.double() - scores.double().mean(dim=0)) / torch.tensor(calibration.scales)).var(dim=1, correction=1)
+    torch.testing.assert_close(loaded.estimate(scores).variance, raw)
+    assert calibration.reference_variance == pytest.approx(float(raw.mean()))
+    assert loaded.calibrate(scores) == calibration

@@ -260,6 +260,7 @@ def calibrate(
     groups: Int[Tensor, "batch"] | None = None,
     *,
     scale: bool = False,
+    variance: VarianceKind = "moderated",
 ) -> Calibration:
     """Offsets, scales, variance prior and mean variance from completions of the reference policy (or held-out text).
 
@@ -267,6 +268,7 @@ def calibrate(
         members: (batch, members) raw scores.
         groups: (batch,) prompt ids; None where every prompt has one completion.
         scale: divide each member by its standard deviation after centring.
+        variance: which variance `reference_variance` is the mean of; the one that `estimate` will be asked for.
 
     Raises:
         DataError: a member scored nothing, or gives the same score throughout while `scale` is on.
@@ -286,9 +288,10 @@ def calibrate(
         s2, d = sample_variance(scaled), degrees_of_freedom(scaled)
         prior = fit_prior(s2, d)
         scored = ~scaled.isnan().all(dim=1)
-        moderated = moderate(s2, d, prior)[scored]
-        reference_variance = float(moderated.mean())
-        notes = {"weight_cv": float(moderated.std(correction=1) / moderated.mean())}
+        used = (moderate(s2, d, prior) if variance == "moderated" else s2)[scored]
+        used = used[~used.isnan()]
+        reference_variance = float(used.mean())
+        notes = {"weight_cv": float(used.std(correction=1) / used.mean())}
     return Calibration(tuple(offsets.tolist()), tuple(scales.tolist()), prior, reference_variance, len(x), notes)
 
 

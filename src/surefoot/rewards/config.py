@@ -31,6 +31,13 @@ class RewardSourceArguments:
     bad_rows: str = field(default="error", metadata={"help": "error names unusable rows, drop leaves them out."})
     members: int = field(default=5, metadata={"help": "K."})
     seed: int = 0
+    scale_members: bool = field(
+        default=False, metadata={"help": "Divide each member by its standard deviation on the calibration set."}
+    )
+    variance: str = field(
+        default="moderated",
+        metadata={"help": "moderated, or raw: the sample variance, which from few members is riskier than none."},
+    )
     max_length: int = field(default=512, metadata={"help": "In tokens."})
     overlong: str = field(default="drop", metadata={"help": "Pairs over max_length: drop, or truncate on the left."})
     bootstrap: str | None = field(
@@ -61,6 +68,9 @@ class RewardSourceArguments:
     )
     targets: list[str] | None = field(
         default=None, metadata={"help": "lora, independent: names of the adapted linear layers."}
+    )
+    bf16: bool | None = field(
+        default=None, metadata={"help": "independent: mixed precision in training; on accelerators if not given."}
     )
     start: float | None = field(
         default=None, metadata={"help": "lora, dropout: share of the depth below which members share everything."}
@@ -93,6 +103,8 @@ class RewardSourceArguments:
                 f"bootstrap of kind {self.kind} must be one of {', '.join(_BOOTSTRAPS[self.kind])}, got "
                 f"'{self.bootstrap}'"
             )
+        if (self.scale_members or self.variance == "raw") and self.kind in ("laplace", "distilled"):
+            raise ConfigError(f"kind: {self.kind} has no members: scale_members and variance don't apply to it")
         if self.kind == "distilled" and self.teacher is None:
             raise ConfigError("kind: distilled needs teacher, the directory of the source whose variance is learnt")
         _ = self.settings()
@@ -126,7 +138,7 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
         "trunk_epochs",
         "trunk_learning_rate",
     ),
-    "independent": ("bootstrap", *_FIT, "rank", "alpha", "targets", "other_models"),
+    "independent": ("bootstrap", *_FIT, "rank", "alpha", "targets", "other_models", "bf16"),
     "lora": ("bootstrap", *_FIT, "weight_decay", "rank", "alpha", "targets", "start"),
     "laplace": ("structure", "rank", "precision", "distance", "distance_layer"),
     "dropout": ("rate", "start"),
@@ -138,6 +150,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "kind": tuple(_SETTINGS),
     "bad_rows": ("error", "drop"),
     "overlong": ("drop", "truncate"),
+    "variance": ("moderated", "raw"),
 }
 _BOOTSTRAPS = {
     "heads": ("none", "poisson", "exponential"),

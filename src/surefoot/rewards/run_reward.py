@@ -51,6 +51,9 @@ def run_reward(
     report = on_progress or (lambda what, share: None)
     start = time.perf_counter()
     source = _train(args, train, folder, report)
+    if isinstance(source, MemberSource):
+        source.scale_members = args.scale_members
+        source.variance_kind = args.variance  # type: ignore[assignment]
     trained = time.perf_counter() - start
     report("held-out pairs", 0.0)
     metrics = _measure(source, held_out)

@@ -139,7 +139,14 @@ class RewardSource(ABC):
 
 
 class MemberSource(RewardSource):
-    """A source whose columns are the raw scores of K members."""
+    """A source whose columns are the raw scores of K members.
+
+    Attributes:
+        variance_kind: "moderated", or "raw", which can be riskier than no variance at all (DESIGN 2.2).
+        scale_members: divide each member by its standard deviation on the calibration set.
+
+    Both are kept in `calibration.json` and taken up again by `load_source`.
+    """
 
     variance_kind: ensemble.VarianceKind = "moderated"
     scale_members: bool = False
@@ -167,10 +174,10 @@ class MemberSource(RewardSource):
     def calibrate(
         self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
     ) -> Calibration:
-        found = ensemble.calibrate(scores, groups, scale=self.scale_members)
+        found = ensemble.calibrate(scores, groups, scale=self.scale_members, variance=self.variance_kind)
         if found.reference_variance is not None:
             found = replace(found, reference_variance=self.variance_factor * found.reference_variance)
-        self.calibration = replace(found, variance_factor=self.variance_factor)
+        self.calibration = replace(found, variance_factor=self.variance_factor, variance_kind=self.variance_kind)
         return self.calibration
 
 
@@ -227,6 +234,9 @@ def load_source(directory: str | Path, device: str | torch.device | None = None)
     if (folder / CALIBRATION).exists():
         source.calibration = Calibration.from_dict(read_json(folder / CALIBRATION))
         source.variance_factor = source.calibration.variance_factor
+        if isinstance(source, MemberSource):
+            source.scale_members = any(scale != 1 for scale in source.calibration.scales)
+            source.variance_kind = source.calibration.variance_kind
     if (folder / DIAGNOSIS).exists():
         source.diagnosis = read_json(folder / DIAGNOSIS)
     return source

@@ -35,6 +35,8 @@ class IndependentConfig:
     Args:
         bootstrap: "resample" draws as many pairs as there are, with replacement; "disjoint" gives every prompt to one
             member only.
+        bf16: mixed precision in training; None means where there is an accelerator. A CPU with bf16 instructions
+            trains about half again to twice as fast with it.
         rank, alpha, targets: train PEFT's LoRA adapters instead of all weights, merged into the member when it is
             saved; None trains all weights, and PEFT then chooses the layers if `targets` is None.
     """
@@ -54,6 +56,7 @@ class IndependentConfig:
     warmup_steps: float = 0.1
     max_length: int = 512
     overlong: Literal["drop", "truncate"] = "drop"
+    bf16: bool | None = None
 
 
 def train_independent(
@@ -187,7 +190,7 @@ def _arguments(config: IndependentConfig, seed: int, folder: Path, device: torch
         max_length=None,  # encoded already
         seed=seed,
         use_cpu=device.type == "cpu",
-        bf16=device.type != "cpu",
+        bf16=device.type != "cpu" if config.bf16 is None else config.bf16,
         gradient_checkpointing=False,
         save_strategy="no",
         logging_strategy="no",
