@@ -1,6 +1,6 @@
 """What a variance costs: every source against one plain reward model of the same backbone, on the same texts.
 
-    python benchmarks/reward_sources.py --json docs/results/reward_sources.json
+    python benchmarks/reward_sources.py --json docs/results/reward_costs.json
 
 A random Llama of 12 million parameters (hidden 384, 6 layers), texts of 128 to 254 tokens, fp32, one thread, K = 10.
 CPU time; source and plain model take turns, and the ratio of each turn goes into the median and quartiles. The plain

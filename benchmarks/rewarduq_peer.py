@@ -1,7 +1,7 @@
 """RewardUQ's own models beside a plain reward model, in its own environment; run by benchmarks/reward_sources.py.
 
     python -m venv peer && peer/bin/pip install rewarduq transformers==4.57.3 trl==0.23.0
-    python benchmarks/reward_sources.py --rewarduq peer/bin/python --json docs/results/reward_sources.json
+    python benchmarks/reward_sources.py --rewarduq peer/bin/python --json docs/results/reward_costs.json
 
 Imports nothing of surefoot. Prints one line of JSON: scoring CPU time over the plain model's, on the same batches.
 """
