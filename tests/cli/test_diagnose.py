@@ -7,6 +7,7 @@ import pytest
 from datasets import Dataset
 
 from surefoot.cli.main import main
+from surefoot.rewards.source import load_source
 from surefoot.rewards.train_heads import HeadsConfig, train_heads
 from tests.models import WORDS
 
@@ -35,8 +36,54 @@ def test_it_writes_what_it_prints(
     found = json.loads((folder / "diagnose.json").read_text())
     assert found["members"] == 4
     assert found["pairs"] == 40
-    assert f"{found['agreement']:.3f}" in shown
+    assert f"{found['disagreement']['agreement']:.3f}" in shown
+    assert found["verdict"]["weighting"] in ("likely", "possible", "unlikely", "nothing")
     assert "<svg" in (folder / "diagnose.html").read_text()
+    loaded = load_source(folder, "cpu")
+    assert loaded.diagnosis is not None
+    assert loaded.diagnosis["verdict"] == found["verdict"]
+
+
+def test_completions_of_a_policy_with_their_truth(policy_path: Path, pairs: Path, tmp_path: Path) -> None:
+    folder = source(policy_path, pairs, tmp_path / "s", 3)
+    rows = [(f"the {WORDS[i // 4]} ", f"{WORDS[i % 9]} {WORDS[i % 7]}", float(i % 5)) for i in range(32)]
+    samples = tmp_path / "samples.parquet"
+    columns = {key: [row[i] for row in rows] for i, key in enumerate(("prompt", "completion", "truth"))}
+    Dataset.from_dict(columns).to_parquet(samples)
+    assert main(["diagnose", "--source", str(folder), "--dataset", str(pairs), "--completions", str(samples)]) == 0
+    found = json.loads((folder / "diagnose.json").read_text())
+    assert found["heterogeneity"]["completions"] == 32
+    assert found["heterogeneity"]["centred_by"] == "prompt"
+    assert found["known_truth"]["completions"] == 32
+
+
+def test_benchmarks_are_read_and_written_back(
+    policy_path: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = source(policy_path, pairs, tmp_path / "s", 3)
+    first = {
+        "prompt": ["the cat ", "a dog "], "chosen": ["runs", "sleeps and"], "rejected": ["dog", "red"],
+        "subset": ["alpacaeval-easy", "hep-python"], "chosen_model": ["m", "m"], "id": [0, 1],
+    }  # fmt: skip
+    second = {
+        "prompt": ["the cat ", "a dog "], "chosen": [["runs"], ["sleeps and"]], "rejected": [["dog", "a", "red"]] * 2,
+        "subset": ["Math", "Focus"], "id": ["a", "b"],
+    }  # fmt: skip
+    for name, columns in (("one", first), ("two", second)):
+        data, out = tmp_path / f"{name}.parquet", tmp_path / name
+        Dataset.from_dict(columns).to_parquet(data)
+        words = ["diagnose", "--source", str(folder), "--dataset", str(data), "--output_dir", str(out)]
+        assert main([*words, "--plain_text", "true"]) == 0
+        assert "RewardBench's own result files" in capsys.readouterr().out
+        written = sorted(path.name for path in (out / "rewardbench" / "eval-set" / "surefoot").iterdir())
+        assert written == ["heads-member-0.json", "heads-member-1.json", "heads-member-2.json", "heads.json"]
+        found = json.loads((out / "diagnose.json").read_text())
+        benchmark = found["accuracy"]["benchmark"]
+        results = json.loads((out / "rewardbench" / "eval-set" / "surefoot" / "heads.json").read_text())
+        for subset in columns["subset"]:
+            assert results[subset] == benchmark["subsets"][subset]["value"]
+        assert main([*words, "--plain_text", "false"]) == 1  # this tokenizer has no chat template
+        assert "has no chat template" in capsys.readouterr().err
 
 
 def test_one_member_and_contradictory_settings(

@@ -1,11 +1,9 @@
 """The report is read from records alone, escapes what models wrote, asks nothing of the network, and fits a phone."""
 
 import html.parser
-import json
 import math
 import random
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +14,9 @@ from rich.console import Console
 
 from surefoot.errors import RunError
 from surefoot.files import write_json
-from surefoot.reports.disagreement import build_diagnosis
 from surefoot.reports.records import read_study, summarise
 from surefoot.reports.study import build_report, summary_table
+from tests.reports.browser import measure_in_frame
 
 METHODS = ["vanilla", "mean", "variance_aware"]
 HOSTILE = "<script>alert('x')</script> & \"quoted\""
@@ -222,46 +220,14 @@ def test_no_torch_is_loaded(study: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(study)], check=True)
 
 
-def chromium(arguments: list[str], folder: Path) -> str:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("needs Chromium on the PATH")
-    quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", f"--user-data-dir={folder / 'profile'}"]  # fmt: skip
-    done = subprocess.run(
-        [program, "--headless", "--no-sandbox", *quiet, *arguments], capture_output=True, text=True, timeout=60
-    )
-    return done.stdout
-
-
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
 def test_it_fits_the_window(study: Path, tmp_path: Path, width: int) -> None:
     """In a frame of that width nothing but the boxes made for it is wider than the page, and each figure is drawn."""
     build_report(study)
-    probe = tmp_path / "probe.html"
-    probe.write_text(
-        f'<iframe id="f" src="report.html" style="width:{width}px;height:3000px;border:0"></iframe><script>'
-        "f.onload=()=>{const d=f.contentDocument.documentElement;"
-        "const s=[...f.contentDocument.querySelectorAll('svg')];"
-        "document.title=JSON.stringify({wide:d.scrollWidth,figures:s.map(x=>Math.round(x.getBoundingClientRect().height)),"
-        "focus:f.contentDocument.querySelectorAll('[tabindex]').length})}</script>"
-    )
-    dom = chromium(
-        ["--allow-file-access-from-files", "--virtual-time-budget=4000", "--dump-dom", probe.as_uri()], tmp_path
-    )
-    title = re.search(r"<title>(.*?)</title>", dom)
-    assert title is not None, dom[:500]
-    found = json.loads(title.group(1))
+    found = measure_in_frame(study / "report.html", width, tmp_path)
     assert found["wide"] <= width
     assert len(found["figures"]) == 3
     assert min(found["figures"]) > 100
     assert found["focus"] >= 4  # every scrolling box can be reached by keyboard
-
-
-def test_the_page_of_one_source(tmp_path: Path) -> None:
-    page = build_diagnosis(tmp_path / "d.html", disagreement(), {"source": HOSTILE, "split": None})
-    found = parsed(page)
-    assert found.tags.count("svg") == 1
-    assert any(HOSTILE in piece for piece in found.text)

@@ -1,4 +1,4 @@
-"""`surefoot diagnose`: how far can this reward be trusted, on held-out preferences."""
+"""`surefoot diagnose`: how far can this reward be trusted, and is its variance worth anything?"""
 
 from __future__ import annotations
 
@@ -16,14 +16,36 @@ class DiagnoseConfig:
 
     dataset: str | None = field(
         default=None,
-        metadata={"help": "Held-out preferences; the held-out split of the source's own training if not given."},
+        metadata={
+            "help": "Held-out preferences (TRL's formats, RewardBench v1 or v2); the held-out split of the source's "
+            "own training if not given."
+        },
     )
-    source: str | None = field(default=None, metadata={"help": "Directory of a reward source."})
+    source: str | None = field(default=None, metadata={"help": "Directory or hub name of a reward source."})
     models: list[str] | None = field(
         default=None, metadata={"help": "Existing reward models, directories or hub names, taken as members."}
     )
     split: str | None = field(default=None, metadata={"help": "Split of the dataset."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
+    plain_text: bool = field(
+        default=False,
+        metadata={
+            "help": "RewardBench: join prompt and completion as text, for models without a chat template; the figures "
+            "are then not the leaderboard's."
+        },
+    )
     bad_rows: str = field(default="error", metadata={"help": "error names unusable rows, drop leaves them out."})
+    max_length: int = field(default=1024, metadata={"help": "models: in tokens."})
+    far_items: int = field(
+        default=500, metadata={"help": "Items whose right completions are changed into far texts; 0 for none."}
+    )
+    completions: str | None = field(
+        default=None,
+        metadata={
+            "help": "Completions of a policy (prompt, completion, and perhaps truth, their true reward): whether the "
+            "variance differs is then measured on them, and it is set against the true errors."
+        },
+    )
     output_dir: str | None = field(
         default=None,
         metadata={"help": "Where diagnose.json and diagnose.html go; the source's directory if not given."},
@@ -31,29 +53,49 @@ class DiagnoseConfig:
 
 
 def run(arguments: list[str]) -> None:
-    """Measure, print, and write diagnose.json and diagnose.html."""
+    """Measure, print, and write diagnose.json, diagnose.html and, of a benchmark, its own result files."""
     from rich.console import Console
 
+    from surefoot.data.comparisons import load_comparisons
     from surefoot.files import write_json
-    from surefoot.reports.disagreement import build_diagnosis, disagreement_table
+    from surefoot.reports.diagnosis import build_diagnosis, print_diagnosis
     from surefoot.rewards.source import DIAGNOSIS
-    from surefoot.studies.disagreement import measure_disagreement
+    from surefoot.studies.diagnosis import check_source, diagnose, score_comparisons, score_texts, source_hash
 
     quieten()
     (config,) = parse((DiagnoseConfig,), arguments, "diagnose")
     _complete(config)
     console = Console()
-    pairs = _pairs(config)
-    with console.status(f"scoring {len(pairs)} pairs"):
-        found = measure_disagreement(_source(config), pairs).to_dict()
-    console.print(disagreement_table(found))
-    for line in found["verdict"]:
-        console.print(f"- {line}")
-    folder = Path(config.output_dir or config.source)
+    comparisons = load_comparisons(
+        config.dataset or "",
+        split=config.split,
+        config=config.dataset_config,
+        bad_rows=config.bad_rows,
+        conversational=not config.plain_text,
+    )
+    others = None if config.completions is None else _completions(config.completions)
+    source = _source(config)
+    check_source(source)
+    folder = Path(config.output_dir or config.source or ".")
+    key = source_hash(source, config.source)
+    cache = None if key is None else folder / "scores" / key
+    with _progress(console) as show:
+        scored = score_comparisons(
+            source, comparisons, far_items=config.far_items, cache=cache, on_progress=show("preferences")
+        )
+        samples = None
+        if others is not None:
+            prompts, completions, truth = others
+            rows = score_texts(source, prompts, completions, cache=cache, on_progress=show("completions"))
+            samples = (rows, prompts, truth)
+    found = diagnose(source, comparisons, scored, samples=samples)
+    print_diagnosis(console, found)
     settings = given_settings(arguments) | {"dataset": config.dataset, "split": config.split}
-    write_json(folder / DIAGNOSIS, {"settings": settings, "data_hash": _hash(pairs), **found})
+    write_json(folder / DIAGNOSIS, {"settings": settings, **found})
     page = build_diagnosis(folder / "diagnose.html", found, settings)
     console.print(f"page: {page.resolve().as_uri()}")
+    if comparisons.format != "pairs":
+        _write_result_files(console, folder, comparisons, source, scored.rows, config)
 
 
 def _complete(config: DiagnoseConfig) -> None:
@@ -63,9 +105,13 @@ def _complete(config: DiagnoseConfig) -> None:
     from surefoot.records import RECORD
 
     if (config.source is None) == (config.models is None):
-        raise ConfigError("give either source (a directory) or models (a list of reward models)")
-    if config.source is None and config.output_dir is None:
-        raise ConfigError("with models, say where the result goes: output_dir")
+        raise ConfigError("give either source (a directory or hub name) or models (a list of reward models)")
+    if config.bad_rows not in ("error", "drop"):
+        raise ConfigError(f"bad_rows must be error or drop, got '{config.bad_rows}'")
+    if config.far_items < 0:
+        raise ConfigError(f"far_items must not be negative, got {config.far_items}")
+    if config.output_dir is None and (config.source is None or not Path(config.source).is_dir()):
+        raise ConfigError("with models, or a source from the hub, say where the result goes: output_dir")
     if config.dataset is not None:
         return
     record = Path(config.source or ".").parent / RECORD
@@ -76,10 +122,22 @@ def _complete(config: DiagnoseConfig) -> None:
     config.bad_rows = trained.get("bad_rows", config.bad_rows)
 
 
-def _pairs(config: DiagnoseConfig) -> Any:
-    from surefoot.data.preferences import load_preferences
+def _completions(name: str) -> tuple[list[Any], list[Any], Any]:
+    """(prompts, completions, true rewards or None) of a policy's samples."""
+    import numpy as np
 
-    return load_preferences(config.dataset or "", split=config.split, bad_rows=config.bad_rows)  # type: ignore[arg-type]
+    from surefoot.data.loading import open_dataset
+    from surefoot.errors import DataError
+
+    table = open_dataset(name)
+    for column in ("prompt", "completion"):
+        if column not in table.column_names:
+            raise DataError(f"{name} has no column '{column}'; it has {', '.join(table.column_names)}")
+        empty = next((row for row, value in enumerate(table[column]) if value is None), None)
+        if empty is not None:
+            raise DataError(f"{name}: row {empty} has no {column} (None); fill it in or drop the row")
+    truth = np.array(table["truth"], dtype=np.float64) if "truth" in table.column_names else None
+    return list(table["prompt"]), list(table["completion"]), truth
 
 
 def _source(config: DiagnoseConfig) -> Any:
@@ -89,10 +147,57 @@ def _source(config: DiagnoseConfig) -> Any:
         return load_source(config.source)
     from surefoot.rewards.independent import IndependentMembers
 
-    return IndependentMembers.from_models(config.models or [])
+    return IndependentMembers.from_models(config.models or [], max_length=config.max_length)
 
 
-def _hash(pairs: Any) -> str:
-    from surefoot.data.preferences import data_hash
+def _write_result_files(
+    console: Any, folder: Path, comparisons: Any, source: Any, rows: Any, config: DiagnoseConfig
+) -> None:
+    """RewardBench's own files, of the mean and of each member, by the members' names."""
+    from surefoot.errors import DataError
+    from surefoot.rewards.source import MemberSource
+    from surefoot.studies.diagnosis import mean_rewards
+    from surefoot.studies.rewardbench import write_results
 
-    return data_hash(pairs)
+    rewards = {f"surefoot/{source.name}": mean_rewards(source, rows)}
+    if isinstance(source, MemberSource):
+        names = [_model_name(name) for name in config.models or []]
+        names = names or [f"surefoot/{source.name}-member-{k}" for k in range(source.num_members)]
+        rewards |= dict(zip(names, rows.double().numpy().T, strict=True))
+    template = "none" if config.plain_text else "tokenizer"
+    try:
+        for name, values in rewards.items():
+            write_results(folder / "rewardbench", comparisons, values, name, chat_template=template)
+    except DataError as error:
+        console.print(f"RewardBench's result files are left out: {error}")
+        return
+    console.print(f"RewardBench's own result files, of the mean and each member: {folder / 'rewardbench'}")
+
+
+def _model_name(name: str) -> str:
+    """organisation/model of a hub name; local/NAME of a directory."""
+    return f"local/{Path(name).resolve().name}" if Path(name).exists() or name.count("/") != 1 else name
+
+
+class _progress:
+    """A bar for each thing that is scored."""
+
+    def __init__(self, console: Any) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.bars = Progress(
+            TextColumn("scoring {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=console, transient=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> Any:
+        self.bars.start()
+
+        def show(what: str) -> Any:
+            task = self.bars.add_task(what, total=None)
+            return lambda done, total: self.bars.update(task, completed=done, total=total)
+
+        return show
+
+    def __exit__(self, *_: Any) -> None:
+        self.bars.stop()

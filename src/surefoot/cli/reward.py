@@ -28,8 +28,6 @@ def run(arguments: list[str]) -> None:
     console.print(f"took {metrics['train_seconds']:.0f} s to train; the source is in {folder}/source")
     if count == 1:
         console.print("One member has no variance: weighting needs at least two.")
-    elif record["config"].get("kind") == "distilled":
-        console.print("Next: surefoot score or surefoot rloo with it (what can be diagnosed is its teacher)")
     else:
         console.print(f"Next: surefoot diagnose --source {folder}/source")
 

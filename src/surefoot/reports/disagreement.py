@@ -1,19 +1,13 @@
-"""The disagreement of reward members as a table for the terminal and a page of its own."""
+"""The disagreement of reward members as a table of the study's report."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from surefoot.files import write_text
 from surefoot.maths.statistics import Interval
-from surefoot.reports.figures import disagreement_figure
-from surefoot.reports.html import picture, render
 from surefoot.reports.wording import interval, number
 
-__all__ = ["build_diagnosis", "describe", "disagreement_rows", "disagreement_table"]
+__all__ = ["describe", "disagreement_rows"]
 
 
 def disagreement_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -68,29 +62,6 @@ def _interval(found: dict[str, Any]) -> str:
     return interval(Interval(known["value"], known["low"], known["high"], found["n"]), 3)
 
 
-def disagreement_table(found: dict[str, Any]) -> Table:
-    """The rows for the terminal."""
-    table = Table(title=f"{found['members']} members on {found['pairs']} held-out pairs")
-    table.add_column("")
-    table.add_column("figure [95% interval]", justify="right")
-    for name, value in disagreement_rows(found):
-        table.add_row(name, value)
-    return table
-
-
 def describe(found: dict[str, Any]) -> dict[str, Any]:
     """What the templates need."""
     return {**found, "rows": disagreement_rows(found)}
-
-
-def build_diagnosis(path: str | Path, found: dict[str, Any], settings: dict[str, Any]) -> Path:
-    """Write the page of one source to `path`, whole."""
-    words = "Accuracy of the members and their mean, and AUROC of variance and margin for the mean's mistakes."
-    page = render(
-        "diagnose.html.j2",
-        title="How far can this reward be trusted?",
-        disagreement=describe(found),
-        disagreement_figure=picture(disagreement_figure(found), "disagreement", words),
-        settings=sorted(settings.items()),
-    )
-    return write_text(path, page)

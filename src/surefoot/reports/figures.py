@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from surefoot.reports.records import LABELS, Study
 
-__all__ = ["blank", "disagreement_figure", "final_figure", "svg", "trajectory_figure"]
+__all__ = ["blank", "disagreement_figure", "draw_intervals", "final_figure", "svg", "trajectory_figure"]
 
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Okabe and Ito's palette, in the order of the study's methods."""
@@ -72,10 +72,10 @@ def disagreement_figure(found: dict[str, Any]) -> Figure:
     figure, (left, right) = blank(6.4, 2.9, columns=2)
     accuracies = [*found["accuracy_of_members"], found["accuracy_of_mean"]]
     names = [f"member {k}" for k in range(len(accuracies) - 1)] + ["their mean"]
-    _intervals(left, accuracies, names, COLOURS[1])
+    draw_intervals(left, accuracies, names, COLOURS[1])
     left.set_xlabel("accuracy on held-out pairs")
     named = {"variance": "variance", "sd_over_margin": "sd / |margin|", "margin": "−|margin| (baseline)"}
-    _intervals(right, [found["error_auroc"][key] for key in named], list(named.values()), COLOURS[2])
+    draw_intervals(right, [found["error_auroc"][key] for key in named], list(named.values()), COLOURS[2])
     right.axvline(0.5, color="#555555", linewidth=1, linestyle="--")
     right.set_xlabel("AUROC for the mean's mistakes")
     return figure
@@ -132,7 +132,8 @@ def _mean_path(paths: list[tuple[Any, Any]]) -> tuple[Any, Any]:
     return grid, np.mean([np.interp(grid, kl, gold) for kl, gold in usable], axis=0)
 
 
-def _intervals(axes: Axes, found: list[dict[str, Any]], names: list[str], colour: str) -> None:
+def draw_intervals(axes: Axes, found: list[dict[str, Any]], names: list[str], colour: str) -> None:
+    """A dot and its interval on each line, from the top; unknown figures leave their line empty."""
     for place, one in enumerate(found):
         if one["value"] is None:
             continue

@@ -29,7 +29,7 @@ class TextEncoder:
         max_length: in tokens.
 
     Raises:
-        ModelError: the tokenizer has neither a pad token nor an eos token.
+        ModelError: the tokenizer has neither a pad token nor an eos token, or is given messages without a template.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
@@ -58,6 +58,11 @@ class TextEncoder:
             texts = [f"{prompt}{completion}" for prompt, completion in zip(prompts, completions, strict=True)]
             encoded: list[list[int]] = self.tokenizer(texts, verbose=False)["input_ids"]
             return [self._with_eos(ids) for ids in encoded]
+        if self.tokenizer.chat_template is None:
+            raise ModelError(
+                f"tokenizer {self.tokenizer.name_or_path or type(self.tokenizer).__name__} has no chat template, so "
+                "messages can't be read; give plain text (diagnose: plain_text: true), or set its chat_template"
+            )
         pairs: Any = zip(prompts, completions, strict=True)
         chats = [[*prompt, *completion] for prompt, completion in pairs]
         return [self.tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False) for chat in chats]

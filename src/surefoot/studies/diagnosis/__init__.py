@@ -1,0 +1,14 @@
+"""How far a reward source can be trusted, and whether its variance is worth anything (docs/diagnose.md)."""
+
+from surefoot.studies.diagnosis.run import check_source, diagnose, mean_rewards
+from surefoot.studies.diagnosis.scored import ScoredComparisons, score_comparisons, score_texts, source_hash
+
+__all__ = [
+    "ScoredComparisons",
+    "check_source",
+    "diagnose",
+    "mean_rewards",
+    "score_comparisons",
+    "score_texts",
+    "source_hash",
+]

@@ -1,0 +1,268 @@
+"""One diagnosis from scored rows to plain figures; pure arithmetic, so a cached scoring diagnoses in seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from surefoot.data.comparisons import Comparisons
+from surefoot.errors import DataError, VarianceError
+from surefoot.maths.objectives import Objective
+from surefoot.maths.statistics import Interval, wilson
+from surefoot.maths.variance_metrics import effective_members, split_sizes
+from surefoot.rewards.encoding import prompt_keys
+from surefoot.rewards.gaussian import GaussianSource
+from surefoot.rewards.source import MemberSource, RewardSource
+from surefoot.studies.diagnosis import sections
+from surefoot.studies.diagnosis.scored import ScoredComparisons
+from surefoot.studies.diagnosis.style import STYLE_FEATURES, plain_text
+from surefoot.studies.diagnosis.verdict import RULES, judge, named
+from surefoot.studies.disagreement import POSTERIOR_DRAWS, disagreement_of_scores
+from surefoot.studies.rewardbench import benchmark_scores
+
+__all__ = ["check_source", "diagnose", "mean_rewards"]
+
+EXAMPLES = 8
+"""Pairs shown side by side, those on which the members disagree most."""
+
+Floats = NDArray[np.float64]
+
+
+def check_source(source: RewardSource) -> None:
+    """Refuse a source that can't have a variance, before anything is scored.
+
+    Raises:
+        VarianceError: it has one member.
+    """
+    if isinstance(source, MemberSource) and source.num_members < 2:
+        raise VarianceError(
+            f"'{source.name}' has one member, and one member can't disagree; give at least two, or a variance for the "
+            "one you have (`surefoot reward --kind laplace`)"
+        )
+
+
+def diagnose(
+    source: RewardSource,
+    comparisons: Comparisons,
+    scored: ScoredComparisons,
+    *,
+    samples: tuple[Float[Tensor, "rows columns"], list[Any], Floats | None] | None = None,
+) -> dict[str, Any]:
+    """Everything `surefoot diagnose` reports, as plain JSON values with a verdict.
+
+    Args:
+        samples: scored rows, prompts and perhaps true rewards of other completions, such as a policy's; where given,
+            heterogeneity is measured on them, as a trainer would see it.
+
+    Raises:
+        VarianceError: the source has one member. DataError: fewer than two pairs were scored.
+    """
+    check_source(source)
+    chosen, rejected, items = comparisons.pairs()
+    margins = source.margins(scored.rows[chosen], scored.rows[rejected])
+    mean, variance = (values.double().numpy() for values in (margins.mean, margins.variance))
+    known = ~np.isnan(mean + variance)
+    if known.sum() < 2:
+        raise DataError(f"only {int(known.sum())} of {len(mean)} pairs were scored; at least two are needed")
+    members = _members(source, scored.rows)
+    of_members = None if members is None else (members[chosen] - members[rejected])[known]
+    prompts = _numbered(comparisons.prompts)
+    with _calibrated_here(source, scored.rows, prompts) as (estimate, freedom, centred_by):
+        reward, spread = estimate.mean.numpy(), estimate.variance.numpy()
+    found: dict[str, Any] = {
+        "source": source.name,
+        "format": comparisons.format,
+        "items": len(comparisons),
+        "pairs": int(known.sum()),
+        "unscored_pairs": int((~known).sum()),
+        "members": None if not isinstance(source, MemberSource) else source.num_members,
+        "accuracy": _accuracy(comparisons, mean_rewards(source, scored.rows), mean[known], of_members, items[known]),
+        "disagreement": None if members is None else _disagreement(members[chosen], members[rejected]),
+        "calibration": sections.margin_calibration(mean[known], variance[known], of_members, items[known]),
+        "usefulness": sections.usefulness(mean[known], variance[known]),
+        "far": _far(source, comparisons, scored),
+        "style": sections.style_correlations(_features(comparisons.completions), reward, spread, prompts),
+        "examples": _examples(comparisons, chosen, rejected, mean, variance, members),
+    }
+    if samples is None:
+        found["heterogeneity"] = _heterogeneity(spread, prompts, freedom, centred_by)
+        found["known_truth"] = None
+    else:
+        found |= _of_samples(source, *samples)
+    found = {name: sections.plain(value) for name, value in found.items()}
+    return found | {"verdict": sections.plain(judge(found)), "rules": dict(RULES)}
+
+
+def _members(source: RewardSource, rows: Float[Tensor, "rows columns"]) -> Floats | None:
+    """(rows, members) raw scores; models drawn from the posterior of a source that has one; None for other sources."""
+    if isinstance(source, MemberSource):
+        return rows.double().numpy()
+    if isinstance(source, GaussianSource):
+        return source.sample_members(rows, POSTERIOR_DRAWS).numpy()
+    return None
+
+
+def mean_rewards(source: RewardSource, rows: Float[Tensor, "rows columns"]) -> Floats:
+    """(rows,) one reward per completion: the members' mean, or the source's own reward."""
+    column = rows.double().nanmean(dim=1) if isinstance(source, MemberSource) else rows[:, 0].double()
+    values: Floats = column.numpy()
+    return values
+
+
+def _numbered(prompts: Any) -> NDArray[np.int64]:
+    """Integers, equal for equal prompts."""
+    _, numbers = np.unique(np.array(prompt_keys(prompts), dtype=object).astype(str), return_inverse=True)
+    return numbers
+
+
+@contextmanager
+def _calibrated_here(source: RewardSource, rows: Tensor, prompts: NDArray[np.int64]) -> Iterator[tuple[Any, Any, str]]:
+    """(estimate, d₀, how it was centred) with the source calibrated on these rows; its own calibration is put back."""
+    grouped = bool((np.bincount(prompts) > 2).mean() > 0.5)
+    groups = torch.from_numpy(prompts) if grouped else None
+    held = source.calibration
+    try:
+        calibration = source.calibrate(rows, groups)
+        freedom = None if calibration.prior is None else calibration.prior.degrees_of_freedom
+        yield source.estimate(rows, groups), freedom, "prompt" if grouped else "member"
+    finally:
+        source.calibration = held
+
+
+def _heterogeneity(
+    variance: Floats, prompts: NDArray[np.int64], freedom: float | None, centred_by: str
+) -> sections.Heterogeneity:
+    usual = Objective()
+    return sections.heterogeneity(
+        variance, prompts, floor=usual.weight_floor, ceiling=usual.weight_ceiling, freedom=freedom,
+        centred_by=centred_by,
+    )  # fmt: skip
+
+
+def _of_samples(source: RewardSource, rows: Tensor, prompts: list[Any], truth: Floats | None) -> dict[str, Any]:
+    numbers = _numbered(prompts)
+    with _calibrated_here(source, rows, numbers) as (estimate, freedom, centred_by):
+        mean, variance = estimate.mean.numpy(), estimate.variance.numpy()
+    known = None if truth is None else sections.known_truth(mean, variance, truth, numbers)
+    return {"heterogeneity": _heterogeneity(variance, numbers, freedom, centred_by), "known_truth": known}
+
+
+def _far(source: RewardSource, comparisons: Comparisons, scored: ScoredComparisons) -> dict[str, sections.FarKind]:
+    """Each far text is put beside the right and a wrong completion of its prompt, and centred with them.
+
+    That is how a trainer would meet it: one of several completions of a prompt. Its variance is set against the right
+    completion's, and what members add to all completions of a prompt cancels.
+    """
+    chosen, rejected, _ = comparisons.pairs()
+    wrong = dict(zip(chosen.tolist(), rejected.tolist(), strict=True))
+    beside = [wrong[row] for row in scored.far_rows.tolist()]
+    held = source.calibration
+    found = {}
+    try:
+        for kind, rows in scored.far.items():
+            together = torch.cat([scored.rows[scored.far_rows], scored.rows[beside], rows])
+            groups = torch.arange(len(rows)).repeat(3)
+            source.calibrate(together, groups)
+            estimate = source.estimate(together, groups)
+            mean, variance = (values.view(3, -1).numpy() for values in (estimate.mean, estimate.variance))
+            found[kind] = sections.far_kind(named(kind), (mean[0], variance[0]), (mean[2], variance[2]))
+    finally:
+        source.calibration = held
+    return found
+
+
+def _accuracy(
+    comparisons: Comparisons, shown: Floats, margin: Floats, members: Floats | None, items: NDArray[np.int64]
+) -> dict[str, Any]:
+    """Of the mean and of each member over all pairs; by subset; and as the benchmark counts, where it is one."""
+    subsets = np.array(comparisons.subsets, dtype=object)[items]
+    named = sorted({name for name in subsets if name})
+    return {
+        "overall": _share(margin > 0),
+        "members": [] if members is None else [_share(column > 0) for column in members.T],
+        "subsets": {
+            name: {
+                "mean": _share(margin[subsets == name] > 0),
+                "members": math.nan if members is None else float((members[subsets == name] > 0).mean()),
+                "split": math.nan if members is None else _split_share(members[subsets == name]),
+            }
+            for name in named
+        },
+        "benchmark": None if comparisons.format == "pairs" else benchmark_scores(comparisons, shown).to_dict(),
+    }
+
+
+def _split_share(members: Floats) -> float:
+    wins = (members > 0).mean(axis=1)
+    return float(((wins > 0) & (wins < 1)).mean())
+
+
+def _share(hits: NDArray[np.bool_]) -> Interval:
+    return wilson(int(hits.sum()), len(hits))
+
+
+def _disagreement(chosen: Floats, rejected: Floats) -> dict[str, Any]:
+    """The members' disagreement, with the effective number of them and how the minority's size is spread."""
+    usable = ~np.isnan(chosen + rejected).any(axis=1)
+    chosen, rejected = chosen[usable], rejected[usable]
+    margins = chosen - rejected
+    sd = margins.std(axis=1, ddof=1)
+    edges = np.linspace(0, float(np.quantile(sd, 0.99)) or 1.0, 21)
+    counts, _ = np.histogram(sd.clip(max=edges[-1]), edges)
+    return disagreement_of_scores(torch.from_numpy(chosen), torch.from_numpy(rejected)).to_dict() | {
+        "effective_members": effective_members(margins <= 0),
+        "minority_sizes": split_sizes(margins),
+        "scale_share": _scale_share(margins),
+        "sd_histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+    }
+
+
+def _scale_share(margins: Floats) -> float:
+    """Share of the margins' variance over members that vanishes if each member is divided by its own spread."""
+    scales = np.sqrt((margins**2).mean(axis=0))
+    if not (scales > 0).all():
+        return math.nan
+    scaled = margins / scales * scales.mean()
+    before = margins.var(axis=1, ddof=1).mean()
+    return float(1 - scaled.var(axis=1, ddof=1).mean() / before) if before > 0 else math.nan
+
+
+def _features(completions: Any) -> dict[str, Floats]:
+    texts = [plain_text(completion) for completion in completions]
+    return {name: np.array([count(text) for text in texts]) for name, count in STYLE_FEATURES.items()}
+
+
+def _examples(
+    comparisons: Comparisons,
+    chosen: NDArray[np.int64],
+    rejected: NDArray[np.int64],
+    mean: Floats,
+    variance: Floats,
+    members: Floats | None,
+) -> list[dict[str, Any]]:
+    """The pairs with the largest margin variance among those whose winner the members don't agree on."""
+    order = np.argsort(-np.nan_to_num(variance, nan=-1.0), kind="stable")
+    if members is not None:
+        wins = ((members[chosen] - members[rejected]) > 0).mean(axis=1)
+        split = (wins > 0) & (wins < 1)
+        order = np.concatenate([order[split[order]], order[~split[order]]])
+    return [
+        {
+            "prompt": plain_text(comparisons.prompts[chosen[i]]),
+            "chosen": plain_text(comparisons.completions[chosen[i]]),
+            "rejected": plain_text(comparisons.completions[rejected[i]]),
+            "margin": float(mean[i]),
+            "sd": math.sqrt(variance[i]),
+            "members": [] if members is None else (members[chosen[i]] - members[rejected[i]]).tolist(),
+        }
+        for i in order[:EXAMPLES]
+        if not math.isnan(mean[i] + variance[i])
+    ]

@@ -1,0 +1,31 @@
+"""What a reward can like about the look of a text; each feature is one function of the completion's text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from surefoot.types import Text
+
+__all__ = ["STYLE_FEATURES", "plain_text"]
+
+
+def plain_text(completion: Text) -> str:
+    """The text of a completion in either format."""
+    return completion if isinstance(completion, str) else "\n".join(str(part["content"]) for part in completion)
+
+
+def _count(pattern: str) -> Callable[[str], float]:
+    compiled = re.compile(pattern, re.MULTILINE)
+    return lambda text: float(len(compiled.findall(text)))
+
+
+STYLE_FEATURES: dict[str, Callable[[str], float]] = {
+    "length in words": lambda text: float(len(text.split())),
+    "list items": _count(r"^\s*(?:[-*•]|\d+[.)])\s"),
+    "headings and bold": _count(r"^#{1,6}\s|\*\*[^*\n]+\*\*"),
+    "question marks": _count(r"\?"),
+    "exclamation marks": _count(r"!"),
+    "numbers": _count(r"\d+"),
+}
+"""By the name shown; the first is the length. A new one is a function and a line here."""

@@ -1,0 +1,72 @@
+"""The page of a diagnosis: models' text is escaped, unknown figures are said so, and it fits a phone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from surefoot.reports.diagnosis import build_diagnosis, diagnosis_tables, print_diagnosis
+from tests.reports.browser import measure_in_frame
+from tests.reports.test_study_report import HOSTILE, parsed
+from tests.studies.diagnosis.test_diagnose import MEMBERS, Members, comparisons, members_of, run, unsure
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    return run(Members(members_of(unsure), MEMBERS), comparisons())
+
+
+def test_everything_is_there_and_escaped(found: dict[str, Any], tmp_path: Path) -> None:
+    found = json.loads(json.dumps(found))
+    found["examples"][0]["chosen"] = HOSTILE
+    found["source"] = HOSTILE
+    page = build_diagnosis(tmp_path / "d.html", found, {"source": HOSTILE, "split": None})
+    read = parsed(page)
+    assert read.tags.count("svg") == 5
+    assert sum(HOSTILE in piece for piece in read.text) == 3
+    assert "script" not in read.tags
+    text = page.read_text()
+    for title, _, _ in diagnosis_tables(found).values():
+        assert title.replace("'", "&#39;") in text
+    assert "http" not in text.replace("http://www.w3.org", "")
+
+
+def test_a_source_without_members(found: dict[str, Any], tmp_path: Path) -> None:
+    found = found | {"disagreement": None, "members": None, "far": {}, "examples": []}
+    read = parsed(build_diagnosis(tmp_path / "d.html", found, {}))
+    assert read.tags.count("svg") == 3
+    assert "Disagreement of the members" not in "".join(read.text)
+
+
+def test_figures_are_shown_with_their_intervals(found: dict[str, Any]) -> None:
+    console = Console(width=160, record=True)
+    print_diagnosis(console, found)
+    text = console.export_text()
+    auroc = found["usefulness"]["auroc"]["sd_over_margin"]
+    assert f"{auroc['value']:.3f} [{auroc['low']:.3f}, {auroc['high']:.3f}]" in text
+    assert found["verdict"]["lines"][0] in text.replace("\n", " ")
+
+
+def test_no_torch_is_loaded(found: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "diagnose.json").write_text(json.dumps(found))
+    code = (
+        "import json, sys; from surefoot.reports.diagnosis import build_diagnosis;"
+        "build_diagnosis(sys.argv[2], json.load(open(sys.argv[1])), {});"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "diagnose.json"), str(tmp_path / "d.html")], check=True)
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_it_fits_the_window(found: dict[str, Any], tmp_path: Path, width: int) -> None:
+    page = build_diagnosis(tmp_path / "d.html", found, {})
+    seen = measure_in_frame(page, width, tmp_path)
+    assert seen["wide"] <= width
+    assert len(seen["figures"]) == 5
+    assert min(seen["figures"]) > 100
