@@ -46,7 +46,8 @@ def main() -> None:
         seconds.append(time.perf_counter() - start)
     low, middle, high = np.quantile(seconds, [0.25, 0.5, 0.75]).tolist()
     print(
-        f"{options.pairs} pairs, K = {options.members}: {middle:.1f} s [{low:.1f}, {high:.1f}], page {size / 1024:.0f} KiB"
+        f"{options.pairs} pairs, K = {options.members}: {middle:.1f} s [{low:.1f}, {high:.1f}], "
+        f"page {size / 1024:.0f} KiB"
     )
     if options.json is not None:
         figures = {"pairs": options.pairs, "members": options.members, "turns": options.turns}

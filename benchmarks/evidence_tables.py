@@ -1,0 +1,193 @@
+"""The tables of the evidence study, from what `reward_evidence.py` measured; figures are means over repetitions."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from evidence_sources import LABELS
+from surefoot.data.far_texts import FAR_KINDS
+from surefoot.data.preferences import load_preferences
+from surefoot.maths.calibration_metrics import choice_probabilities, negative_log_likelihood
+from surefoot.maths.statistics import auroc, kendall_tau, pairwise_agreement
+from surefoot.maths.variance_metrics import auroc_difference, effective_members
+from surefoot.studies.diagnosis.sections import known_truth, margin_calibration
+
+__all__ = ["tables", "variability_rows"]
+
+KLS = (0, 5, 10, 20)
+Row = dict[str, Any]
+
+
+def tables(folder: Path, settings: list[str], sources: list[str], repetitions: int) -> dict[str, Any]:
+    """One row a source and setting; prints them, and returns them as plain values."""
+    found: dict[str, Any] = {"repetitions": repetitions, "settings": {}}
+    for setting in settings:
+        rows = {}
+        base = _base_seconds(folder / setting, repetitions)
+        for source in sources:
+            paths = [folder / setting / "measured" / f"{source}-{r}.npz" for r in range(repetitions)]
+            cells = [_figures(np.load(path), base) for path in paths]
+            rows[source] = {name: _mean([cell[name] for cell in cells]) for name in cells[0]}
+        found["settings"][setting] = rows
+        _print(setting, rows, repetitions)
+    return found
+
+
+def _base_seconds(folder: Path, repetitions: int) -> float:
+    """CPU seconds of training one plain model: the median over repetitions (one that was interrupted counts less)."""
+    seconds = []
+    for repetition in range(repetitions):
+        with np.load(folder / "measured" / f"independent_seed-{repetition}.npz") as held:
+            seconds.append(float(held["train_seconds"]) / held["members"].shape[1])
+    return float(np.median(seconds))
+
+
+def _figures(held: Any, base_seconds: float) -> dict[str, float]:
+    margin, variance = held["margin"].astype(float), held["margin_variance"].astype(float)
+    members = held["members"].astype(float) if "members" in held.files else None
+    wrong, sd, size = margin <= 0, np.sqrt(variance), np.abs(margin)
+    ratio = sd / np.maximum(size, 1e-12)
+    calibration = margin_calibration(margin, variance, members, np.arange(len(margin)))
+    baseline = auroc(-size, wrong)
+    found = {
+        "accuracy": float((margin > 0).mean()),
+        "nll": calibration.fitted.nll.value,
+        "nll_margin_alone": negative_log_likelihood(choice_probabilities(margin)).value,
+        "variance_factor": calibration.factor,
+        "tau": math.nan if members is None else kendall_tau(members),
+        "agreement": math.nan if members is None else pairwise_agreement(members),
+        "effective_members": math.nan if members is None else effective_members(members <= 0),
+        "auroc_variance": auroc(variance, wrong).value,
+        "auroc_margin": baseline.value,
+        "auroc_half_width": (baseline.high - baseline.low) / 2,
+        "above_sd_over_margin": auroc_difference(ratio, -size, wrong).value,
+        "above_variance": auroc_difference(variance, -size, wrong).value,
+        "score_ratio": float(held["score_ratio"]),
+        "train_ratio": float(held["train_seconds"]) / base_seconds,
+    }
+    kinds = {kind: _far(held, kind) for kind in FAR_KINDS}
+    found |= {f"far_{kind}": value for kind, value in kinds.items()}
+    found["far"] = float(np.mean(list(kinds.values())))
+    found["far_lone"] = float(np.mean([_far(held, kind, "lone_") for kind in FAR_KINDS]))
+    found |= {
+        f"liked_{kind}": float((held[f"far_mean_{kind}"] > held[f"near_mean_{kind}"]).mean()) for kind in FAR_KINDS
+    }
+    for kl in KLS:
+        if f"policy_mean_{kl}" in held.files:
+            found[f"spearman_{kl}"] = known_truth(
+                held[f"policy_mean_{kl}"], held[f"policy_variance_{kl}"], held[f"policy_truth_{kl}"], held["groups"]
+            ).spearman.value
+    return found
+
+
+def _far(held: Any, kind: str, how: str = "") -> float:
+    near, far = held[f"{how}near_variance_{kind}"], held[f"{how}far_variance_{kind}"]
+    return auroc(np.concatenate([near, far]), np.repeat([False, True], [len(near), len(far)])).value
+
+
+def _mean(values: list[float]) -> Row:
+    """Mean over repetitions with Student's 95% interval; None where it is unknown."""
+    known = np.array([value for value in values if not math.isnan(value)])
+    if len(known) == 0:
+        return {"value": None, "low": None, "high": None, "n": 0}
+    middle = float(known.mean())
+    if len(known) < 2:
+        return {"value": middle, "low": None, "high": None, "n": 1}
+    half = float(stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / math.sqrt(len(known)))
+    return {"value": middle, "low": middle - half, "high": middle + half, "n": len(known)}
+
+
+COLUMNS = {
+    "accuracy": "accuracy",
+    "nll": "NLL",
+    "tau": "τ",
+    "auroc_variance": "AUROC variance",
+    "above_sd_over_margin": "sd/|m| above |m|",
+    "far": "far AUROC",
+    "spearman_0": "ρ at KL 0",
+    "spearman_5": "5",
+    "spearman_10": "10",
+    "spearman_20": "20",
+    "score_ratio": "scoring",
+    "train_ratio": "training",
+}
+
+
+def _print(setting: str, rows: dict[str, dict[str, Row]], repetitions: int) -> None:
+    names = [name for name in COLUMNS if name in next(iter(rows.values()))]
+    print(f"\n{setting}: means over {repetitions} repetitions ± half of Student's 95% interval")
+    print("| source | " + " | ".join(COLUMNS[name] for name in names) + " |")
+    print("|---|" + "---|" * len(names))
+    for source, row in rows.items():
+        print(f"| {LABELS[source]} | " + " | ".join(_shown(row[name]) for name in names) + " |")
+    print("\nfar texts, AUROC of the variance")
+    print("| source | " + " | ".join(FAR_KINDS) + " |")
+    print("|---|" + "---|" * len(FAR_KINDS))
+    for source, row in rows.items():
+        print(f"| {LABELS[source]} | " + " | ".join(_shown(row[f"far_{kind}"]) for kind in FAR_KINDS) + " |")
+
+
+def _shown(one: Row) -> str:
+    if one["value"] is None:
+        return "–"
+    half = "" if one["high"] is None else f" ± {(one['high'] - one['low']) / 2:.2f}"
+    return f"{one['value']:.2f}{half}"
+
+
+def variability_rows(folder: Path, shares: tuple[float, ...], dataset: str, count: int) -> dict[str, Any]:
+    """The paper's first experiment: models that differ by seed alone, at growing amounts of data."""
+    held_out = load_preferences(dataset, split="test", bad_rows="drop")
+    turns = np.array([str(prompt).count("Human:") for prompt in held_out["prompt"]])
+    pools = {f"{share:g}": np.load(folder / "hh" / "measured" / f"variability-{share}.npz") for share in shares}
+    rows = {share: _of_models(pool["chosen"], pool["rejected"], turns) for share, pool in pools.items()}
+    seeds = [np.load(path) for path in sorted((folder / "hh" / "measured").glob("independent_seed-*.npz"))]
+    chosen, rejected = (np.concatenate([held[side] for held in seeds], axis=1) for side in ("chosen", "rejected"))
+    rows["1"] = _of_models(chosen[:, :count], rejected[:, :count], turns)
+    rows["1, all models"] = _of_models(chosen, rejected, turns)
+    print(f"\nvariability: models by seed alone, N = {len(chosen)} held-out pairs")
+    for share, row in rows.items():
+        print(share, {name: value for name, value in row.items() if name != "one_completion"})
+    return rows
+
+
+def _of_models(chosen: Any, rejected: Any, turns: Any) -> dict[str, Any]:
+    """Disagreement of the models (columns), overall and by the number of human turns; scores of one completion."""
+    margins = chosen - rejected
+    texts = np.concatenate([chosen, rejected])
+    centred = texts - texts.mean(axis=0)
+    place = int(np.argmax(centred.std(axis=1, ddof=1)[: len(chosen)]))
+    wins = (margins > 0).mean(axis=1)
+    split = (wins > 0) & (wins < 1)
+    kinds = {"one turn": turns <= 1, "two turns": turns == 2, "three and more": turns >= 3}
+    return {
+        "models": int(margins.shape[1]),
+        "accuracy_of_models": [float(value) for value in (margins > 0).mean(axis=0)],
+        "accuracy_of_mean": float((margins.mean(axis=1) > 0).mean()),
+        "tau": kendall_tau(margins),
+        "agreement": pairwise_agreement(margins),
+        "split": float(split.mean()),
+        "sd_over_spread": float(np.sqrt(centred.var(axis=1, ddof=1).mean()) / centred.mean(axis=1).std(ddof=1)),
+        "raw_sd_over_spread": float(np.sqrt(texts.var(axis=1, ddof=1).mean()) / texts.mean(axis=1).std(ddof=1)),
+        "subsets": {
+            name: {
+                "pairs": int(rows.sum()),
+                "split": float(split[rows].mean()),
+                "agreement": pairwise_agreement(margins[rows]),
+                "tau": kendall_tau(margins[rows]),
+                "auroc_variance": auroc(margins[rows].var(axis=1, ddof=1), margins[rows].mean(axis=1) <= 0).value,
+            }
+            for name, rows in kinds.items()
+            if rows.sum() > 2
+        },
+        "one_completion": {
+            "pair": place,
+            "raw": [float(value) for value in chosen[place]],
+            "centred": [float(value) for value in centred[place]],
+            "spread_over_texts": float(centred.mean(axis=1).std(ddof=1)),
+        },
+    }
