@@ -12,7 +12,7 @@ from transformers import logging as hf_logging
 
 from surefoot.errors import ModelError
 
-__all__ = ["choose_device", "load_classifier", "load_tokenizer", "load_trunk", "resolve_model"]
+__all__ = ["choose_device", "load_base", "load_classifier", "load_tokenizer", "load_trunk", "resolve_model"]
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
@@ -78,6 +78,14 @@ def load_classifier(name: str | Path, device: torch.device, *, for_training: boo
             raise ModelError(f"'{name}' has {labels} outputs; a reward model has one")
     model = _load(AutoModelForSequenceClassification, name, num_labels=1, dtype=dtype)
     return model.to(device) if for_training else model.to(device).eval()
+
+
+def load_base(base: str | Path, device: torch.device) -> tuple[Any, list[str]]:
+    """(classifier with one output, fp32; names of the parameters that its checkpoint lacks, which are drawn)."""
+    model, told = _load(
+        AutoModelForSequenceClassification, base, num_labels=1, dtype=torch.float32, output_loading_info=True
+    )
+    return model.to(device), sorted(told["missing_keys"])
 
 
 def _load(factory: Any, name: str | Path, *, weights: bool = True, **keywords: Any) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from surefoot.errors import ConfigError, ModelError
 
-__all__ = ["layers_of", "pool_last", "replicated", "start_layer"]
+__all__ = ["classify", "layers_of", "pool_last", "replicated", "start_layer"]
 
 _LISTS = ("layers", "h", "encoder.layer", "encoder.layers", "decoder.layers", "transformer.layer")
 """Where the architectures of transformers keep their layers: Llama, Qwen, Mistral, Gemma; GPT-2; BERT; …"""
@@ -73,6 +73,30 @@ def replicated(trunk: nn.Module, start: int, copies: int) -> Iterator[None]:
             handle.remove()
 
 
+def classify(model: Any, ids: Tensor, mask: Tensor, start: int, copies: int) -> Tensor:
+    """A classifier's outputs for K members, (K, B, outputs), from B rows of ids and mask.
+
+    The classifier believes that it has K · B rows, so what stands around its trunk needs no care; the trunk takes the
+    first B of them and gives K · B again from layer `start` on.
+    """
+    trunk: nn.Module = getattr(model, model.base_model_prefix)
+    rows = len(ids)
+
+    def first(value: Any) -> Any:
+        return value[:rows] if isinstance(value, Tensor) and value.shape[:1] == (rows * copies,) else value
+
+    def shrink(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return tuple(map(first, args)), {name: first(value) for name, value in kwargs.items()}
+
+    handle = trunk.register_forward_pre_hook(shrink, with_kwargs=True)
+    try:
+        with replicated(trunk, start, copies):
+            logits: Tensor = model(input_ids=ids.repeat(copies, 1), attention_mask=mask.repeat(copies, 1)).logits
+    finally:
+        handle.remove()
+    return logits.view(copies, rows, -1)
+
+
 class _State:
     """What one forward needs to know: the number of rows below, and the copies already made."""
 
@@ -98,8 +122,10 @@ class _State:
             }
         if isinstance(value, tuple):
             return tuple(self._copied(inner) for inner in value)
-        # With one row, what has one row broadcasts; only the hidden states themselves must grow.
         if not isinstance(value, Tensor) or value.ndim < 2 or value.shape[0] != self.rows:
+            return value
+        # With one row, positions broadcast, and some models count on their having one (DeBERTa's relative ones).
+        if self.rows == 1 and value.dtype == torch.long:
             return value
         if id(value) not in self.made:
             self.made[id(value)] = (value, value.repeat(self.copies, *[1] * (value.ndim - 1)))

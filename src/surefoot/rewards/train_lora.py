@@ -16,8 +16,10 @@ from surefoot.files import fingerprint
 from surefoot.rewards.batching import forward_tokens, padded
 from surefoot.rewards.bootstrap import Bootstrap, bootstrap_weights
 from surefoot.rewards.encoding import TextEncoder, encode_pairs
-from surefoot.rewards.loading import choose_device, load_classifier, load_tokenizer, resolve_model
-from surefoot.rewards.lora import AdapterShape, LoraMembers, LoraNetwork
+from surefoot.rewards.loading import choose_device, load_base, load_tokenizer, resolve_model
+from surefoot.rewards.lora import LoraMembers
+from surefoot.rewards.lora_layers import PEFT_SAVES, AdapterShape, drawn_anew
+from surefoot.rewards.lora_network import LoraNetwork
 from surefoot.rewards.pair_run import PairRun, Plan, micro_batches
 from surefoot.rewards.replication import start_layer
 
@@ -29,6 +31,7 @@ class LoraConfig:
     """Settings of LoRA members.
 
     Args:
+        targets: last names of the adapted linear layers; None takes PEFT's choice for the architecture.
         start: share of the depth below which the members share everything; 0 adapts every layer, 2/3 the upper third.
     """
 
@@ -36,7 +39,7 @@ class LoraConfig:
     seed: int = 0
     rank: int = 8
     alpha: float = 16.0
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    targets: tuple[str, ...] | None = None
     start: float = field(default=0.0, metadata={"help": "Share of the depth below which nothing is adapted."})
     bootstrap: Bootstrap = field(default="poisson", metadata={"help": "none, poisson or exponential."})
     learning_rate: float = 1e-3
@@ -66,7 +69,8 @@ def train_lora(
 
     Args:
         pairs: checked preference pairs.
-        base: a decoder, as for `AutoModelForSequenceClassification`.
+        base: a decoder or an encoder, as for `AutoModelForSequenceClassification`. What its checkpoint lacks between
+            trunk and reward (a pooler, say) each member owns.
         directory: keeps a checkpoint, from which the same call goes on; None keeps none.
         on_progress: called with (what is being done, share done).
 
@@ -103,10 +107,12 @@ def train_lora(
 
 
 def _network(base: str | Path, config: LoraConfig, device: torch.device) -> LoraNetwork:
-    model = load_classifier(base, device, for_training=True)
+    model, missing = load_base(base, device)
     start = start_layer(getattr(model, model.base_model_prefix), config.start)
-    shape = AdapterShape(config.members, config.rank, config.alpha, tuple(config.targets), start)
-    network = LoraNetwork(model, shape).to(device).eval()  # dropout off: members differ by their data
+    targets = None if config.targets is None else tuple(config.targets)
+    shape = AdapterShape(config.members, config.rank, config.alpha, targets, start)
+    # It stays in eval mode, dropout off: members differ by their data.
+    network = LoraNetwork(model, shape, (*PEFT_SAVES, *drawn_anew(model, missing)))
     network.start(config.seed)
     return network
 

@@ -1,0 +1,91 @@
+"""LoRA members as PEFT's ordinary adapter directories, written and read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from surefoot.errors import ModelError
+from surefoot.files import read_json, write_json
+from surefoot.rewards.lora_layers import PEFT_SAVES, AdapterShape
+from surefoot.rewards.lora_network import LoraNetwork
+from surefoot.rewards.replication import layers_of
+
+__all__ = ["read_adapters", "write_adapter"]
+
+_ADAPTER = "adapter_model.safetensors"
+_ADAPTER_CONFIG = "adapter_config.json"
+
+
+def write_adapter(folder: Path, network: LoraNetwork, k: int, base: str) -> None:
+    """Member k as an ordinary PEFT adapter directory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = network.shape
+    save_file(network.member(k), folder / _ADAPTER)
+    write_json(
+        folder / _ADAPTER_CONFIG,
+        {
+            "peft_type": "LORA",
+            "task_type": "SEQ_CLS",
+            "base_model_name_or_path": base,
+            "r": shape.rank,
+            "lora_alpha": shape.alpha,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "inference_mode": True,
+            "target_modules": list(network.targets),
+            "layers_to_transform": list(range(shape.start, len(layers_of(network.trunk)))),
+            "modules_to_save": list(network.modules_to_save),
+        },
+    )
+
+
+def read_adapters(
+    folders: Sequence[Path],
+) -> tuple[AdapterShape, tuple[str, ...], list[tuple[dict[str, Tensor], float]]]:
+    """(shape that fits all adapters, ends of the modules that they save whole, each one's weights and α/r).
+
+    Raises:
+        ModelError: an adapter is of a kind that can't be batched (DoRA, biases).
+    """
+    configs = [_config(folder) for folder in folders]
+    weights = [load_file(folder / _ADAPTER) for folder in folders]
+    rank = max(config["r"] for config in configs)
+    shape = AdapterShape(
+        members=len(configs),
+        rank=rank,
+        alpha=float(rank),
+        targets=tuple(sorted(configs[0]["target_modules"])),
+        start=_lowest_layer(weights),
+    )
+    saved = dict.fromkeys([*PEFT_SAVES, *(end for config in configs for end in config.get("modules_to_save") or ())])
+    scales = [_scale(config) for config in configs]
+    return shape, tuple(saved), list(zip(weights, scales, strict=True))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    if not (folder / _ADAPTER_CONFIG).exists() or not (folder / _ADAPTER).exists():
+        raise ModelError(f"{folder} is not a PEFT adapter: it needs {_ADAPTER_CONFIG} and {_ADAPTER}")
+    config: dict[str, Any] = read_json(folder / _ADAPTER_CONFIG)
+    foreign = [name for name in ("use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern") if config.get(name)]
+    if config.get("peft_type") != "LORA" or foreign or config.get("bias", "none") != "none":
+        raise ModelError(
+            f"{folder} is a {config.get('peft_type')} adapter with {', '.join(foreign) or 'biases'}, which can't be "
+            "batched with others; merge it into its base and use kind: independent"
+        )
+    return config
+
+
+def _scale(config: dict[str, Any]) -> float:
+    root = math.sqrt(config["r"]) if config.get("use_rslora") else config["r"]
+    return float(config["lora_alpha"] / root)
+
+
+def _lowest_layer(weights: list[dict[str, Tensor]]) -> int:
+    keys = [key for one in weights for key in one if ".lora_A." in key]
+    return min((int(part) for key in keys for part in key.split(".") if part.isdigit()), default=0)
