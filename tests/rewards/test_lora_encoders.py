@@ -18,8 +18,8 @@ from surefoot.errors import ModelError
 from surefoot.files import read_json
 from surefoot.rewards.batching import padded
 from surefoot.rewards.encoding import TextEncoder
-from surefoot.rewards.loading import load_tokenizer
-from surefoot.rewards.lora import AdapterShape, LoraMembers, LoraNetwork, load_base
+from surefoot.rewards.loading import load_base, load_tokenizer
+from surefoot.rewards.lora import AdapterShape, LoraMembers, LoraNetwork
 from surefoot.rewards.lora_layers import PEFT_SAVES, drawn_anew
 from surefoot.rewards.source import load_source
 from surefoot.rewards.train_lora import LoraConfig, train_lora
