@@ -25,7 +25,7 @@ from surefoot.maths.ensemble import (
     sample_variance,
     trigamma_inverse,
 )
-from surefoot.types import VariancePrior
+from surefoot.types import Calibration, VariancePrior
 
 SEEDS = st.integers(0, 10_000)
 NAN = math.nan
@@ -358,3 +358,23 @@ def test_offset_share_of_known_parts() -> None:
     offsets = math.sqrt(3) * torch.randn(1000, 5, generator=rng, dtype=torch.float64)
     assert offset_share(offsets[groups] + scores(22, 4000, 5), groups) == pytest.approx(0.75, abs=0.02)
     assert offset_share(scores(23, 4000, 5), groups) == pytest.approx(0.0, abs=0.02)
+
+
+def test_a_members_silence_is_no_gift() -> None:
+    """Two members with offsets of 0 and −10 agree on three completions; leaving one score out changes no reward."""
+    worth = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
+    members = torch.stack([worth, worth - 10], dim=1)
+    groups = torch.tensor([4, 4, 4])
+    whole = estimate(members, groups, None, variance="raw").mean
+    members[2, 1] = torch.nan  # the harsh one is silent about the best
+    lacking = estimate(members, groups, None, variance="raw").mean
+    torch.testing.assert_close(whole, worth - 5)
+    assert float(lacking[1] - lacking[0]) == pytest.approx(1.0)
+    # The silent member is centred on the two that it scored; what is left is its centring, not its offset of −5.
+    assert float(lacking[2] - lacking[1]) == pytest.approx(0.75)
+    lone = estimate(
+        torch.tensor([[1.0, -9.0], [1.0, torch.nan]], dtype=torch.float64),
+        None,
+        Calibration((0.0, -10.0), (1.0, 1.0), VariancePrior(4.0, 1.0), 1.0, 2),
+    )
+    assert lone.mean.tolist() == [-4.0, -4.0]

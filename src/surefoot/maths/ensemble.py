@@ -328,8 +328,8 @@ def estimate(
     x = members.to(torch.float64)
     offsets, scales = _constants(x, calibration)
     centred = centre(x, groups, offsets) / scales
-    offset = ((x / scales) - centred).nanmean(dim=1)
-    shown = centred + offset[:, None]
+    taken = (offsets / scales).expand_as(x) if groups is None and offsets is not None else x / scales - centred
+    shown = centred + _common_offset(taken, groups)
     if x.shape[1] < 2:
         return RewardEstimate(mean=shown[:, 0], members=shown)
     d = degrees_of_freedom(centred)
@@ -339,6 +339,16 @@ def estimate(
     unscored = centred.isnan().all(dim=1)
     s2 = torch.where(unscored, torch.nan, s2)
     return RewardEstimate(mean=shown.nanmean(dim=1), members=shown, epistemic=s2, degrees_of_freedom=d)
+
+
+def _common_offset(
+    taken: Float[Tensor, "batch members"], groups: Int[Tensor, "batch"] | None
+) -> Float[Tensor, "batch one"]:
+    """What centring took, averaged over members: one number for all rows of a group.
+
+    A row that lacks a member gets its group's number and not its own: else a harsh member's silence would be a gift.
+    """
+    return (taken if groups is None else group_means(taken, groups)).nanmean(dim=1, keepdim=True)
 
 
 def _constants(
