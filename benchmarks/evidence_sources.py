@@ -99,8 +99,8 @@ SETTINGS = {
     ),
 }
 WORLD_PAIRS, WORLD_HELD_OUT = 3000, 1000
-TAUGHT_PAIRS = 800
-"""Pairs whose texts the distilled source is taught on."""
+TAUGHT_PAIRS, FITTED_PAIRS = 400, 1000
+"""Pairs whose texts the distilled source is taught on, and pairs that a posterior is fitted to."""
 
 
 def data_of(setting: Setting, repetition: int, dataset: str, folder: Path) -> tuple[Dataset, Dataset, str]:
@@ -141,7 +141,7 @@ def _heads(bootstrap: str, prior_scale: float) -> Callable[..., RewardSource]:
             setting.members, seed, layer=setting.layer, bootstrap=bootstrap, prior_scale=prior_scale,  # type: ignore[arg-type]
             max_length=setting.max_length, overlong="truncate", **setting.heads,
         )  # fmt: skip
-        return train_heads(train, base, config, device="cpu")
+        return train_heads(train, base, config, cache_directory=folder / "features", device="cpu")
 
     return build
 
@@ -168,7 +168,8 @@ def _laplace(distance: float) -> Callable[..., RewardSource]:
             distance=distance, distance_layer=setting.distance_layer, max_length=setting.max_length,
             overlong="truncate", seed=seed,
         )  # fmt: skip
-        return fit_laplace(train, one_model(folder, NEEDS["laplace"], _repetition(seed)), config, device="cpu")
+        some = train.select(range(min(FITTED_PAIRS, len(train))))
+        return fit_laplace(some, one_model(folder, NEEDS["laplace"], _repetition(seed)), config, device="cpu")
 
     return build
 

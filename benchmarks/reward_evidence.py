@@ -39,7 +39,7 @@ from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
 from surefoot.training.sampling import sample_completions
 
 KLS = (0, 5, 10, 20)
-SHARES = (0.125, 0.25)
+SHARES = (0.125,)
 VARIABILITY = 10
 """Models of the paper's first experiment."""
 POSTERIOR_DRAWS = 20
@@ -72,7 +72,11 @@ def main() -> None:
             run_tasks(policy_samples, [(r, options.out / "world") for r in repetitions], workers=options.workers)
         run_tasks(unit, tasks, workers=options.workers, on_progress=Progress(len(tasks)))
     if "hh" in options.settings and not options.without_variability:
-        run_tasks(variability_unit, [(share, options.dataset, options.out) for share in SHARES], workers=2)
+        run_tasks(
+            variability_unit,
+            [(share, options.dataset, options.out) for share in SHARES],
+            workers=options.workers,
+        )
     found = tables(options.out, options.settings, options.sources, options.repetitions)
     if "hh" in options.settings and not options.without_variability:
         found["variability"] = variability_rows(options.out, SHARES, options.dataset, VARIABILITY)
@@ -148,7 +152,7 @@ def cost(source: RewardSource, held_out: Dataset, folder: Path, repetition: int,
     plain = IndependentMembers.from_models(
         [one_model(folder, "independent_seed", repetition)], max_length=setting.max_length, device="cpu"
     )
-    texts = list(held_out["prompt"])[:200], list(held_out["chosen"])[:200]
+    texts = list(held_out["prompt"])[:100], list(held_out["chosen"])[:100]
     ratios = []
     for _ in range(3):
         seconds = []
@@ -176,7 +180,7 @@ def policy_samples(repetition: int, folder: Path) -> None:
         train_heads(pairs, world.policy_path, config, device="cpu"),
         VarianceAwareRLOOConfig(
             output_dir=str(run), preset="vanilla", beta=0.01, per_device_train_batch_size=64, num_generations=8,
-            max_completion_length=24, max_steps=240, learning_rate=3e-4, lr_scheduler_type="constant",
+            max_completion_length=24, max_steps=200, learning_rate=4e-4, lr_scheduler_type="constant",
             gradient_checkpointing=False, logging_steps=1, save_steps=4, save_only_model=True, report_to="none",
             disable_tqdm=True, use_cpu=True, seed=9000 + repetition,
         ),

@@ -124,7 +124,7 @@ def _benchmark(found: dict[str, Any] | None) -> list[Row]:
     if found is None:
         return []
     sections = [(name, _i(one) if isinstance(one, dict) else number(_n(one), 3)) for name, one in _sections(found)]
-    rows = [*sections, ("overall", number(_n(found["score"]), 3))]
+    rows: list[Row] = [*sections, ("overall", number(_n(found["score"]), 3))]
     if found["missing"]:
         rows.append(
             (f"not the leaderboard's: {len(found['missing'])} subsets are missing", ", ".join(found["missing"][:4]))

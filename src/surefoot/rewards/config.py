@@ -21,7 +21,9 @@ class RewardSourceArguments:
         metadata={"help": "Base model: a directory, a hub name, or package:NAME/FOLDER inside an installed package."}
     )
     dataset_name: str = field(metadata={"help": "Preferences: parquet, json, jsonl, csv, directory or hub name."})
-    kind: str = field(default="heads", metadata={"help": "heads, independent, lora, laplace, dropout or distilled."})
+    kind: str = field(
+        default="heads", metadata={"help": "heads, independent, lora, laplace, dropout, distilled, judge or mixed."}
+    )
     dataset_config: str | None = None
     dataset_train_split: str | None = field(default=None, metadata={"help": "Split to train on; all rows if none."})
     dataset_test_split: str | None = field(
@@ -57,7 +59,10 @@ class RewardSourceArguments:
     )
     trunk_learning_rate: float | None = field(default=None, metadata={"help": "heads: of those epochs."})
     other_models: list[str] | None = field(
-        default=None, metadata={"help": "independent: further base models; members start from all of them, in turn."}
+        default=None,
+        metadata={
+            "help": "independent: further base models; members start from all of them in turn. mixed: further sources."
+        },
     )
     rank: int | None = field(
         default=None,
@@ -81,6 +86,44 @@ class RewardSourceArguments:
     distance_layer: int | None = field(default=None, metadata={"help": "laplace: hidden state to measure it in."})
     rate: float | None = field(default=None, metadata={"help": "dropout: share of the features that a member lacks."})
     teacher: str | None = field(default=None, metadata={"help": "distilled: the source whose variance is learnt."})
+    endpoint: str | None = field(default=None, metadata={"help": "judge: address of an OpenAI-compatible server."})
+    key_variable: str | None = field(
+        default=None, metadata={"help": "judge: environment variable that holds the key."}
+    )
+    rubric: str | None = field(default=None, metadata={"help": "judge: one of the library, or your own YAML file."})
+    wordings: int | None = field(default=None, metadata={"help": "judge: how many of the rubric's; all if not given."})
+    samples: int | None = field(default=None, metadata={"help": "judge: replies for each wording."})
+    temperature: float | None = field(default=None, metadata={"help": "judge: of the replies."})
+    references: str | None = field(
+        default=None, metadata={"help": "judge: prompt and reference; completions are compared in both positions."}
+    )
+    reading: str | None = field(default=None, metadata={"help": "judge: samples, or logprobs of the rating's token."})
+    reason: bool | None = field(default=None, metadata={"help": "judge: ask for a short reason before the rating."})
+    structured: str | None = field(default=None, metadata={"help": "judge: auto, json_schema, json_object or none."})
+    max_tokens: int | None = field(default=None, metadata={"help": "judge: of a reply."})
+    token_parameter: str | None = field(
+        default=None, metadata={"help": "judge: max_tokens or max_completion_tokens, as the server calls it."}
+    )
+    parameters: dict[str, Any] | None = field(default=None, metadata={"help": "judge: further fields of requests."})
+    sample_seed: int | None = field(default=None, metadata={"help": "judge: sample i carries seed this + i."})
+    min_valid: int | None = field(
+        default=None, metadata={"help": "judge: fewest valid replies of a scored completion."}
+    )
+    concurrency: int | None = field(default=None, metadata={"help": "judge: calls in flight."})
+    requests_per_minute: float | None = field(default=None, metadata={"help": "judge: of each process."})
+    tokens_per_minute: float | None = field(default=None, metadata={"help": "judge: of each process."})
+    retries: int | None = field(default=None, metadata={"help": "judge: of one call, after its first try."})
+    backoff_s: float | None = field(default=None, metadata={"help": "judge: wait before the first retry; it doubles."})
+    backoff_limit_s: float | None = field(default=None, metadata={"help": "judge: longest such wait."})
+    timeout_s: float | None = field(default=None, metadata={"help": "judge: of one try."})
+    deadline_s: float | None = field(default=None, metadata={"help": "judge: of all calls of one completion."})
+    budget_tokens: int | None = field(default=None, metadata={"help": "judge: no call starts beyond it."})
+    budget_money: float | None = field(default=None, metadata={"help": "judge: no call starts beyond it."})
+    price_input: float | None = field(default=None, metadata={"help": "judge: of a million tokens of prompts."})
+    price_output: float | None = field(default=None, metadata={"help": "judge: of a million tokens of replies."})
+    cache: str | None = field(default=None, metadata={"help": "judge: SQLite file of replies; the user's if none."})
+    variance_of: str | None = field(default=None, metadata={"help": "judge: reply, s², or mean, s²/n."})
+    max_pairs: int | None = field(default=None, metadata={"help": "judge: held-out pairs that are paid for."})
 
     def check(self) -> None:
         """Refuse values that no kind knows, and settings of other kinds, before anything is loaded.
@@ -105,18 +148,26 @@ class RewardSourceArguments:
             )
         if (self.scale_members or self.variance == "raw") and self.kind in ("laplace", "distilled"):
             raise ConfigError(f"kind: {self.kind} has no members: scale_members and variance don't apply to it")
+        if self.scale_members and self.kind == "judge":
+            raise ConfigError(
+                "kind: judge is one member: scale_members doesn't apply to it; kind: mixed always scales"
+            )
         if self.kind == "distilled" and self.teacher is None:
             raise ConfigError("kind: distilled needs teacher, the directory of the source whose variance is learnt")
         _ = self.settings()
 
     def settings(self) -> Any:
-        """The settings object of the kind, made of what was given."""
+        """The settings object of the kind, made of what was given; None where there is nothing to set."""
+        if self.kind not in _FACTORIES:
+            return None
         factory = _factory(self.kind)
         given = self._given(set(_SETTINGS[self.kind]) - {"teacher", "other_models"})
         if "epochs" in given and self.kind != "independent":
             given["epochs"] = int(given["epochs"])
         if "targets" in given:
             given["targets"] = tuple(given["targets"])
+        if self.kind == "judge":
+            given["variance"] = self.variance
         common = {name: getattr(self, name) for name in _COMMON if name in factory.__dataclass_fields__}
         return factory(**common, **given)
 
@@ -126,6 +177,13 @@ class RewardSourceArguments:
 
 _COMMON = ("members", "seed", "max_length", "overlong")
 _FIT = ("learning_rate", "epochs", "batch_size")
+_JUDGE = (
+    *("endpoint", "key_variable", "rubric", "wordings", "samples", "temperature", "references", "reading", "reason"),
+    *("structured", "max_tokens", "token_parameter", "parameters", "sample_seed", "min_valid", "concurrency"),
+    *("requests_per_minute", "tokens_per_minute", "retries", "backoff_s", "backoff_limit_s", "timeout_s"),
+    *("deadline_s", "budget_tokens", "budget_money", "price_input", "price_output", "cache", "variance_of"),
+    "max_pairs",
+)
 _SETTINGS: dict[str, tuple[str, ...]] = {
     "heads": (
         "bootstrap",
@@ -143,6 +201,8 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "laplace": ("structure", "rank", "precision", "distance", "distance_layer"),
     "dropout": ("rate", "start"),
     "distilled": ("teacher", *_FIT, "weight_decay", "pooling", "layer"),
+    "judge": _JUDGE,
+    "mixed": ("other_models",),
 }
 """Which settings belong to which kind."""
 _ALL_SETTINGS = {name for names in _SETTINGS.values() for name in names}
@@ -164,6 +224,7 @@ _FACTORIES = {
     "laplace": "surefoot.rewards.laplace:LaplaceConfig",
     "dropout": "surefoot.rewards.dropout:DropoutConfig",
     "distilled": "surefoot.rewards.distilled:DistilledConfig",
+    "judge": "surefoot.rewards.judge.config:JudgeConfig",
 }
 
 

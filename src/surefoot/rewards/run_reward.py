@@ -52,9 +52,10 @@ def run_reward(
     start = time.perf_counter()
     source = _train(args, train, folder, report)
     if isinstance(source, MemberSource):
-        source.scale_members = args.scale_members
+        source.scale_members = args.scale_members or args.kind == "mixed"
         source.variance_kind = args.variance  # type: ignore[assignment]
     trained = time.perf_counter() - start
+    held_out = _affordable(source, held_out)
     report("held-out pairs", 0.0)
     metrics = _measure(source, held_out)
     report("held-out pairs", 1.0)
@@ -108,10 +109,28 @@ def _train(args: RewardSourceArguments, train: Dataset, folder: Path, report: Pr
         source = fit_laplace(train, base, settings, on_progress=report)
     elif args.kind == "dropout":
         source = DropoutMembers.from_model(base, settings)
+    elif args.kind in ("judge", "mixed"):
+        source = _existing(args, settings)
     else:
         source = distil(train, load_source(str(args.teacher)), base, settings, on_progress=report)
     source.save(target)
     return source
+
+
+def _existing(args: RewardSourceArguments, settings: Any) -> RewardSource:
+    """Sources that are not trained: a judge, or saved sources as members of one."""
+    from surefoot.rewards.judge.mixed import MixedSources
+    from surefoot.rewards.judge.source import JudgeSource
+
+    if args.kind == "judge":
+        return JudgeSource(args.model_name_or_path, settings)
+    return MixedSources([load_source(name) for name in (args.model_name_or_path, *(args.other_models or []))])
+
+
+def _affordable(source: RewardSource, held_out: Dataset) -> Dataset:
+    """The held-out pairs, or as many as a source that is paid by the call allows."""
+    limit = getattr(source, "max_pairs", None)
+    return held_out if limit is None else held_out.select(range(min(limit, len(held_out))))
 
 
 def _measure(source: RewardSource, held_out: Dataset) -> dict[str, Any]:
@@ -119,14 +138,19 @@ def _measure(source: RewardSource, held_out: Dataset) -> dict[str, Any]:
     chosen = source.score(held_out["prompt"], held_out["chosen"])
     rejected = source.score(held_out["prompt"], held_out["rejected"])
     members = isinstance(source, MemberSource)
+    groups = torch.arange(len(chosen)).repeat(2)
+    if isinstance(source, MemberSource) and source.scale_members:  # margins are in the members' scales
+        scales = torch.tensor(source.calibrate(torch.cat([chosen, rejected]), groups).scales)
+        margins = (chosen - rejected) / scales
+    else:
+        margins = (chosen - rejected)[:, slice(None) if members else slice(1)]
     metrics: dict[str, Any] = {"held_out_pairs": len(held_out), "accuracy_of_members": []}
-    margins = (chosen - rejected)[:, slice(None) if members else slice(1)]
-    metrics["accuracy_of_mean"] = float((margins.nanmean(dim=1) > 0).double().mean())
+    mean = margins.nanmean(dim=1)
+    metrics["accuracy_of_mean"] = float((mean[~mean.isnan()] > 0).double().mean())
     if members:
         metrics["accuracy_of_members"] = (margins > 0).double().mean(dim=0).tolist()
     if not members or margins.shape[1] > 1:
         metrics["variance_factor"] = source.fit_variance_factor(chosen, rejected)
-    groups = torch.arange(len(chosen)).repeat(2)
     notes = {} if source.calibration is None else source.calibration.notes
     calibration = source.calibrate(torch.cat([chosen, rejected]), groups)
     calibration.notes.update({name: value for name, value in notes.items() if name not in calibration.notes})

@@ -47,8 +47,10 @@ _KINDS = {
     "distilled": "surefoot.rewards.distilled:DistilledReward",
     "dropout": "surefoot.rewards.dropout:DropoutMembers",
     "heads": "surefoot.rewards.heads:SharedTrunkHeads",
+    "judge": "surefoot.rewards.judge.source:JudgeSource",
     "laplace": "surefoot.rewards.laplace:LaplaceRewardModel",
     "lora": "surefoot.rewards.lora:LoraMembers",
+    "mixed": "surefoot.rewards.judge.mixed:MixedSources",
 }
 
 

@@ -1,0 +1,186 @@
+"""What a judge's client costs: throughput against a local server of fixed latency, and CPU a call.
+
+    python benchmarks/judge.py --json docs/results/judge.json
+
+The server runs in a process of its own and answers every request after exactly the latency. Ideal is calls · latency /
+concurrency. "judge" is `JudgeSource.score` as users call it: prompts, cache, claims, ledger, parsing, rows. The other
+rows are the openai client alone, in the ways in which it could be used, for what each costs. CPU is the process's own
+(user and system), so a loaded machine inflates it; `--turns` repeats everything and the least is shown beside the
+median. The judge's targets: at least 95% of ideal, at most 1 ms of CPU a call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import openai
+
+from surefoot.files import write_json
+from surefoot.records import versions
+from surefoot.rewards.judge.config import JudgeConfig
+from surefoot.rewards.judge.source import JudgeSource
+from surefoot.rewards.judge.transport import Transport
+
+BODY = json.dumps(
+    {
+        "id": "%016d",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [
+            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": '{"rating": 7}'}}
+        ],
+        "usage": {"prompt_tokens": 400, "completion_tokens": 8, "total_tokens": 408},
+    }
+)
+HEAD = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+
+
+class Answering(asyncio.Protocol):
+    """Answers each request on a connection after the latency."""
+
+    latency = 0.1
+    count = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport, self.held = transport, b""
+
+    def data_received(self, data: bytes) -> None:
+        self.held += data
+        head, found, rest = self.held.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0] or 0) if found else 0
+        if found and len(rest) >= length:
+            self.held = rest[length:]
+            Answering.count += 1
+            body = (BODY % Answering.count).encode()
+            asyncio.get_running_loop().call_later(
+                self.latency, self.transport.write, (HEAD % len(body)).encode() + body
+            )
+
+
+def serve(latency: float, port: Connection) -> None:
+    async def run() -> None:
+        Answering.latency = latency
+        server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0)
+        port.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(run())
+
+
+def measure(work: Callable[[], Any], calls: int) -> dict[str, float]:
+    """Seconds, and milliseconds of CPU a call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return {"seconds": time.perf_counter() - wall, "cpu_ms": 1000 * (time.process_time() - cpu) / calls}
+
+
+def judge(endpoint: str, calls: int, concurrency: int) -> dict[str, float]:
+    """`calls` completions of ordinary length, each rated once."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = JudgeConfig(
+            endpoint=endpoint, wordings=1, samples=1, concurrency=concurrency, cache=f"{folder}/replies.sqlite"
+        )
+        source = JudgeSource("m", config)
+        completions = [f"answer {i} " + "and so on " * 60 for i in range(calls)]
+        prompts = ["What is there to say? " * 10] * calls
+        found = measure(lambda: source.score(prompts, completions), calls)
+        assert source.totals().replies == calls
+        again = measure(lambda: source.score(prompts, completions), calls)
+    return found | {"cached_cpu_ms": again["cpu_ms"]}
+
+
+def alone(how: str, endpoint: str, calls: int, concurrency: int) -> dict[str, float]:
+    """The openai client without the judge."""
+    messages = [{"role": "system", "content": "x" * 1200}, {"role": "user", "content": "y" * 900}]
+    body = {"model": "m", "messages": messages, "temperature": 1.0, "max_tokens": 256}
+
+    async def run() -> None:
+        import httpx2
+
+        usual = openai.AsyncOpenAI(base_url=endpoint, api_key="none", max_retries=0)
+        lean = httpx2.AsyncClient(transport=Transport(endpoint, concurrency), timeout=None)
+        client = openai.AsyncOpenAI(base_url=endpoint, api_key="none", max_retries=0, http_client=lean)
+        ways: dict[str, Callable[[], Awaitable[Any]]] = {
+            "openai: create, its own transport": lambda: usual.chat.completions.create(**body),  # type: ignore[call-overload]
+            "openai: create, our transport": lambda: client.chat.completions.create(**body),  # type: ignore[call-overload]
+            "openai: post, our transport": lambda: client.post(
+                "/chat/completions", cast_to=httpx2.Response, body=body
+            ),
+        }
+        turns = iter(range(calls))
+
+        async def work() -> None:
+            for _ in turns:
+                await ways[how]()
+
+        await asyncio.gather(*(work() for _ in range(concurrency)))
+        await client.close()
+        await usual.close()
+
+    return measure(lambda: asyncio.run(run()), calls)
+
+
+WAYS = ("openai: create, its own transport", "openai: create, our transport", "openai: post, our transport")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=2000)
+    parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--latency", type=float, default=0.1, help="seconds")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    args = parser.parse_args()
+    ours, theirs = multiprocessing.Pipe()
+    server = multiprocessing.get_context("spawn").Process(target=serve, args=(args.latency, theirs), daemon=True)
+    server.start()
+    endpoint = f"http://127.0.0.1:{ours.recv()}/v1"
+    runs: dict[str, list[dict[str, float]]] = {}
+    try:
+        for _ in range(args.turns):
+            runs.setdefault("judge", []).append(judge(endpoint, args.calls, args.concurrency))
+            for how in WAYS:
+                runs.setdefault(how, []).append(alone(how, endpoint, args.calls, args.concurrency))
+    finally:
+        server.terminate()
+        server.join()
+    report(runs, args)
+
+
+def report(runs: dict[str, list[dict[str, float]]], args: argparse.Namespace) -> None:
+    ideal = args.calls * args.latency / args.concurrency
+    print(f"{args.calls} calls, {args.latency:g} s latency, concurrency {args.concurrency}: ideal {ideal:.2f} s")
+    print(f"{'':38}{'of ideal, best':>15}{'median':>8}{'CPU ms a call, least':>22}{'median':>8}")
+    rows = {}
+    for name, found in runs.items():
+        share = [ideal / run["seconds"] for run in found]
+        cpu = [run["cpu_ms"] for run in found]
+        rows[name] = {
+            "share_of_ideal": {"best": max(share), "median": statistics.median(share)},
+            "cpu_ms": {"least": min(cpu), "median": statistics.median(cpu)},
+            "runs": found,
+        }
+        shares = f"{100 * max(share):14.1f}%{100 * statistics.median(share):7.1f}%"
+        print(f"{name:38}{shares}{min(cpu):22.3f}{statistics.median(cpu):8.3f}")
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs; a cached call costs "
+          f"{min(run['cached_cpu_ms'] for run in runs['judge']):.3f} ms")  # fmt: skip
+    if args.json is not None:
+        settings = {name: getattr(args, name) for name in ("calls", "concurrency", "latency", "turns")}
+        machine = {"load_average": os.getloadavg()[0], "cpus": os.cpu_count(), "openai": openai.__version__}
+        write_json(args.json, {"settings": settings, "versions": versions(), "machine": machine, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

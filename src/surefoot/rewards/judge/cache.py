@@ -1,0 +1,221 @@
+"""Replies on disk: paid for once, whatever process asked and however it ended.
+
+One SQLite file in WAL mode, shared by any number of processes of one machine. A reply is written in the transaction
+that books what it cost and gives up its claim, before anybody sees it. A claim says that a process is paying for a
+call at this moment; the others wait for its reply. A claim whose process is gone, or that is past its time, is free.
+
+Keys and texts: a reply is filed under the hash of its request (`Call.key`). Prompts, completions and keys of
+endpoints are never written; what the judge said is.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from surefoot.errors import RunError
+from surefoot.rewards.judge.replies import Reply
+
+__all__ = ["Booking", "ReplyCache", "default_path"]
+
+_TABLES = """
+create table if not exists replies (key text primary key, reply text not null) without rowid;
+create table if not exists claims (
+    key text primary key, owner text not null, until real not null, account text not null, tokens int not null,
+    money real not null
+) without rowid;
+create table if not exists calls (
+    time real not null, account text not null, key text not null, outcome text not null, tries int not null,
+    prompt_tokens int not null, completion_tokens int not null, money real not null, latency real not null
+);
+create table if not exists spent (
+    account text primary key, tokens int not null default 0, money real not null default 0
+) without rowid;
+create table if not exists facts (name text primary key, value text not null) without rowid;
+"""
+_WAIT_S = 30.0
+"""How long one process waits for another's transaction; a transaction takes less than a millisecond."""
+
+Claim = Literal["ours", "theirs", "answered", "spent"]
+
+
+def default_path() -> Path:
+    """`surefoot/judge.sqlite` in the user's cache directory."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "surefoot" / "judge.sqlite"
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """What one finished call cost.
+
+    Args:
+        outcome: "reply", or why it is missing.
+        tries: requests that were sent.
+        money: by the prices of the settings.
+        latency: seconds from the first try to the end of the last.
+    """
+
+    outcome: str
+    tries: int
+    prompt_tokens: int
+    completion_tokens: int
+    money: float
+    latency: float
+
+
+class ReplyCache:
+    """The file.
+
+    Args:
+        path: created if need be, with its directory.
+        account: whose spending is counted (`JudgeConfig.account`).
+
+    Raises:
+        RunError: the file can't be opened, or isn't SQLite.
+    """
+
+    def __init__(self, path: str | Path, account: str) -> None:
+        self.path, self.account = Path(path), account
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = sqlite3.connect(self.path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+            self._db.execute("pragma journal_mode=wal")
+            self._db.execute("pragma synchronous=normal")  # a killed process loses nothing; a power cut, the last
+            self._db.execute("pragma wal_autocheckpoint=4000")
+            self._db.executescript(_TABLES)
+        except sqlite3.DatabaseError as error:
+            raise RunError(f"the cache of replies {self.path} can't be used ({error}); move it away") from None
+
+    def close(self) -> None:
+        self._db.close()
+
+    def replies(self, keys: Iterable[str]) -> dict[str, Reply]:
+        """Those of the replies that are there."""
+        wanted, found = list(dict.fromkeys(keys)), {}
+        for start in range(0, len(wanted), 500):
+            some = wanted[start : start + 500]
+            marks = ",".join("?" * len(some))
+            rows = self._db.execute(f"select key, reply from replies where key in ({marks})", some)
+            found.update({key: Reply.from_json(reply) for key, reply in rows})
+        return found
+
+    def claim(self, key: str, seconds: float, tokens: int, money: float, budget: tuple[float, float]) -> Claim:
+        """Take the right to pay for a call.
+
+        Args:
+            seconds: how long the claim holds.
+            tokens, money: most that the call may cost; held back from the budget until it is booked.
+            budget: tokens and money that the account may spend; infinite where there is no budget.
+
+        Returns:
+            "ours"; "theirs", if a living process is at it; "answered", if the reply has come; "spent", if the budget
+            doesn't hold it.
+        """
+        now = time.time()
+        row = (key, self.owner, now + seconds, self.account, tokens, money)
+        if budget == _UNLIMITED and self._db.execute(_CLAIM_FREE, (*row, key)).rowcount:
+            return "ours"
+        with self._transaction():
+            if self._one("select 1 from replies where key = ?", key) is not None:
+                return "answered"
+            held = self._one("select owner, until from claims where key = ?", key)
+            if held is not None and held[0] != self.owner and held[1] > now and _alive(held[0]):
+                return "theirs"
+            if budget != _UNLIMITED and not self._holds(tokens, money, budget, now):
+                return "spent"
+            self._db.execute("insert or replace into claims values (?, ?, ?, ?, ?, ?)", row)
+        return "ours"
+
+    def settle(self, key: str, reply: Reply | None, booking: Booking) -> None:
+        """Give up the claim, and keep the reply and what it cost."""
+        tokens = booking.prompt_tokens + booking.completion_tokens
+        with self._transaction():
+            self._db.execute("delete from claims where key = ?", (key,))
+            if reply is not None:
+                self._db.execute("insert or ignore into replies values (?, ?)", (key, reply.to_json()))
+            self._db.execute(
+                "insert into calls values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(time.time(), self.account, key, booking.outcome, booking.tries),
+                    *(booking.prompt_tokens, booking.completion_tokens, booking.money, booking.latency),
+                ),
+            )
+            self._db.execute(
+                "insert into spent values (?, ?, ?) on conflict (account) do update set "
+                "tokens = tokens + excluded.tokens, money = money + excluded.money",
+                (self.account, tokens, booking.money),
+            )
+
+    def release(self, key: str) -> None:
+        """Give up the claim of a call that was never sent, or whose answer nobody waits for."""
+        self._db.execute("delete from claims where key = ? and owner = ?", (key, self.owner))
+
+    def fact(self, name: str) -> str | None:
+        """What was found out about an endpoint."""
+        found = self._one("select value from facts where name = ?", name)
+        return None if found is None else str(found[0])
+
+    def note(self, name: str, value: str) -> None:
+        self._db.execute("insert or replace into facts values (?, ?)", (name, value))
+
+    def rows(self, statement: str, *values: Any) -> list[Any]:
+        """Rows of a reading statement; for the ledger."""
+        return self._db.execute(statement, values).fetchall()
+
+    def _one(self, statement: str, *values: Any) -> Any:
+        return self._db.execute(statement, values).fetchone()
+
+    def _holds(self, tokens: int, money: float, budget: tuple[float, float], now: float) -> bool:
+        spent = self._one("select tokens, money from spent where account = ?", self.account) or (0, 0.0)
+        rows = self.rows("select owner, tokens, money from claims where account = ? and until > ?", self.account, now)
+        alive = [row for row in rows if _alive(row[0])]
+        tokens += spent[0] + sum(row[1] for row in alive)
+        money += spent[1] + sum(row[2] for row in alive)
+        return tokens <= budget[0] and money <= budget[1]
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._db)
+
+
+_UNLIMITED = (float("inf"), float("inf"))
+_CLAIM_FREE = """
+insert or ignore into claims select ?, ?, ?, ?, ?, ? where not exists (select 1 from replies where key = ?)
+"""
+"""A claim that nobody holds on a call that nobody has answered, in one statement."""
+
+
+class _Transaction:
+    """`begin immediate … commit`, rolled back by an error."""
+
+    __slots__ = ("_db",)
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("begin immediate")
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._db.execute("commit" if kind is None else "rollback")
+
+
+def _alive(owner: str) -> bool:
+    """Whether a claim's process may still be at it; of another machine's, only the claim's time can tell."""
+    host, pid, _ = owner.rsplit(":", 2)
+    if host != socket.gethostname():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

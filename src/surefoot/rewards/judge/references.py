@@ -1,0 +1,35 @@
+"""Reference answers, one for each prompt."""
+
+from __future__ import annotations
+
+from surefoot.errors import DataError
+from surefoot.rewards.encoding import prompt_keys
+from surefoot.types import Text
+
+__all__ = ["load_references"]
+
+
+def load_references(name: str) -> dict[str, Text]:
+    """Read `prompt` and `reference` (or `completion`, or `chosen`) of every row of a file or hub dataset.
+
+    Returns:
+        Answers under `prompt_keys`.
+
+    Raises:
+        DataError: a column is missing, a value is None, or a prompt has two different answers.
+    """
+    from surefoot.data.loading import open_dataset
+
+    table = open_dataset(name)
+    column = next((one for one in ("reference", "completion", "chosen") if one in table.column_names), None)
+    if column is None or "prompt" not in table.column_names:
+        raise DataError(f"{name} needs columns prompt and reference; it has {', '.join(table.column_names)}")
+    prompts, answers = list(table["prompt"]), list(table[column])
+    found: dict[str, Text] = {}
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        if prompt is None or answer is None:
+            raise DataError(f"{name}: row {row} has no {'prompt' if prompt is None else column} (None)")
+        key = prompt_keys([prompt])[0]
+        if found.setdefault(key, answer) != answer:
+            raise DataError(f"{name}: row {row} has a second, different reference answer to its prompt; keep one")
+    return found

@@ -1,0 +1,325 @@
+"""A judge as a reward source: readings of an LLM's ratings, or of its comparisons with a reference answer."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from surefoot.errors import ConfigError, DataError, VarianceError
+from surefoot.files import read_json, whole_directory, write_json
+from surefoot.rewards.encoding import check_rows, prompt_keys
+from surefoot.rewards.judge import estimate as arithmetic
+from surefoot.rewards.judge.cache import ReplyCache, default_path
+from surefoot.rewards.judge.config import JudgeConfig
+from surefoot.rewards.judge.estimate import Components, Priors, Readings
+from surefoot.rewards.judge.extra import need
+from surefoot.rewards.judge.ledger import Totals, totals
+from surefoot.rewards.judge.questions import Questions
+from surefoot.rewards.judge.references import load_references
+from surefoot.rewards.judge.rubrics import Rubric, load_rubric
+from surefoot.rewards.source import SOURCE, RewardSource, save_calibration
+from surefoot.types import Calibration, MarginEstimate, RewardEstimate, Text, VariancePrior
+
+__all__ = ["JudgeSource"]
+
+_REFERENCES = "references.json"
+_CERTAIN = 1e9
+"""Stands for infinite prior degrees of freedom in a calibration's notes, which are plain numbers."""
+
+
+class JudgeSource(RewardSource):
+    """One judge.
+
+    Columns of a scored row: the mean over wordings of their mean ratings; then for each wording the mean, the sample
+    variance and the number of its valid replicates (infinite where a distribution was read). A row with fewer than
+    `min_valid` valid replicates is NaN throughout. See `judge.estimate` for what is made of them.
+
+    Args:
+        model: the judge's name at its endpoint.
+        config: everything else.
+        name: shown in logs; model and rubric if None.
+        rubric: instead of the one that the settings name.
+        references: reference answers by prompt, instead of the file that the settings name; completions are then
+            compared with them.
+
+    Raises:
+        ConfigError: the settings contradict each other, or the extra `judge` isn't installed.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        config: JudgeConfig | None = None,
+        *,
+        name: str | None = None,
+        rubric: Rubric | None = None,
+        references: Mapping[str, Text] | None = None,
+    ) -> None:
+        for package in ("openai", "aiolimiter", "pydantic"):
+            need(package)
+        self.model, self.config = model, config or JudgeConfig()
+        self.rubric = rubric or load_rubric(self.config.rubric)
+        if references is None and self.config.references is not None:
+            references = load_references(self.config.references)
+        self.references = references
+        self.name = name or f"{model} on {self.rubric.name}"
+        self._check()
+
+    def _check(self) -> None:
+        count, config = len(self.rubric.wordings), self.config
+        if config.wordings is not None and config.wordings > count:
+            raise ConfigError(f"rubric '{self.rubric.name}' has {count} wordings, not {config.wordings}")
+        most = self.num_wordings * config.calls_per_wording
+        if config.min_valid is not None and config.min_valid > most:
+            raise ConfigError(f"min_valid is {config.min_valid}, but {most} replies are asked for each completion")
+        if config.reading == "logprobs":
+            if self.references is None and not (self.rubric.lowest >= 0 and self.rubric.highest <= 9):
+                raise ConfigError("reading: logprobs needs a scale of one-digit ratings, such as [1, 9]")
+            if config.variance_of == "mean" and self.num_wordings == 1:
+                raise ConfigError(
+                    "a distribution that was read has no error of its own: variance_of: mean needs at least two "
+                    "wordings, or use variance_of: reply"
+                )
+
+    @property
+    def num_wordings(self) -> int:
+        return self.config.wordings or len(self.rubric.wordings)
+
+    @property
+    def has_variance(self) -> bool:
+        """Whether more than one reply of one wording is asked for, or its distribution read."""
+        return self.num_wordings > 1 or self.config.reading == "logprobs" or self.config.samples > 1
+
+    @property
+    def max_pairs(self) -> int:
+        """Held-out pairs that `surefoot reward` measures it on."""
+        return self.config.max_pairs
+
+    @property
+    def min_valid(self) -> int:
+        usual = 1 if self.config.reading == "logprobs" else min(2, self.num_wordings * self.config.samples)
+        return self.config.min_valid or usual
+
+    @cached_property
+    def questions(self) -> Questions:
+        """What is asked of each completion."""
+        return Questions(self.model, self.config, self.rubric, self.num_wordings, paired=self.references is not None)
+
+    # --- scoring ------------------------------------------------------------------------------------------------
+
+    def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
+        """Ask the judge; replies that are in the cache are taken from there.
+
+        Warns of completions that stay unscored, with the reasons.
+
+        Raises:
+            RunError: the budget is spent. ModelError: the endpoint refuses the key or the model. DataError: a prompt
+                has no reference answer.
+        """
+        from surefoot.rewards.judge.client import ask
+        from surefoot.rewards.judge.readings import copies
+
+        check_rows(prompts, completions)
+        references = self._references_of(prompts)
+        calls = [self.questions.calls(*row) for row in zip(prompts, completions, references, strict=True)]
+        answers = ask(self.model, self.config, [[call for wording in one for call in wording] for one in calls])
+        flat = [call for one in calls for wording in one for call in wording]
+        copied = copies(flat, [outcome for outcomes in answers.outcomes for outcome in outcomes])
+        reader = self.questions.reader()
+        rows = [self._row(*one, reader, copied) for one in zip(calls, answers.outcomes, strict=True)]
+        scores = torch.tensor(rows, dtype=torch.float32).reshape(len(rows), 1 + 3 * self.num_wordings)
+        self._warn(int(scores[:, 0].isnan().sum()), len(rows), reader.missing, answers.refusal)
+        return scores
+
+    def _row(self, calls: Any, outcomes: Any, reader: Any, copied: set[str]) -> list[float]:
+        size = len(calls[0])
+        found = [reader.wording(some, outcomes[v * size : (v + 1) * size], copied) for v, some in enumerate(calls)]
+        valid = sum(1 if math.isinf(one.count) else one.count for one in found)
+        if valid < self.min_valid:
+            return [math.nan] * (1 + 3 * len(found))
+        known = [one.mean for one in found if not math.isnan(one.mean)]
+        columns = [(one.mean, one.variance, one.count) for one in found]
+        return [sum(known) / len(known), *(value for column in columns for value in column)]
+
+    def _references_of(self, prompts: Sequence[Text]) -> list[Text | None]:
+        if self.references is None:
+            return [None] * len(prompts)
+        keys = prompt_keys(prompts)
+        for row, key in enumerate(keys):
+            if key not in self.references:
+                raise DataError(f"row {row}: there is no reference answer to its prompt; '{self.name}' compares")
+        return [self.references[key] for key in keys]
+
+    def _warn(self, unscored: int, rows: int, missing: Mapping[str, int], refusal: str | None) -> None:
+        if not unscored:
+            return
+        reasons = ", ".join(f"{count} × {reason}" for reason, count in sorted(missing.items()))
+        said = f"; the endpoint said: {refusal}" if refusal else ""
+        warnings.warn(
+            f"'{self.name}' left {unscored} of {rows} completions unscored, with fewer than {self.min_valid} valid "
+            f"replies ({reasons}){said}",
+            stacklevel=3,
+        )
+
+    def totals(self, since: float = 0.0) -> Totals:
+        """What this judge has cost so far, by all processes that share its cache."""
+        cache = ReplyCache(self.config.cache or default_path(), self.config.account(self.model))
+        try:
+            return totals(cache, since)
+        finally:
+            cache.close()
+
+    # --- arithmetic ---------------------------------------------------------------------------------------------
+
+    def components(
+        self,
+        scores: Float[Tensor, "batch columns"],
+        groups: Int[Tensor, "batch"] | None = None,
+        *,
+        moderated: bool = False,
+    ) -> Components:
+        """Within and between wordings, s² and s²/n; raw and unbiased if not `moderated`."""
+        readings, offsets = self._readings(scores), self._offsets
+        priors = self._priors(readings, groups) if moderated else None
+        return arithmetic.components(readings, groups, offsets, priors, self._floor)
+
+    def estimate(
+        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
+    ) -> RewardEstimate:
+        readings = self._readings(scores)
+        moderated = self.has_variance and self.config.variance == "moderated"
+        found = self.components(scores, groups, moderated=moderated)
+        mean = found.wordings.nanmean(dim=1)
+        if not self.has_variance:
+            return RewardEstimate(mean=mean)
+        variance = found.reply if self.config.variance_of == "reply" else found.mean
+        return RewardEstimate(
+            mean=mean,
+            members=found.wordings if readings.means.shape[1] > 1 else None,
+            epistemic=self.variance_factor * variance,
+            degrees_of_freedom=found.freedom.clamp(min=0),
+        )
+
+    def margins(
+        self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
+    ) -> MarginEstimate:
+        """Paired wording by wording: what a wording adds to both sides cancels. Noise of both sides adds up.
+
+        Raises:
+            VarianceError: one reply of one wording was asked for.
+        """
+        if not self.has_variance:
+            raise VarianceError(f"'{self.name}' asks for one reply, which has no variance; raise samples or wordings")
+        sides = [self._readings(side) for side in (chosen, rejected)]
+        together = torch.arange(len(chosen)).repeat(2)
+        both = Readings(*(torch.cat([getattr(side, name) for side in sides]) for name in _PARTS))
+        prior = None if self.calibration is None else self._known_priors(self.calibration).within
+        priors = Priors(prior if self.config.variance == "moderated" else None, None)
+        # In a group of two a centred reward is half the margin, so its variance is a quarter of the margin's.
+        found = arithmetic.components(both, together, both.means.new_zeros(self.num_wordings), priors, self._floor)
+        difference = sides[0].means - sides[1].means
+        variance = found.reply if self.config.variance_of == "reply" else found.mean
+        mean = difference.nanmean(dim=1)
+        variance = torch.where(mean.isnan(), torch.nan, 4 * variance[: len(chosen)])
+        members = difference if self.num_wordings > 1 else None
+        return MarginEstimate(mean, self.variance_factor * variance, members)
+
+    def calibrate(
+        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
+    ) -> Calibration:
+        readings = self._readings(scores)
+        offsets = readings.means.nanmean(dim=0)
+        if bool(offsets.isnan().any()):
+            raise DataError(
+                f"wording {int(offsets.isnan().nonzero()[0])} of '{self.name}' rated none of the {len(scores)} "
+                "calibration rows"
+            )
+        priors = Priors(None, None)
+        if self.has_variance:
+            priors = arithmetic.fit_priors(readings, groups, offsets, self._floor)
+        notes = {} if priors.within is None else _noted(priors.within)
+        fitted = Calibration(
+            offsets=tuple(offsets.tolist()),
+            scales=(1.0,) * len(offsets),
+            prior=priors.between or priors.within,
+            reference_variance=None,
+            rows=len(scores),
+            notes=notes,
+            variance_factor=self.variance_factor,
+            variance_kind=self.config.variance,
+        )
+        self.calibration = fitted
+        if self.has_variance:
+            variance = self.estimate(scores, groups).variance
+            known = variance[~variance.isnan()]
+            spread = float(known.std(correction=1) / known.mean()) if float(known.mean()) > 0 else 0.0
+            self.calibration = replace(
+                fitted, reference_variance=float(known.mean()), notes={**notes, "weight_cv": spread}
+            )
+        return self.calibration
+
+    def _readings(self, scores: Float[Tensor, "batch columns"]) -> Readings:
+        return Readings.of(scores, self.num_wordings)
+
+    @property
+    def _offsets(self) -> Tensor | None:
+        if self.calibration is None:
+            return None
+        return torch.tensor(self.calibration.offsets, dtype=torch.float64)
+
+    @property
+    def _floor(self) -> float:
+        """Variance of rounding to whole numbers, 1/12; half of that in the mean of two. Equal ratings show no less."""
+        if self.config.reading == "logprobs":
+            return 0.0
+        return 1 / 12 if self.references is None else 1 / 24
+
+    def _priors(self, readings: Readings, groups: Int[Tensor, "batch"] | None) -> Priors:
+        if self.calibration is not None and self.calibration.prior is not None:
+            return self._known_priors(self.calibration)
+        return arithmetic.fit_priors(readings, groups, self._offsets, self._floor)
+
+    def _known_priors(self, calibration: Calibration) -> Priors:
+        notes = calibration.notes
+        within = None
+        if "within_variance" in notes:
+            freedom = notes["within_freedom"]
+            within = VariancePrior(math.inf if freedom >= _CERTAIN else freedom, notes["within_variance"])
+        return Priors(within, calibration.prior if self.num_wordings > 1 else None)
+
+    # --- on disk ------------------------------------------------------------------------------------------------
+
+    def save(self, directory: str | Path) -> None:
+        """Settings, rubric, references and calibration; no key, and no replies."""
+        values = {"kind": "judge", "name": self.name, "model": self.model, "config": self.config.to_dict()}
+        with whole_directory(directory) as folder:
+            write_json(folder / SOURCE, values | {"rubric": asdict(self.rubric)})
+            if self.references is not None:
+                write_json(folder / _REFERENCES, dict(self.references))
+            save_calibration(folder, self.calibration)
+
+    @classmethod
+    def load(cls, directory: str | Path, device: str | torch.device | None = None) -> JudgeSource:
+        """What `save` wrote; `device` means nothing here."""
+        folder = Path(directory)
+        values = read_json(folder / SOURCE)
+        rubric = Rubric(**{**values["rubric"], "wordings": tuple(values["rubric"]["wordings"])})
+        references = read_json(folder / _REFERENCES) if (folder / _REFERENCES).exists() else None
+        config = JudgeConfig.from_dict(values["config"])
+        return cls(values["model"], config, name=values["name"], rubric=rubric, references=references)
+
+
+_PARTS = ("mean", "means", "variances", "counts")
+
+
+def _noted(prior: VariancePrior) -> dict[str, float]:
+    return {"within_freedom": min(prior.degrees_of_freedom, _CERTAIN), "within_variance": prior.variance}

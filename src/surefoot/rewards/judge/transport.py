@@ -1,0 +1,71 @@
+"""How `openai`'s client reaches the server: over aiohttp, whole responses only.
+
+httpx's own connection pool costs more CPU than the rest of a call together (benchmarks/judge.py). And a connection
+that holds bytes nobody asked for, such as a response that a proxy sent twice, must not be used again: they would be
+taken for the reply to the next request. aiohttp looks when a connection is given back, not when it is taken out.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import httpx2
+from aiohttp.client_proto import ResponseHandler
+
+__all__ = ["Transport"]
+
+_OF_THE_WIRE = {"content-encoding", "content-length", "transfer-encoding"}
+"""Headers that say how the body came; it is decoded here."""
+
+
+class _Clean(ResponseHandler):
+    """A connection that counts as closed if bytes are waiting on it."""
+
+    def is_connected(self) -> bool:
+        return super().is_connected() and not self.should_close
+
+
+class Transport(httpx2.AsyncBaseTransport):
+    """aiohttp under an httpx client; made inside a running loop.
+
+    Args:
+        endpoint: the one server it will be asked for; a proxy is looked up in the environment once for it, where
+            aiohttp would do so in a thread for each request.
+        connections: most that are open at once.
+    """
+
+    def __init__(self, endpoint: str, connections: int) -> None:
+        connector = aiohttp.TCPConnector(limit=connections)
+        connector._factory = partial(_Clean, loop=connector._loop)  # type: ignore[assignment]
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+            proxy=_proxy(endpoint),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        headers = [(name, value) for name, value in request.headers.items() if name not in ("host", "content-length")]
+        try:
+            async with self._session.request(
+                request.method, str(request.url), headers=headers, data=request.content, allow_redirects=False
+            ) as response:
+                content = await response.read()
+        except (aiohttp.ClientError, OSError) as error:
+            raise httpx2.NetworkError(type(error).__name__, request=request) from None
+        kept: list[tuple[str, Any]] = [
+            (name, value) for name, value in response.headers.items() if name.lower() not in _OF_THE_WIRE
+        ]
+        return httpx2.Response(response.status, headers=kept, content=content, request=request)
+
+    async def aclose(self) -> None:
+        await self._session.close()
+
+
+def _proxy(endpoint: str) -> str | None:
+    address = urlsplit(endpoint)
+    return None if proxy_bypass(address.hostname or "") else getproxies().get(address.scheme)

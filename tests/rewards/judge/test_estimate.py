@@ -1,0 +1,222 @@
+"""Within and between wordings: unbiased, centred, split; s² and s²/n; moderated; missing replies."""
+
+import math
+
+import pytest
+import torch
+
+from surefoot.errors import ConfigError, DataError, VarianceError
+from surefoot.maths import ensemble
+from surefoot.rewards.judge.config import JudgeConfig
+from surefoot.rewards.judge.estimate import Readings, centred_noise
+from surefoot.rewards.judge.rubrics import Rubric
+from surefoot.rewards.judge.source import JudgeSource
+
+
+def judge(wordings: int = 3, samples: int = 4, **settings: object) -> JudgeSource:
+    rubric = Rubric("r", 1, 9, tuple(f"wording {i}" for i in range(wordings)))
+    settings = {"cache": "unused.sqlite", "samples": samples} | settings
+    return JudgeSource("m", JudgeConfig(**settings), rubric=rubric)  # type: ignore[arg-type]
+
+
+def rows(x: torch.Tensor) -> torch.Tensor:
+    """Scored rows of replies (batch, wordings, samples), NaN where missing."""
+    mean = x.nanmean(dim=2)
+    count = (~x.isnan()).sum(dim=2).to(x)
+    square = (x - mean[..., None]).square().nansum(dim=2)
+    variance = torch.where(count > 1, square / (count - 1), torch.nan)
+    columns = torch.stack([mean, variance, count], dim=2).flatten(1)
+    return torch.cat([mean.nanmean(dim=1, keepdim=True), columns], dim=1)
+
+
+def drawn(groups: int, size: int, wordings: int, samples: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Replies with known variances: interaction 0.5, noise 2; wordings' constants per prompt are large."""
+    stream = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=stream)
+
+    quality, constant = normal(groups, size, 1, 1), 5 * normal(groups, 1, wordings, 1)
+    x = quality + constant + math.sqrt(0.5) * normal(groups, size, wordings, 1)
+    x = x + math.sqrt(2.0) * normal(groups, size, wordings, samples)
+    return x.reshape(groups * size, wordings, samples), torch.arange(groups).repeat_interleave(size)
+
+
+def test_a_hand_worked_value() -> None:
+    """Two completions, two wordings, two replies each."""
+    x = torch.tensor([[[2.0, 4.0], [6.0, 6.0]], [[1.0, 1.0], [3.0, 5.0]]], dtype=torch.float64)
+    found = judge(2, 2).components(rows(x), torch.tensor([0, 0]))
+    # Means 3, 6 and 1, 4; centred 1, 1 and −1, −1. s² pooled: (2 + 0)/2 = 1 and (0 + 2)/2 = 1.
+    torch.testing.assert_close(found.spread, torch.zeros(2, dtype=torch.float64))
+    torch.testing.assert_close(found.within, torch.tensor([0.5, 0.5], dtype=torch.float64))  # (1 − 2/2)·1 + 1/2
+    torch.testing.assert_close(found.noise, torch.tensor([0.25, 0.25], dtype=torch.float64))
+    torch.testing.assert_close(found.between, torch.tensor([-0.25, -0.25], dtype=torch.float64))
+    torch.testing.assert_close(found.reply, torch.tensor([0.25, 0.25], dtype=torch.float64))
+    torch.testing.assert_close(found.mean, torch.zeros(2, dtype=torch.float64))
+    torch.testing.assert_close(found.wordings.mean(dim=1), torch.tensor([4.5, 2.5], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_components_are_unbiased(size: int) -> None:
+    """Over 40,000 rows, each within 4 standard errors of the variance of a *centred* reward."""
+    x, groups = drawn(40_000 // size, size, 3, 4)
+    found = judge().components(rows(x), groups)
+    shrunk = 1 - 1 / size
+    wanted = {
+        "within": 2.0 * shrunk, "between": 0.5 * shrunk, "noise": 0.5 * shrunk, "reply": 2.5 * shrunk,
+        "mean": (0.5 + 2 / 4) / 3 * shrunk,
+    }  # fmt: skip
+    for name, value in wanted.items():
+        seen = getattr(found, name).reshape(-1, size).mean(dim=1)
+        error = float(seen.std(correction=1)) / math.sqrt(len(seen))
+        assert abs(float(seen.mean()) - value) < 4 * error, name
+    assert bool((found.between < 0).any())  # unbiased, so not cut at 0
+
+
+def test_s2_and_s2_over_n_are_the_errors_they_say() -> None:
+    """s²/n is the variance of the estimated margin about the true one; s² that of a single reply's."""
+    size = 2
+    stream = torch.Generator().manual_seed(3)
+    x, groups = drawn(20_000, size, 3, 4, seed=3)
+    truth = torch.randn(20_000, size, 1, 1, dtype=torch.float64, generator=stream)  # the first that `drawn` draws
+    margins = judge(variance_of="mean").margins(rows(x)[0::2], rows(x)[1::2])
+    errors = margins.mean - (truth[:, 0] - truth[:, 1]).flatten()
+    assert float(margins.variance.mean()) == pytest.approx(float(errors.square().mean()), rel=0.04)
+    single = judge(variance_of="reply").margins(rows(x)[0::2], rows(x)[1::2])
+    one = (x[0::2, 0, 0] - x[1::2, 0, 0]) - (truth[:, 0] - truth[:, 1]).flatten()
+    assert float(single.variance.mean()) == pytest.approx(float(one.square().mean()), rel=0.04)
+    estimate = judge().estimate(rows(x), groups)
+    assert float((estimate.mean[0::2] - estimate.mean[1::2] - margins.mean).abs().max()) < 1e-4
+
+
+def test_what_a_wording_adds_to_a_prompt_is_no_variance() -> None:
+    x, groups = drawn(50, 4, 3, 4)
+    stream = torch.Generator().manual_seed(9)
+    constants = 10 * torch.randn(50, 1, 3, 1, dtype=torch.float64, generator=stream)
+    moved = (x.reshape(50, 4, 3, 4) + constants).reshape(x.shape)
+    source = judge()
+    for other, variance in ((source.estimate(rows(moved), groups), source.estimate(rows(x), groups).variance),):
+        torch.testing.assert_close(other.variance, variance, rtol=1e-9, atol=1e-9)
+    a, b = (source.margins(rows(y)[0::2], rows(y)[1::2]) for y in (x, moved))
+    torch.testing.assert_close(a.mean, b.mean)
+    torch.testing.assert_close(a.variance, b.variance, rtol=1e-9, atol=1e-9)
+
+
+def test_the_order_of_wordings_means_nothing() -> None:
+    x, groups = drawn(20, 4, 3, 4)
+    source = judge()
+    a, b = source.estimate(rows(x), groups), source.estimate(rows(x.flip(1)), groups)
+    torch.testing.assert_close(a.mean, b.mean)
+    torch.testing.assert_close(a.variance, b.variance)
+
+
+def test_with_one_reply_each_wordings_are_members() -> None:
+    """Then the judge is an ensemble: the same mean, variance, members and margins."""
+    x, groups = drawn(30, 4, 3, 1)
+    source = judge(3, 1, variance="raw")
+    found, wanted = source.estimate(rows(x), groups), ensemble.estimate(x[..., 0], groups, variance="raw")
+    torch.testing.assert_close(found.mean, wanted.mean)
+    torch.testing.assert_close(found.variance, wanted.variance)
+    torch.testing.assert_close(found.members, wanted.members)
+    margins, plain = source.margins(rows(x)[::2], rows(x)[1::2]), ensemble.margins(x[::2, :, 0], x[1::2, :, 0])
+    torch.testing.assert_close(margins.variance, plain.variance)
+
+
+def test_with_one_wording_replies_are_members() -> None:
+    x, groups = drawn(30, 2, 1, 6)
+    found = judge(1, 6, variance="raw").estimate(rows(x), groups)
+    s2 = x[:, 0].var(dim=1, correction=1)
+    torch.testing.assert_close(found.variance, centred_noise(s2, groups))
+    means = judge(1, 6, variance="raw", variance_of="mean").estimate(rows(x), groups)
+    torch.testing.assert_close(means.variance, found.variance / 6)
+    assert found.degrees_of_freedom is not None
+    assert set(found.degrees_of_freedom.tolist()) == {5.0}
+
+
+def test_moderated_as_any_small_sample_variance() -> None:
+    """With one wording of many replies it is limma's own, row by row."""
+    x, groups = drawn(40, 3, 1, 5)
+    source = judge(1, 5)
+    calibration = source.calibrate(rows(x), groups)
+    assert calibration.prior is not None
+    s2 = x[:, 0].var(dim=1, correction=1).clamp(min=1 / 12)
+    assert calibration.prior == ensemble.fit_prior(s2, 4.0)
+    wanted = centred_noise(ensemble.moderate(s2, 4.0, calibration.prior), groups)
+    torch.testing.assert_close(source.estimate(rows(x), groups).variance, wanted)
+    assert calibration.reference_variance == pytest.approx(float(wanted.mean()))
+
+
+def test_equal_ratings_are_not_certainty() -> None:
+    """Whole numbers can't show a variance below that of rounding; raw variances stay as they are."""
+    x = torch.full((8, 1, 3), 7.0, dtype=torch.float64)
+    x[0] = torch.tensor([5.0, 7.0, 9.0])
+    groups = torch.arange(4).repeat_interleave(2)
+    assert float(judge(1, 3).estimate(rows(x), groups).variance.min()) > 1 / 24
+    assert float(judge(1, 3, variance="raw").estimate(rows(x), groups).variance[2:].max()) == 0
+
+
+def test_distributions_have_no_noise_of_their_own() -> None:
+    """A mean that was read from probabilities is exact: only wordings differ."""
+    x = torch.tensor([[5.0, 5.0, 2.0, math.inf, 5.0, 2.0, math.inf], [3.0, 2.0, 1.0, math.inf, 4.0, 1.0, math.inf]])
+    source = judge(2, reading="logprobs", variance="raw")
+    found = source.components(x, torch.tensor([0, 0]))
+    torch.testing.assert_close(found.noise, torch.zeros(2, dtype=torch.float64))
+    torch.testing.assert_close(found.within, torch.tensor([0.75, 0.75], dtype=torch.float64))
+    torch.testing.assert_close(found.spread, torch.tensor([0.5, 0.5], dtype=torch.float64))
+    torch.testing.assert_close(source.estimate(x, torch.tensor([0, 0])).variance, found.spread + found.within)
+    with pytest.raises(ConfigError, match="at least two wordings"):
+        judge(1, reading="logprobs", variance_of="mean")
+
+
+def test_one_reply_has_no_variance() -> None:
+    x, groups = drawn(3, 2, 1, 1)
+    source = judge(1, 1)
+    found = source.estimate(rows(x), groups)
+    assert not found.has_variance
+    with pytest.raises(VarianceError, match="asks for one reply"):
+        source.margins(rows(x)[::2], rows(x)[1::2])
+    assert source.calibrate(rows(x), groups).reference_variance is None
+
+
+def test_missing_replies() -> None:
+    x, groups = drawn(40, 4, 3, 4)
+    x[0] = torch.nan
+    x[5, 1] = torch.nan
+    x[6, :, 2:] = torch.nan
+    x[7, 0, 1:] = torch.nan
+    scores = rows(x)
+    source = judge()
+    source.calibrate(scores, groups)
+    found = source.estimate(scores, groups)
+    assert found.mean.isnan().nonzero().flatten().tolist() == [0]
+    assert found.variance.isnan().nonzero().flatten().tolist() == [0]
+    assert source.margins(scores[:1], scores[1:2]).mean.isnan().all()
+    assert source.margins(scores[:1], scores[1:2]).variance.isnan().all()
+
+
+def test_a_wording_that_is_silent_for_one_completion_gives_it_nothing() -> None:
+    """The second wording takes 4 off everybody; a row that lacks it must not look 2 better than its siblings."""
+    x = torch.tensor([[[5.0], [1.0]], [[5.0], [1.0]], [[5.0], [math.nan]]], dtype=torch.float64)
+    found = judge(2, 1, min_valid=1).estimate(rows(x.repeat(2, 1, 1)), torch.tensor([0, 0, 0, 1, 1, 1]))
+    torch.testing.assert_close(found.mean, torch.full((6,), 3.0, dtype=torch.float64))
+
+
+def test_lone_completions_need_a_calibration() -> None:
+    x, groups = drawn(30, 2, 3, 4)
+    source = judge()
+    with pytest.raises(DataError, match=r"needs the groups|calibrate the source first"):
+        source.estimate(rows(x))
+    source.calibrate(rows(x), groups)
+    found = source.estimate(rows(x))
+    torch.testing.assert_close(found.mean, x.mean(dim=(1, 2)))
+    with pytest.raises(DataError, match="reads rows of 10 columns"):
+        source.estimate(rows(x)[:, :7])
+
+
+def test_pooling() -> None:
+    """s² is weighted by degrees of freedom."""
+    x = torch.tensor([[[1.0, 3.0, math.nan], [1.0, 1.0, 1.0]]], dtype=torch.float64)
+    readings = Readings.of(rows(x), 2)
+    assert float(readings.within) == pytest.approx(2 / 3)
+    assert float(readings.within_freedom) == 3
+    assert float(readings.noise_share) == pytest.approx((1 / 2 + 1 / 3) / 2)
