@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,16 @@ def test_a_killed_run_goes_on_to_the_same_policy(policy_path: Path, tmp_path: Pa
     assert logs[0]["calibration"] == logs[1]["calibration"]
 
 
-def test_an_uninformative_variance_is_warned_of(policy_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("weighting", "warned"), [("unlikely", True), ("nothing", True), ("possible", False)])
+def test_a_verdict_against_weighting_is_warned_of(
+    policy_path: Path, tmp_path: Path, weighting: str, warned: bool
+) -> None:
     trainer = make("rloo", policy_path, tmp_path / "a", max_steps=1)
-    trainer.source.diagnosis = {"error_auroc": {"variance": {"value": 0.47, "low": 0.42, "high": 0.53, "n": 400}}}
-    with pytest.warns(UserWarning, match=r"AUROC 0.47, 95% \[0.42, 0.53\].*compare with preset='mean'"):
+    line = "Weighting by this variance is what it is."
+    trainer.source.diagnosis = {"verdict": {"weighting": weighting, "lines": ["It ranks.", line]}}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         trainer.train()
+    said = [str(one.message) for one in caught if "speaks against" in str(one.message)]
+    assert len(said) == int(warned)
+    assert all(line in text and "preset='mean'" in text for text in said)

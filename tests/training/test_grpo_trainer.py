@@ -14,6 +14,7 @@ from surefoot.rewards.functions import FunctionMembers
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.grpo_trainer import VarianceAwareGRPOTrainer
 from surefoot.training.shaping import group_relative
+from surefoot.training.token_recorder import TokenRecorder
 from tests.training.test_rloo_trainer import PROMPTS, common, difference, moved, real, sequence_log_probability
 
 
@@ -67,19 +68,87 @@ def test_weighting_off_is_the_stock_trajectory(policy_path: Path, tmp_path: Path
     assert ("kl" in logged) == (changes.get("beta") != 0.0)
 
 
-def test_weighting_off_adds_no_forward(policy_path: Path, tmp_path: Path) -> None:
-    def forwards(trainer: Any) -> int:
-        calls: list[int] = []
-        trainer.source = getattr(trainer, "source", None)
-        if trainer.source is not None:
-            trainer.source.calibrate(torch.eye(4)[:, :3])  # so that nothing is sampled before training
-        trainer.model.register_forward_hook(lambda *_: calls.append(1))
-        trainer.train()
-        return len(calls)
+def forwards(trainer: Any) -> tuple[int, int]:
+    """(Calls of the policy's forward outside `generate`, all calls) in a whole run."""
+    calls: list[bool] = []
+    source = getattr(trainer, "source", None)
+    if source is not None:
+        source.calibrate(torch.eye(4)[:, :3])  # so that nothing is sampled before training
+        trainer.calibrate_on_reference = lambda: source.calibration
+    policy = trainer.model.get_base_model() if hasattr(trainer.model, "peft_config") else trainer.model
+    policy.register_forward_hook(lambda *given: calls.append(bool(given[2].get("fused_lm_head"))), with_kwargs=True)
+    trainer.train()
+    return sum(calls), len(calls)
 
+
+def test_weighting_off_adds_no_forward(policy_path: Path, tmp_path: Path) -> None:
     plain = forwards(stock(policy_path, tmp_path / "a", max_steps=3))
-    assert plain > 3
+    assert plain[1] > plain[0] == 3
     assert forwards(ours(policy_path, tmp_path / "b", preset="vanilla", max_steps=3)) == plain
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"target_kl": 0.5},
+        {"preset": "mean", "target_kl": 0.5},
+        {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
+        {"generation_kwargs": {"min_new_tokens": 6}, "temperature": 0.8, "top_k": 5},
+        {"mask_truncated_completions": True},
+        {"pad_to_multiple_of": 8},
+        pytest.param(
+            {"gradient_checkpointing": True},  # TRL 1.16 calls it by a name that transformers is about to remove
+            marks=pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning"),
+        ),
+    ],
+)
+def test_weighting_on_adds_no_forward_either(policy_path: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Where TRL leaves the policy's log-probabilities out before the rewards, they are recorded while sampling."""
+    mine = {"beta": 0.5, "max_steps": 3, "bf16": False} | changes
+    theirs = {name: value for name, value in mine.items() if name not in ("preset", "target_kl")}
+    expected = forwards(stock(policy_path, tmp_path / "a", **theirs))[0]
+    trainer = ours(policy_path, tmp_path / "b", **mine)
+    assert forwards(trainer)[0] == expected
+    shaped = trainer.last_shaped
+    assert shaped is not None
+    assert float(shaped.log_ratio.abs().max()) > 1e-4 or changes.get("mask_truncated_completions")
+
+
+def test_what_was_sampled_otherwise_costs_one_forward(
+    policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens that don't line up are noticed, said, and computed as before: the same log-ratios, one forward more."""
+    rows = [{"prompt": prompt} for prompt in PROMPTS[:2] for _ in range(4)]
+
+    def ratios(trainer: Any) -> torch.Tensor:
+        trainer.calibrate_on_reference()
+        with torch.no_grad():
+            for parameter in trainer.model.parameters():
+                parameter.mul_(1.05)
+        trainer.model.train()
+        torch.manual_seed(7)
+        trainer._generate_and_score_completions(rows)
+        found: torch.Tensor = trainer.last_shaped.log_ratio
+        return found
+
+    recorded = ratios(ours(policy_path, tmp_path / "a", beta=0.5))
+    monkeypatch.setattr(TokenRecorder, "sequence_log_probability", lambda *_: None)
+    with pytest.warns(UserWarning, match="not the tokens that were watched"):
+        computed = ratios(ours(policy_path, tmp_path / "b", beta=0.5))
+    assert float(computed.abs().max()) > 1e-2
+    torch.testing.assert_close(recorded, computed, rtol=0, atol=1e-5)
+    with pytest.warns(UserWarning, match="not the tokens that were watched"):
+        assert forwards(ours(policy_path, tmp_path / "c", beta=0.5, max_steps=3))[0] == 6
+
+
+@pytest.mark.parametrize("name", ["use_vllm", "rollout_func", "tools"])
+def test_other_samplers_are_not_watched(policy_path: Path, tmp_path: Path, name: str) -> None:
+    trainer = ours(policy_path, tmp_path, beta=0.5)
+    trainer._watched = []
+    assert trainer._recordable
+    setattr(trainer, name, True)
+    assert not trainer._recordable
 
 
 @pytest.mark.parametrize("scale", ["none", "batch"])

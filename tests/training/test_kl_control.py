@@ -32,9 +32,19 @@ def test_reaches_and_holds_the_budget_without_overshoot(start: float, target: fl
 
 def test_one_update_by_hand() -> None:
     controller = KLController(target=10.0, beta=1.0, smoothing=1.0, integral=0.05, proportional=1.0)
-    assert controller.update(20.0) == pytest.approx(math.exp(0.2))  # 6 · 0.05 · log 2 = 0.208, limited to max_step
-    assert controller.update(10.0) == pytest.approx(1.0)  # −log 2 limited to −0.2
-    assert controller.update(5.0) == pytest.approx(math.exp(-0.2))
+    log2 = math.log(2)
+    first = 0.05 * (log2 + 5 * (log2 - 0.05))
+    assert controller.update(20.0) == pytest.approx(math.exp(first))  # 0.195: no change of the error is known yet
+    assert controller.update(10.0) == pytest.approx(math.exp(first - 0.2))  # −log 2, limited to max_step
+    assert controller.update(9.5) == pytest.approx(math.exp(first - 0.2 + 1.05 * math.log(0.95)))
+
+
+def test_noise_of_either_sign_counts_alike_within_the_tolerance() -> None:
+    controller, after = KLController(target=6.0, beta=0.5), []
+    for _ in range(200):
+        controller.update(6.0 * 1.04)
+        after.append(controller.update(6.0 * 0.96))
+    assert after[-1] == pytest.approx(after[20], rel=1e-2)
 
 
 def test_does_not_wind_up_at_a_bound() -> None:

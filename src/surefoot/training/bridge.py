@@ -5,7 +5,8 @@ How the penalty gets in, without copying a method of TRL's:
 1. `_generate_and_score_completions` computes the policy's and the reference's log-probabilities through
    `_get_per_token_logps_and_entropies` and then calls `_calculate_rewards`. The first is watched, so that the second
    has the sequence log-ratio of exactly the tokens that were sampled. RLOO computes both by itself. GRPO leaves the
-   policy's out where sampling and training are in step; it is then computed as GRPO does where they are not.
+   policy's out where sampling and training are in step; `TokenRecorder` then takes it from the logits of the sampling
+   itself, and where that isn't transformers' plain `generate`, it is computed as GRPO does where they are out of step.
 2. `_calculate_rewards` gathers one column per reward function. Ours are pseudo reward functions that hand over columns
    computed once per batch: the reward r̃ and the surcharge, with reward weight 1, and the variance and the weight, with
    reward weight 0, so that TRL logs them in order over all processes.
@@ -24,7 +25,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather, is_peft_model
+from accelerate.utils import DistributedType, gather, is_peft_model
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, TrainerState
 from trl import DPOTrainer
@@ -39,36 +40,18 @@ from surefoot.training.kl_control import KLController
 from surefoot.training.policy_card import policy_card
 from surefoot.training.preference_weights import WEIGHTS
 from surefoot.training.shaping import ShapedRewards, shape_rewards
+from surefoot.training.token_recorder import TokenRecorder
 from surefoot.types import Calibration
 
-__all__ = ["STATE", "PenaltyBridge", "PreferenceBridge", "RewardColumn"]
+__all__ = ["STATE", "PenaltyBridge", "PreferenceBridge"]
 
 STATE = "surefoot_state.json"
 _SUMMED = ("reward", "surcharge")
 _SHOWN = ("variance", "weight")
-_EVEN = 0.1
-"""A spread of the weights below this is called nothing to work with."""
-
-
-class RewardColumn:
-    """A pseudo reward function: hands TRL one column that the bridge computed for this batch.
-
-    Args:
-        name: TRL logs the column under `rewards/{name}`.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.__name__ = name
-        self.values: list[float] | None = None
-
-    def __call__(self, prompts: list[Any], **_: Any) -> list[float]:
-        if self.values is None or len(self.values) != len(prompts):
-            raise RuntimeError(
-                f"the column '{self.__name__}' was asked for outside a scored batch: this version of TRL calls its "
-                "reward functions in a way surefoot doesn't know; please report it with the TRL version"
-            )
-        values, self.values = self.values, None
-        return values
+_OTHER_SAMPLING = ("use_vllm", "use_transformers_continuous_batching", "rollout_func", "tools", "_is_vlm")
+"""Settings of TRL's with which completions aren't, or not only, what one plain `generate` of the policy gives."""
+_WHOLE = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+"""Each process holds the whole policy: no FSDP, no DeepSpeed."""
 
 
 class PenaltyBridge:
@@ -101,9 +84,10 @@ class PenaltyBridge:
     ) -> None:
         self.source = source
         self.monitors = dict(monitors or {})
-        self._columns = {name: RewardColumn(name) for name in (*_SUMMED, *_SHOWN)}
+        self._columns = {name: metrics.RewardColumn(name) for name in (*_SUMMED, *_SHOWN)}
         self._watched: list[torch.Tensor] | None = None
         self._forward: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._recorder: TokenRecorder | None = None
         self._shaped: ShapedRewards | None = None
         self.last_shaped: ShapedRewards | None = None
         args = keywords["args"]
@@ -130,7 +114,7 @@ class PenaltyBridge:
     def train(self, resume_from_checkpoint: str | bool | None = None, **keywords: Any) -> Any:
         """Calibrate on the reference policy's own completions if need be, then train (public signature as in TRL)."""
         if self.objective.weights == "variance":
-            _warn_if_uninformative(self.source)
+            metrics.warn_if_uninformative(self.source)
         checkpoint = self._resolve_checkpoint(resume_from_checkpoint)
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -161,13 +145,8 @@ class PenaltyBridge:
                 f"preset '{self.args.preset}' needs a variance, but '{self.source.name}' has one member; give at "
                 "least two members, or use preset='vanilla'"
             )
-        if self.objective.weights == "variance" and calibration.notes["weight_cv"] < _EVEN:
-            warnings.warn(
-                f"the variance of '{self.source.name}' is nearly the same for all completions of the reference policy "
-                f"(its coefficient of variation is {calibration.notes['weight_cv']:.2f}): weighting has next to "
-                "nothing to work with, and this run will be much like preset='mean'",
-                stacklevel=2,
-            )
+        if self.objective.weights == "variance":
+            metrics.warn_if_even(self.source, calibration)
         return calibration
 
     def _calibration_prompts(self) -> tuple[list[Any], list[int]]:
@@ -220,7 +199,7 @@ class PenaltyBridge:
         try:
             output = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
         finally:
-            self._watched, self._forward = None, None
+            self._watched, self._forward, self._recorder = None, None, None
         shaped, self._shaped = self._shaped, None
         if shaped is None:
             raise RuntimeError("TRL did not call `_calculate_rewards`; this version of TRL is not supported")
@@ -248,16 +227,45 @@ class PenaltyBridge:
         """
         seen = [] if self._watched is None else list(self._watched)
         if len(seen) == 1 and self.native_kl == "loss" and self._forward is not None:
-            positional, keywords = self._forward
-            with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-                self._get_per_token_logps_and_entropies(self.model, *positional, **keywords)
-            seen = [self._watched[-1], seen[0]]  # type: ignore[index]
+            seen.insert(0, self._policy_log_probability(*self._forward))
         if len(seen) != 2:
             raise RuntimeError(
                 f"expected the policy's and the reference's log-probabilities before the rewards, saw {len(seen)} of "
                 "2; this version of TRL is not supported"
             )
         return (seen[0] - seen[1]).float()
+
+    @property
+    def _recordable(self) -> bool:
+        """Whether the policy's log-probabilities are needed, TRL leaves them out, and sampling can be watched."""
+        args = self.args
+        in_step = args.gradient_accumulation_steps % (args.steps_per_generation * args.num_iterations) == 0
+        plain = not any(getattr(self, name, None) for name in _OTHER_SAMPLING)
+        needed = self.native_kl == "loss" and self._ratio_needed and self._watched is not None
+        return needed and in_step and plain and self.accelerator.distributed_type in _WHOLE
+
+    def _generate_single_turn(self, *positional: Any, **keywords: Any) -> Any:
+        if not self._recordable:
+            return super()._generate_single_turn(*positional, **keywords)  # type: ignore[misc]
+        self._recorder = TokenRecorder(self.args.temperature)
+        with self._recorder.watching(self.model.get_base_model() if is_peft_model(self.model) else self.model):
+            return super()._generate_single_turn(*positional, **keywords)  # type: ignore[misc]
+
+    def _policy_log_probability(self, positional: tuple[Any, ...], keywords: dict[str, Any]) -> torch.Tensor:
+        """(batch,) ln π of the sampled tokens: as recorded on all processes, else by one more forward on all."""
+        if self._recorder is not None:
+            ids, mask, width = positional[:3]
+            found = self._recorder.sequence_log_probability(ids[:, -width:], mask[:, -width:])
+            if bool(gather(torch.tensor([found is not None], device=self.accelerator.device)).all()):
+                return found  # type: ignore[return-value]
+            warnings.warn(
+                "the completions are not the tokens that were watched while the policy generated: their "
+                "log-probabilities are computed by one more forward of the policy in each step",
+                stacklevel=2,
+            )
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            self._get_per_token_logps_and_entropies(self.model, *positional, **keywords)
+        return self._watched[-1]  # type: ignore[index]
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         shaped, scores = self._shape_batch(prompts, completions)
@@ -312,14 +320,8 @@ class PenaltyBridge:
         expected = self._expected_advantages(shaped.total(self._beta_in_reward), size)
         start = self.accelerator.process_index * len(advantages)
         mine = expected[start : start + len(advantages)]
-        scale = (
-            1.0
-            + float(expected.abs().max())
-            + float(shaped.reward.nan_to_num(0.0).abs().max())
-            + self._beta_in_reward * float(shaped.log_ratio.abs().max())
-        )
         gap = float((mine - advantages.cpu().to(mine)).abs().max())
-        if not gap <= 1e-4 * scale:
+        if not gap <= 1e-4 * metrics.magnitude(shaped, expected, self._beta_in_reward):
             raise RuntimeError(
                 f"the trainer's advantages differ from the objective's by {gap:.3g}: TRL's own KL entered "
                 "differently, or the penalty did not; this version of TRL is not supported"
@@ -371,18 +373,6 @@ class PenaltyBridge:
             self.controller = KLController.from_state(state["controller"])
         if state["calibration"] is not None:
             self.source.calibration = Calibration.from_dict(state["calibration"])
-
-
-def _warn_if_uninformative(source: RewardSource) -> None:
-    """Say so if `surefoot diagnose` found no evidence that the source's variance tells wrong from right."""
-    found = (source.diagnosis or {}).get("error_auroc", {}).get("variance", {})
-    if found.get("low") is not None and found["low"] <= 0.5:
-        warnings.warn(
-            f"diagnose.json beside '{source.name}' found no evidence that its variance tells wrong pairs from right "
-            f"ones (AUROC {found['value']:.2f}, 95% [{found['low']:.2f}, {found['high']:.2f}]): weighting by it may "
-            "not help; compare with preset='mean'",
-            stacklevel=3,
-        )
 
 
 class _WithWeights:

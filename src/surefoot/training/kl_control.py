@@ -19,16 +19,18 @@ __all__ = ["KLController"]
 class KLController:
     """Keeps E[ln π/π₀] at `target` nats.
 
-        Δ log β_t = proportional · (e_t − e_{t−1}) + integral · e_t,   |Δ log β_t| ≤ max_step
-        e_t = log(KL_t / target), clipped to ±1, KL_t smoothed
+        Δ log β_t = proportional · (e_t − e_{t−1}) + integral · (e_t + return_gain · max(0, e_t − tolerance))
+        e_t = log(KL_t / target), clipped to ±1, KL_t smoothed;   |Δ log β_t| ≤ max_step
 
-    Above the budget the integral gain is `return_gain` times larger: coming back is more urgent than using it up.
+    Within the tolerance both sides of the budget count alike, so that noise doesn't push the KL below it; above it,
+    coming back is more urgent than using the budget up.
 
     Args:
         target: budget in nats per sequence.
         beta: current coefficient; its first value should be high rather than low.
         smoothing: weight of the newest KL in the running mean, in (0, 1].
         proportional, integral, return_gain: gains per update.
+        tolerance: of log KL over log target, above which `return_gain` counts.
         max_step: largest change of log β per update.
         minimum, maximum: bounds of β.
 
@@ -42,7 +44,8 @@ class KLController:
     smoothing: float = 0.3
     proportional: float = 1.0
     integral: float = 0.05
-    return_gain: float = 6.0
+    return_gain: float = 5.0
+    tolerance: float = 0.05
     max_step: float = 0.2
     minimum: float = 1e-5
     maximum: float = 1e3
@@ -64,7 +67,7 @@ class KLController:
             return self.beta
         self.kl = kl if self.kl is None else self.kl + self.smoothing * (kl - self.kl)
         error = max(-1.0, min(1.0, math.log(max(self.kl, 1e-9) / self.target)))
-        change = self.integral * error * (self.return_gain if error > 0 else 1.0)
+        change = self.integral * (error + self.return_gain * max(0.0, error - self.tolerance))
         if self.error is not None:
             change += self.proportional * (error - self.error)
         self.error = error

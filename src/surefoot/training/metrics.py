@@ -1,17 +1,53 @@
-"""What a variance-aware trainer logs of each batch, under TRL's names where TRL has one."""
+"""What a variance-aware trainer hands to TRL as columns, logs of each batch, and warns of."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.maths.objectives import Objective, effective_sample_size
+from surefoot.rewards.source import RewardSource
 from surefoot.training.shaping import ShapedRewards
+from surefoot.types import Calibration
 
-__all__ = ["columns", "summary", "with_extra_rewards"]
+__all__ = [
+    "RewardColumn",
+    "columns",
+    "magnitude",
+    "summary",
+    "warn_if_even",
+    "warn_if_uninformative",
+    "with_extra_rewards",
+]
+
+_EVEN = 0.1
+"""A spread of the weights below this is called nothing to work with."""
+
+
+class RewardColumn:
+    """A pseudo reward function: hands TRL one column that the bridge computed for this batch.
+
+    Args:
+        name: TRL logs the column under `rewards/{name}`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+        self.values: list[float] | None = None
+
+    def __call__(self, prompts: list[Any], **_: Any) -> list[float]:
+        if self.values is None or len(self.values) != len(prompts):
+            raise RuntimeError(
+                f"the column '{self.__name__}' was asked for outside a scored batch: this version of TRL calls its "
+                "reward functions in a way surefoot doesn't know; please report it with the TRL version"
+            )
+        values, self.values = self.values, None
+        return values
 
 
 def columns(shaped: ShapedRewards, own_beta: float = 0.0) -> dict[str, Float[Tensor, "batch"]]:
@@ -82,3 +118,36 @@ def with_extra_rewards(
         return shaped
     extra = (rewards.cpu() * factors.cpu()).nansum(dim=1)
     return replace(shaped, reward=shaped.reward + extra.to(shaped.reward))
+
+
+def magnitude(shaped: ShapedRewards, advantages: Float[Tensor, "batch"], beta: float) -> float:
+    """Sum of the largest numbers that go into the advantages, and 1: what their rounding errors are in proportion to.
+
+    Args:
+        beta: of the penalty in the reward.
+    """
+    reward, ratio = shaped.reward.nan_to_num(0.0), shaped.log_ratio
+    return 1.0 + float(advantages.abs().max() + reward.abs().max() + beta * ratio.abs().max())
+
+
+def warn_if_uninformative(source: RewardSource) -> None:
+    """Say so if the verdict of `surefoot diagnose` is that weighting by the source's variance is unlikely to help."""
+    verdict = (source.diagnosis or {}).get("verdict", {})
+    if verdict.get("weighting") in ("unlikely", "nothing"):
+        reason = next((line for line in verdict.get("lines", []) if line.startswith("Weighting")), "")
+        warnings.warn(
+            f"diagnose.json beside '{source.name}' speaks against weighting by its variance: {reason} Compare with "
+            "preset='mean' at the same KL budget",
+            stacklevel=3,
+        )
+
+
+def warn_if_even(source: RewardSource, calibration: Calibration) -> None:
+    """Say so if the variance hardly differs between the reference policy's completions."""
+    if calibration.notes["weight_cv"] < _EVEN:
+        warnings.warn(
+            f"the variance of '{source.name}' is nearly the same for all completions of the reference policy "
+            f"(its coefficient of variation is {calibration.notes['weight_cv']:.2f}): weighting has next to "
+            "nothing to work with, and this run will be much like preset='mean'",
+            stacklevel=3,
+        )
