@@ -58,4 +58,4 @@ def test_other_examples_parse(path: Path, tmp_path: Path) -> None:
 
 def test_every_kind_has_an_example() -> None:
     kinds = {yaml.safe_load(path.read_text())["kind"] for path in REWARDS}
-    assert kinds == {"heads", "independent", "lora", "laplace", "dropout", "distilled"}
+    assert kinds == {"heads", "independent", "lora", "laplace", "dropout", "distilled", "judge", "mixed"}
