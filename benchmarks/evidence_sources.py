@@ -83,7 +83,7 @@ SETTINGS = {
         layer=-1,
         distance_layer=-2,
         independent={"learning_rate": 1e-4, "epochs": 1, "batch_size": 16, "bf16": True},
-        lora={"learning_rate": 1e-3, "epochs": 1, "batch_size": 16, "start": 0.67},
+        lora={"learning_rate": 2e-3, "epochs": 1, "batch_size": 16, "start": 0.67},
         heads={},
     ),
     "world": Setting(
