@@ -110,3 +110,6 @@ def main(policy: str, output: str, sharded: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # gloo's own threads now and then abort the interpreter while it ends; all results are written

@@ -1,6 +1,7 @@
 """Run under torchrun by `test_two_processes.py`: a short run whose prompt groups are split between the processes."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,3 +48,6 @@ def main(policy: str, output: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # gloo's own threads now and then abort the interpreter while it ends; all results are written
