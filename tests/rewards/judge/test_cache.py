@@ -27,8 +27,8 @@ from surefoot.rewards.judge.rubrics import load_rubric
 endpoint, cache, rows = sys.argv[1], sys.argv[2], int(sys.argv[3])
 config = JudgeConfig(endpoint=endpoint, cache=cache, samples=2, structured="none", concurrency=4, deadline_s=20)
 questions = Questions("m", config, load_rubric("helpfulness"), 1, paired=False)
-calls = [questions.calls("p", str(i), None)[0] for i in range(1, rows + 1)]
-print([outcomes[1].content for outcomes in ask("m", config, calls).outcomes])
+calls = (questions.calls("p", str(i), None) for i in range(1, rows + 1))
+print(ask("m", config, calls, lambda calls, outcomes: outcomes[1].content).read)
 assert "torch" not in sys.modules
 """
 """What `JudgeSource.score` does to have its calls answered, without importing torch."""

@@ -192,7 +192,7 @@ def test_requests_per_minute(judge: Make) -> None:
 def test_tokens_per_minute(judge: Make) -> None:
     with JudgeServer(good) as server:
         source = judge(server, tokens_per_minute=60 * 1200, samples=2, max_tokens=8)
-        call = source.questions.calls("p", "1", None)[0][0]
+        call = source.questions.calls("p", "1", None)[0]
         source.score(["p"] * 6, [f"{i}" for i in range(1, 7)])
     times = sorted(request.time for request in server.requests)
     assert times[11] - times[0] > (12 * call.likely_tokens - 1200) / 1200 - 0.3

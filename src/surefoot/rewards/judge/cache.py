@@ -26,6 +26,7 @@ from surefoot.rewards.judge.replies import Reply
 __all__ = ["Booking", "ReplyCache", "default_path"]
 
 _TABLES = """
+begin;
 create table if not exists replies (key text primary key, reply text not null) without rowid;
 create table if not exists claims (
     key text primary key, owner text not null, until real not null, account text not null, tokens int not null,
@@ -39,6 +40,7 @@ create table if not exists spent (
     account text primary key, tokens int not null default 0, money real not null default 0
 ) without rowid;
 create table if not exists facts (name text primary key, value text not null) without rowid;
+commit;
 """
 _WAIT_S = 30.0
 """How long one process waits for another's transaction; a transaction takes less than a millisecond."""
@@ -87,8 +89,8 @@ class ReplyCache:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._db = sqlite3.connect(self.path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
-            self._db.execute("pragma journal_mode=wal")
             self._db.execute("pragma synchronous=normal")  # a killed process loses nothing; a power cut, the last
+            self._db.execute("pragma journal_mode=wal")
             self._db.execute("pragma wal_autocheckpoint=4000")
             self._db.executescript(_TABLES)
         except sqlite3.DatabaseError as error:

@@ -56,30 +56,35 @@ class Endpoint:
     Args:
         model: in errors.
 
-    Raises:
-        ConfigError: the variable that the settings name isn't set, or the extra isn't installed.
+    It is opened by the first request, so that replies from the cache need no key.
     """
 
     def __init__(self, config: JudgeConfig, model: str) -> None:
-        openai, self._httpx = need("openai"), need("httpx2")
-        need("aiohttp")
-        self.config, self._model, self._openai = config, model, openai
-        self._key = _key(config)
+        self.config, self._model = config, model
+        self._openai, self._httpx = need("openai"), need("httpx2")
+        self._key: str | None = None
+        self._client: Any = None
         self._heard = False
         self.said: str | None = None
         """What the server said when it last refused a request; for a warning, never kept."""
-        from surefoot.rewards.judge.transport import Transport
-
-        client = self._httpx.AsyncClient(transport=Transport(config.endpoint, config.concurrency), timeout=None)
-        self._client = openai.AsyncOpenAI(
-            base_url=config.endpoint, api_key=self._key or "none", max_retries=0, timeout=None, http_client=client
-        )
 
     async def __aenter__(self) -> Endpoint:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.close()
+        if self._client is not None:
+            await self._client.close()
+
+    def _open(self) -> Any:
+        need("aiohttp")
+        from surefoot.rewards.judge.transport import Transport
+
+        self._key = _key(self.config)
+        transport = Transport(self.config.endpoint, self.config.concurrency)
+        client = self._httpx.AsyncClient(transport=transport, timeout=None)
+        return self._openai.AsyncOpenAI(
+            base_url=self.config.endpoint, api_key=self._key or "none", max_retries=0, timeout=None, http_client=client
+        )
 
     async def post(self, body: dict[str, Any], key: str) -> bytes:
         """Send a request once.
@@ -88,9 +93,12 @@ class Endpoint:
             key: sent as Idempotency-Key, so that a server that knows it charges once for a repeated call.
 
         Raises:
-            Trouble, Refused: see there. ModelError: no call can succeed.
+            Trouble, Refused: see there. ModelError: no call can succeed. ConfigError: the variable that the settings
+                name isn't set, or the extra isn't installed.
         """
-        options = {"headers": {"Idempotency-Key": key}}
+        if self._client is None:
+            self._client = self._open()
+        options = {"headers": {"Idempotency-Key": key}, "idempotency_key": key, "max_retries": 0, "timeout": None}
         try:
             response = await self._client.post(
                 "/chat/completions", cast_to=self._httpx.Response, body=body, options=options

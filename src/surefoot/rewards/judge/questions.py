@@ -41,9 +41,10 @@ class Questions:
         asked = kind != "none" and not self.bare
         self._form = response_format(kind, *self.scale, config.reason) if asked else None
 
-    def calls(self, prompt: Text, completion: Text, reference: Text | None) -> list[list[Call]]:
-        """The calls of each wording; with a reference, pairs of calls: the completion first, then second."""
-        return [self._wording(wording, prompt, completion, reference) for wording in range(self.wordings)]
+    def calls(self, prompt: Text, completion: Text, reference: Text | None) -> list[Call]:
+        """The calls, wording by wording; with a reference, pairs of calls: the completion first, then second."""
+        one = [self._wording(wording, prompt, completion, reference) for wording in range(self.wordings)]
+        return list(chain.from_iterable(one))
 
     def reader(self) -> Any:
         """What reads the answers."""

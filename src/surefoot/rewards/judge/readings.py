@@ -12,7 +12,7 @@ from surefoot.rewards.judge.parsing import read_distribution, read_rating
 from surefoot.rewards.judge.prompts import COMPARISON
 from surefoot.rewards.judge.replies import Call, Missing, Reply, Unreadable
 
-__all__ = ["Reader", "Wording", "copies"]
+__all__ = ["Reader", "Reading", "Wording", "copies"]
 
 Outcome = Reply | Missing
 
@@ -32,6 +32,23 @@ class Wording:
     count: float
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one call's outcome says.
+
+    Args:
+        key: the call's.
+        mark: the reply's, equal for copies; None without a reply.
+        found: (value, variance); None if it is missing.
+        why: it is missing.
+    """
+
+    key: str
+    mark: str | None
+    found: tuple[float, float] | None
+    why: str = ""
+
+
 class Reader:
     """Reads outcomes, and counts what is missing and why.
 
@@ -46,13 +63,38 @@ class Reader:
         self.scale, self.paired, self.distribution = scale, paired, distribution
         self.missing: Counter[str] = Counter()
 
-    def wording(self, calls: Sequence[Call], outcomes: Sequence[Outcome], copied: set[str]) -> Wording:
-        """One wording's replicates.
+    def read(self, calls: Sequence[Call], outcomes: Sequence[Outcome]) -> list[Reading]:
+        """Each outcome by itself."""
+        return [self._read(call.key, outcome) for call, outcome in zip(calls, outcomes, strict=True)]
+
+    def _read(self, key: str, outcome: Outcome) -> Reading:
+        if isinstance(outcome, Missing):
+            return Reading(key, None, None, outcome.reason)
+        try:
+            if self.distribution:
+                return Reading(key, outcome.mark, read_distribution(outcome, *self.scale))
+            return Reading(key, outcome.mark, (read_rating(outcome.content, *self.scale), 0.0))
+        except Unreadable as why:
+            return Reading(key, outcome.mark, None, str(why))
+
+    def row(self, readings: Sequence[Reading], wordings: int, copied: set[str], min_valid: int) -> list[float]:
+        """A completion's columns: the mean over wordings, then the mean, variance and count of each.
 
         Args:
+            readings: of all its calls, wording by wording.
             copied: keys of calls whose replies are copies of other calls' (`copies`).
+            min_valid: with fewer valid replicates all is NaN.
         """
-        read = [self._read(call, outcome, copied) for call, outcome in zip(calls, outcomes, strict=True)]
+        size = len(readings) // wordings
+        found = [self._wording(readings[v * size : (v + 1) * size], copied) for v in range(wordings)]
+        if sum(1 if math.isinf(one.count) else one.count for one in found) < min_valid:
+            return [math.nan] * (1 + 3 * wordings)
+        known = [one.mean for one in found if not math.isnan(one.mean)]
+        columns = [(one.mean, one.variance, one.count) for one in found]
+        return [sum(known) / len(known), *(value for column in columns for value in column)]
+
+    def _wording(self, readings: Sequence[Reading], copied: set[str]) -> Wording:
+        read = [self._valid(reading, copied) for reading in readings]
         found = [one for one in (self._pairs(read) if self.paired else read) if one is not None]
         if not found:
             return Wording(math.nan, math.nan, 0)
@@ -61,19 +103,12 @@ class Reader:
         values = [value for value, _ in found]
         return Wording(fmean(values), variance(values) if len(values) > 1 else math.nan, len(values))
 
-    def _read(self, call: Call, outcome: Outcome, copied: set[str]) -> tuple[float, float] | None:
-        """(value, variance) of one reply; None if it is missing."""
-        try:
-            if isinstance(outcome, Missing):
-                raise Unreadable(outcome.reason)
-            if call.key in copied:
-                raise Unreadable("a copy of another reply")
-            if self.distribution:
-                return read_distribution(outcome, *self.scale)
-            return read_rating(outcome.content, *self.scale), 0.0
-        except Unreadable as why:
-            self.missing[str(why)] += 1
+    def _valid(self, reading: Reading, copied: set[str]) -> tuple[float, float] | None:
+        copy = reading.key in copied
+        if copy or reading.found is None:
+            self.missing["a copy of another reply" if copy else reading.why] += 1
             return None
+        return reading.found
 
     @staticmethod
     def _pairs(read: Sequence[tuple[float, float] | None]) -> Iterable[tuple[float, float] | None]:
@@ -86,14 +121,15 @@ class Reader:
                 yield ((middle - first[0]) + (second[0] - middle)) / 2, (first[1] + second[1]) / 4
 
 
-def copies(calls: Iterable[Call], outcomes: Iterable[Outcome]) -> set[str]:
+def copies(readings: Iterable[Reading]) -> set[str]:
     """Keys of calls that were answered with another call's whole response, as caching proxies do.
 
     Copies aren't replicates: their variance of 0 would mean nothing. The first stays. Ids that are the same for all
     calls are no ids, and then nothing can be told.
     """
-    replies = {call.key: outcome for call, outcome in zip(calls, outcomes, strict=True) if isinstance(outcome, Reply)}
-    if len({reply.id for reply in replies.values()}) < 2 and len({key.rpartition("-")[0] for key in replies}) > 1:
+    marks = {reading.key: reading.mark for reading in readings if reading.mark is not None}
+    ids = {mark.rpartition(":")[0] for mark in marks.values()}
+    if len(ids) < 2 and len({key.rpartition("-")[0] for key in marks}) > 1:
         return set()
     first: dict[str, str] = {}
-    return {key for key, reply in replies.items() if reply.mark and first.setdefault(reply.mark, key) != key}
+    return {key for key, mark in marks.items() if mark and first.setdefault(mark, key) != key}

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -129,26 +128,14 @@ class JudgeSource(RewardSource):
         from surefoot.rewards.judge.readings import copies
 
         check_rows(prompts, completions)
-        references = self._references_of(prompts)
-        calls = [self.questions.calls(*row) for row in zip(prompts, completions, references, strict=True)]
-        answers = ask(self.model, self.config, [[call for wording in one for call in wording] for one in calls])
-        flat = [call for one in calls for wording in one for call in wording]
-        copied = copies(flat, [outcome for outcomes in answers.outcomes for outcome in outcomes])
-        reader = self.questions.reader()
-        rows = [self._row(*one, reader, copied) for one in zip(calls, answers.outcomes, strict=True)]
-        scores = torch.tensor(rows, dtype=torch.float32).reshape(len(rows), 1 + 3 * self.num_wordings)
-        self._warn(int(scores[:, 0].isnan().sum()), len(rows), reader.missing, answers.refusal)
+        questions, reader = self.questions, self.questions.reader()
+        rows = zip(prompts, completions, self._references_of(prompts), strict=True)
+        answers = ask(self.model, self.config, (questions.calls(*row) for row in rows), reader.read)
+        copied = copies(reading for readings in answers.read for reading in readings)
+        found = [reader.row(readings, self.num_wordings, copied, self.min_valid) for readings in answers.read]
+        scores = torch.tensor(found, dtype=torch.float32).reshape(len(found), 1 + 3 * self.num_wordings)
+        self._warn(int(scores[:, 0].isnan().sum()), len(found), reader.missing, answers.refusal)
         return scores
-
-    def _row(self, calls: Any, outcomes: Any, reader: Any, copied: set[str]) -> list[float]:
-        size = len(calls[0])
-        found = [reader.wording(some, outcomes[v * size : (v + 1) * size], copied) for v, some in enumerate(calls)]
-        valid = sum(1 if math.isinf(one.count) else one.count for one in found)
-        if valid < self.min_valid:
-            return [math.nan] * (1 + 3 * len(found))
-        known = [one.mean for one in found if not math.isnan(one.mean)]
-        columns = [(one.mean, one.variance, one.count) for one in found]
-        return [sum(known) / len(known), *(value for column in columns for value in column)]
 
     def _references_of(self, prompts: Sequence[Text]) -> list[Text | None]:
         if self.references is None:

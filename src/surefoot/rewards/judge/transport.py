@@ -8,7 +8,6 @@ taken for the reply to the next request. aiohttp looks when a connection is give
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -16,9 +15,11 @@ import aiohttp
 import httpx2
 from aiohttp.client_proto import ResponseHandler
 
+from surefoot.rewards.judge.gate import enter
+
 __all__ = ["Transport"]
 
-_OF_THE_WIRE = {"content-encoding", "content-length", "transfer-encoding"}
+_OF_THE_WIRE = {b"content-encoding", b"content-length", b"transfer-encoding"}
 """Headers that say how the body came; it is decoded here."""
 
 
@@ -49,7 +50,8 @@ class Transport(httpx2.AsyncBaseTransport):
         )
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        headers = [(name, value) for name, value in request.headers.items() if name not in ("host", "content-length")]
+        await enter()
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
         try:
             async with self._session.request(
                 request.method, str(request.url), headers=headers, data=request.content, allow_redirects=False
@@ -57,9 +59,7 @@ class Transport(httpx2.AsyncBaseTransport):
                 content = await response.read()
         except (aiohttp.ClientError, OSError) as error:
             raise httpx2.NetworkError(type(error).__name__, request=request) from None
-        kept: list[tuple[str, Any]] = [
-            (name, value) for name, value in response.headers.items() if name.lower() not in _OF_THE_WIRE
-        ]
+        kept = [(name, value) for name, value in response.raw_headers if name.lower() not in _OF_THE_WIRE]
         return httpx2.Response(response.status, headers=kept, content=content, request=request)
 
     async def aclose(self) -> None:
