@@ -6,7 +6,12 @@ The server runs in a process of its own and answers every request after exactly 
 concurrency. "judge" is `JudgeSource.score` as users call it: prompts, cache, claims, ledger, parsing, rows. The other
 rows are the openai client alone, in the ways in which it could be used, for what each costs. CPU is the process's own
 (user and system), so a loaded machine inflates it; `--turns` repeats everything and the least is shown beside the
-median. The judge's targets: at least 95% of ideal, at most 1 ms of CPU a call.
+median, and each turn says how much of a CPU other processes took. `--idle S` waits up to S seconds before each row
+until they take less than 0.15 of one (Linux). The server counts how many requests it has at once: never more than the
+concurrency. The judge's targets: at least 95% of ideal, at most 1 ms of CPU a call.
+
+Ideal can't be reached where calls aren't a multiple of the concurrency: 2,000 calls on 64 slots are 32 rounds for some
+of them, 3.2 s and not 3.125, so 97.7% is the most.
 """
 
 from __future__ import annotations
@@ -14,12 +19,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -51,7 +58,9 @@ class Answering(asyncio.Protocol):
     """Answers each request on a connection after the latency."""
 
     latency = 0.1
-    count = 0
+    count = busy = 0
+    most: Any = None
+    """Most requests at once, shared with the client's process."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport, self.held = transport, b""
@@ -64,19 +73,50 @@ class Answering(asyncio.Protocol):
             self.held = rest[length:]
             Answering.count += 1
             body = (BODY % Answering.count).encode()
-            asyncio.get_running_loop().call_later(
-                self.latency, self.transport.write, (HEAD % len(body)).encode() + body
-            )
+            Answering.busy += 1
+            Answering.most.value = max(Answering.most.value, Answering.busy)
+            asyncio.get_running_loop().call_later(self.latency, self.answer, (HEAD % len(body)).encode() + body)
+
+    def answer(self, response: bytes) -> None:
+        Answering.busy -= 1
+        self.transport.write(response)  # type: ignore[attr-defined]
 
 
-def serve(latency: float, port: Connection) -> None:
+def serve(latency: float, port: Connection, most: Any) -> None:
     async def run() -> None:
-        Answering.latency = latency
+        Answering.latency, Answering.most = latency, most
         server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0)
         port.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
     asyncio.run(run())
+
+
+class Others:
+    """CPU that processes other than this one and the server take, from /proc; NaN where there is none."""
+
+    def __init__(self, server: int) -> None:
+        self.server = server
+
+    def seconds(self) -> float:
+        """Of CPU, since some fixed time."""
+        try:
+            busy = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+            served = Path(f"/proc/{self.server}/stat").read_text().rpartition(")")[2].split()[11:13]
+        except OSError:
+            return math.nan
+        own = os.times()
+        ticks = sum(busy) - busy[3] - busy[4] - sum(int(word) for word in served)
+        return ticks / os.sysconf("SC_CLK_TCK") - own.user - own.system
+
+    def wait(self, longest: float) -> None:
+        """Until they take little, or for so many seconds."""
+        end = time.monotonic() + longest
+        while time.monotonic() < end:
+            before = self.seconds()
+            time.sleep(0.5)
+            if not self.seconds() - before > 0.5 * 0.15:
+                return
 
 
 def measure(work: Callable[[], Any], calls: int) -> dict[str, float]:
@@ -132,7 +172,7 @@ def alone(how: str, endpoint: str, calls: int, concurrency: int) -> dict[str, fl
     return measure(lambda: asyncio.run(run()), calls)
 
 
-WAYS = ("openai: create, its own transport", "openai: create, our transport", "openai: post, our transport")
+WAYS = ("openai: post, our transport", "openai: create, our transport", "openai: create, its own transport")
 
 
 def main() -> None:
@@ -141,18 +181,33 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--latency", type=float, default=0.1, help="seconds")
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--ways", type=int, default=3, help="how many rows of the bare client")
+    parser.add_argument("--idle", type=float, default=0.0, help="seconds to wait for an idle machine before each row")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
     ours, theirs = multiprocessing.Pipe()
-    server = multiprocessing.get_context("spawn").Process(target=serve, args=(args.latency, theirs), daemon=True)
+    context = multiprocessing.get_context("spawn")
+    most = context.Value("i", 0)
+    server = context.Process(target=serve, args=(args.latency, theirs, most), daemon=True)
     server.start()
     endpoint = f"http://127.0.0.1:{ours.recv()}/v1"
     runs: dict[str, list[dict[str, float]]] = {}
+    others = Others(server.pid or 0)
+
+    def turn(name: str, work: Callable[[], dict[str, float]]) -> None:
+        others.wait(args.idle)
+        most.value = 0
+        start, before = time.perf_counter(), others.seconds()
+        found = work()
+        found["others_cpu"] = (others.seconds() - before) / (time.perf_counter() - start)
+        runs.setdefault(name, []).append(found | {"most_at_once": most.value})
+
     try:
+        judge(endpoint, args.concurrency, args.concurrency)  # imports
         for _ in range(args.turns):
-            runs.setdefault("judge", []).append(judge(endpoint, args.calls, args.concurrency))
-            for how in WAYS:
-                runs.setdefault(how, []).append(alone(how, endpoint, args.calls, args.concurrency))
+            turn("judge", lambda: judge(endpoint, args.calls, args.concurrency))
+            for how in WAYS[: args.ways]:
+                turn(how, partial(alone, how, endpoint, args.calls, args.concurrency))
     finally:
         server.terminate()
         server.join()
@@ -174,10 +229,12 @@ def report(runs: dict[str, list[dict[str, float]]], args: argparse.Namespace) ->
         }
         shares = f"{100 * max(share):14.1f}%{100 * statistics.median(share):7.1f}%"
         print(f"{name:38}{shares}{min(cpu):22.3f}{statistics.median(cpu):8.3f}")
+    most = max(run["most_at_once"] for found in runs.values() for run in found)
+    print(f"most at once {most}; others' CPU in its turns {[round(run['others_cpu'], 2) for run in runs['judge']]}")
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs; a cached call costs "
           f"{min(run['cached_cpu_ms'] for run in runs['judge']):.3f} ms")  # fmt: skip
     if args.json is not None:
-        settings = {name: getattr(args, name) for name in ("calls", "concurrency", "latency", "turns")}
+        settings = {name: getattr(args, name) for name in ("calls", "concurrency", "latency", "turns", "idle")}
         machine = {"load_average": os.getloadavg()[0], "cpus": os.cpu_count(), "openai": openai.__version__}
         write_json(args.json, {"settings": settings, "versions": versions(), "machine": machine, "rows": rows})
 
