@@ -8,8 +8,10 @@ more. Completions are taken, and what came of them is read, while other calls ar
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -57,7 +59,24 @@ def ask(
         RunError: the budget is spent; what was answered before is in the cache.
         ModelError: the server refuses the key or the model. ConfigError: there is no key.
     """
-    return _run(_ask(model, config, completions, read))
+    with _older_objects_left_out():
+        return _run(_ask(model, config, completions, read))
+
+
+@contextmanager
+def _older_objects_left_out() -> Iterator[None]:
+    """Garbage collections inside look at new objects only.
+
+    A full one over all that torch and its friends keep holds up every call for 0.1 s or more.
+    """
+    if gc.get_freeze_count():  # somebody else's
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _run(coroutine: Any) -> Any:
