@@ -1,67 +1,119 @@
-"""The disagreement of reward members as a table of the study's report."""
+"""What the variance of a reward source saw, over the seeds of a study."""
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 from surefoot.maths.statistics import Interval
+from surefoot.reports.records import Study
 from surefoot.reports.wording import interval, number
 
-__all__ = ["describe", "disagreement_rows"]
+__all__ = ["disagreement_rows", "disagreements_of"]
+
+Record = dict[str, Any]
+_FIGURES = (
+    ("accuracy of the members' mean", "accuracy_of_mean", 3),
+    ("accuracy of one member (mean)", "accuracy_of_members", 3),
+    ("share of pairs whose winner they don't agree on", "split", 3),
+    ("members on the losing side of those", "minority", 2),
+    ("agreement of two members", "agreement", 3),
+    ("Kendall's τ of two members' margins", "tau", 3),
+    ("share of the raw variance that is one offset per member", "offset_overall", 2),
+    ("share of the raw variance that is an offset per prompt", "offset_per_prompt", 2),
+    ("median sd of the margin", "margin_sd", 2),
+    ("prior degrees of freedom d₀ of the variance", "prior_freedom", 1),
+    ("coefficient of variation of the variance", "variance_cv", 2),
+    ("AUROC for mistakes: variance", "error_auroc.variance", 3),
+    ("AUROC for mistakes: sd over |margin|", "error_auroc.sd_over_margin", 3),
+    ("AUROC for mistakes: −|margin|, the baseline", "error_auroc.margin", 3),
+    ("reference's completions: correlation of the mean with the truth", "known_errors.mean_correlation", 2),
+    ("reference's completions: of one member", "known_errors.member_correlation", 2),
+    ("reference's completions: coefficient of variation of the variance", "known_errors.variance_cv", 2),
+    ("reference's completions: d₀ of the variance", "known_errors.prior_freedom", 1),
+    ("reference's completions: variance against true squared error, ρ", "known_errors.spearman", 2),
+)
+"""(what, where in the record, digits) of each line."""
 
 
-def disagreement_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """(what, figure) for each line of the table.
+def disagreements_of(study: Study) -> list[dict[str, Any]]:
+    """One entry for each setting and source that has members: its place, rows, verdict and records by seed."""
+    places = list(dict.fromkeys((one["setting"], one["source"]) for one in study.disagreement))
+    return [
+        _describe(place, [one for one in study.disagreement if (one["setting"], one["source"]) == place])
+        for place in places
+    ]
+
+
+def _describe(place: tuple[str, str], found: list[Record]) -> dict[str, Any]:
+    first = found[0]
+    return {
+        "place": place,
+        "seeds": len(found),
+        "members": first["members"],
+        "pairs": first["pairs"],
+        "rows": disagreement_rows(found),
+        "verdict": first["verdict"],
+        "verdict_seed": first["seed"],
+        "records": found,
+    }
+
+
+def disagreement_rows(found: list[Record]) -> list[tuple[str, str]]:
+    """(what, figure) of each line that any seed knows: the figure with its interval for one seed, the median and the
+    range over several.
 
     Args:
-        found: `Disagreement.to_dict()`.
+        found: `Disagreement.to_dict()` of each seed, with `known_errors` or without.
     """
-    freedom = found["prior_freedom"]
-    low, middle, high = found["margin_sd"]
-    rows = [
-        ("accuracy of the members' mean", _interval(found["accuracy_of_mean"])),
-        ("accuracy of one member (mean)", number(_mean(found["accuracy_of_members"]), 3)),
-        ("pairs whose winner they don't agree on", _interval(found["split"])),
-        ("members on the losing side of those", number(found["minority"], 2)),
-        ("agreement of two members", number(found["agreement"], 3)),
-        ("Kendall's τ of two members' margins", number(found["tau"], 3)),
-        ("raw variance that is one offset per member", _percent(found["offset_overall"])),
-        ("raw variance that is an offset per prompt", _percent(found["offset_per_prompt"])),
-        ("sd of the margin, 10 / 50 / 90%", f"{number(low)} / {number(middle)} / {number(high)}"),
-        ("prior degrees of freedom d₀ of the variance", "infinite" if freedom is None else number(freedom, 1)),
-        ("coefficient of variation of the variance", number(found["variance_cv"])),
-        ("AUROC for mistakes: variance", _interval(found["error_auroc"]["variance"])),
-        ("AUROC for mistakes: sd over |margin|", _interval(found["error_auroc"]["sd_over_margin"])),
-        ("AUROC for mistakes: −|margin|, the baseline", _interval(found["error_auroc"]["margin"])),
-    ]
-    return rows + _known_rows(found["known_errors"]) if found.get("known_errors") else rows
-
-
-def _known_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """What can be said only where the truth is known, on completions of the reference policy."""
-    freedom = found["prior_freedom"]
     return [
-        ("reference completions: correlation of the mean with the truth", number(found["mean_correlation"])),
-        ("reference completions: of one member", number(found["member_correlation"])),
-        ("reference completions: variation of the variance", number(found["variance_cv"])),
-        ("reference completions: d₀ of the variance", "infinite" if freedom is None else number(freedom, 1)),
-        ("reference completions: variance against true squared error, ρ", _interval(found["spearman"])),
+        (words, _over_seeds([_look_up(one, where) for one in found], where, digits))
+        for words, where, digits in _FIGURES
+        if any(_present(one, where) for one in found)
     ]
 
 
-def _mean(found: list[dict[str, Any]]) -> float:
-    return sum(one["value"] for one in found) / len(found)
+def _present(found: Record, where: str) -> bool:
+    top = where.split(".", maxsplit=1)[0]
+    return found.get(top) is not None or top == "prior_freedom"
 
 
-def _percent(value: float | None) -> str:
-    return number(value) if value is None else f"{value:.0%}"
+def _look_up(found: Record, where: str) -> Any:
+    value: Any = found
+    for name in where.split("."):
+        value = None if value is None else value.get(name)
+    if where == "accuracy_of_members":
+        return statistics.fmean(one["value"] for one in value)
+    return value[1] if where == "margin_sd" else value
 
 
-def _interval(found: dict[str, Any]) -> str:
-    known = {k: float("nan") if found[k] is None else found[k] for k in ("value", "low", "high")}
-    return interval(Interval(known["value"], known["low"], known["high"], found["n"]), 3)
+def _over_seeds(values: list[Any], where: str, digits: int) -> str:
+    if where.endswith("prior_freedom"):
+        return _freedom(values)
+    if len(values) == 1:
+        return _one(values[0], digits)
+    plain = [value for one in values if (value := _plain(one)) is not None]
+    if not plain:
+        return number(None)
+    return f"{number(statistics.median(plain), digits)} ({number(min(plain), digits)} to {number(max(plain), digits)})"
 
 
-def describe(found: dict[str, Any]) -> dict[str, Any]:
-    """What the templates need."""
-    return {**found, "rows": disagreement_rows(found)}
+def _freedom(values: list[float | None]) -> str:
+    """None means infinite here: no difference beyond chance."""
+    finite = [value for value in values if value is not None]
+    if not finite:
+        return "infinite"
+    text = number(statistics.median(finite), 1)
+    missing = len(values) - len(finite)
+    return f"{text}; infinite at {missing} of {len(values)} seeds" if missing else text
+
+
+def _plain(one: Any) -> float | None:
+    return one["value"] if isinstance(one, dict) else one
+
+
+def _one(found: Any, digits: int) -> str:
+    if not isinstance(found, dict):
+        return number(found, digits)
+    known = {name: float("nan") if found[name] is None else found[name] for name in ("value", "low", "high")}
+    return interval(Interval(known["value"], known["low"], known["high"], found["n"]), digits)

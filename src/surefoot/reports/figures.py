@@ -1,23 +1,21 @@
-"""Figures as inline SVG: colour-blind safe, readable in print and on a phone, each with words beside it."""
+"""Matplotlib figures in the house style as inline SVG; a study's page draws its own (drawing.py)."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from surefoot.reports.records import LABELS, Study
+from surefoot.reports.drawing import Drawing
 
-__all__ = ["blank", "disagreement_figure", "draw_intervals", "final_figure", "svg", "trajectory_figure"]
+__all__ = ["blank", "draw_intervals", "svg"]
 
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-"""Okabe and Ito's palette, in the order of the study's methods."""
+"""Okabe and Ito's palette."""
 MARKERS = "os^Dvp*X"
 _STYLE: dict[str, Any] = {
     "font.size": 10.5,
@@ -33,60 +31,14 @@ _STYLE: dict[str, Any] = {
 }
 
 
-def trajectory_figure(study: Study) -> Figure:
-    """True reward against KL: a thin line for each seed, a thick one for their mean at equal KL."""
-    figure, axes = blank(5.2, 3.7)
-    reference = _reference(study)
-    for colour, method in zip(COLOURS, study.methods, strict=False):
-        paths = [_smooth(cell["trajectory"]) for cell in study.of(method)]
-        for kl, gold in paths:
-            axes.plot(kl, gold, color=colour, alpha=0.28, linewidth=0.9)
-        grid, mean = _mean_path(paths)
-        axes.plot(grid, mean, color=colour, linewidth=2.6, label=LABELS.get(method, method))
-    axes.axhline(reference, color="#555555", linewidth=1, linestyle="--")
-    axes.annotate("reference", (1, reference), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
-    axes.set_xlabel("KL from the reference (nats per sequence)")
-    axes.set_ylabel("true reward")
-    axes.legend(loc="best", fontsize=9.5)
-    return figure
-
-
-def final_figure(study: Study) -> Figure:
-    """True reward of the final policies, a dot for each run, with the reference as a line."""
-    figure, axes = blank(5.2, 0.9 + 0.55 * len(study.methods))
-    for place, method in enumerate(study.methods):
-        gold = study.metric(method, "gold_final")
-        offsets = place + np.linspace(-0.13, 0.13, len(gold)) if len(gold) > 1 else np.array([place])
-        colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
-        axes.plot(gold, offsets, linestyle="", marker=marker, color=colour, markersize=7, alpha=0.85)
-        axes.plot([np.nanmean(gold)] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=2.2)
-    axes.axvline(_reference(study), color="#555555", linewidth=1, linestyle="--")
-    axes.set_yticks(range(len(study.methods)), [LABELS.get(method, method) for method in study.methods])
-    axes.invert_yaxis()
-    axes.set_xlabel("true reward of the final policy (bar: mean, dashed: reference)")
-    return figure
-
-
-def disagreement_figure(found: dict[str, Any]) -> Figure:
-    """What predicts the mean's mistakes (AUROC with 95% intervals), beside the members' accuracies."""
-    figure, (left, right) = blank(6.4, 2.9, columns=2)
-    accuracies = [*found["accuracy_of_members"], found["accuracy_of_mean"]]
-    names = [f"member {k}" for k in range(len(accuracies) - 1)] + ["their mean"]
-    draw_intervals(left, accuracies, names, COLOURS[1])
-    left.set_xlabel("accuracy on held-out pairs")
-    named = {"variance": "variance", "sd_over_margin": "sd / |margin|", "margin": "−|margin| (baseline)"}
-    draw_intervals(right, [found["error_auroc"][key] for key in named], list(named.values()), COLOURS[2])
-    right.axvline(0.5, color="#555555", linewidth=1, linestyle="--")
-    right.set_xlabel("AUROC for the mean's mistakes")
-    return figure
-
-
-def svg(figure: Figure, identity: str, *, standalone: bool = False) -> str:
+def svg(figure: Figure | Drawing, identity: str, *, standalone: bool = False) -> str:
     """The figure as an <svg> element that scales with its box; ids are made unique by `identity`.
 
     Args:
         standalone: for a file of its own, which needs the namespace that HTML implies.
     """
+    if isinstance(figure, Drawing):
+        return figure.svg(standalone=standalone)
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": identity, "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
@@ -107,29 +59,6 @@ def blank(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(1, columns)
     return figure, axes
-
-
-def _reference(study: Study) -> float:
-    return float(np.nanmean([cell["metrics"]["gold_reference"] for cell in study.cells]))
-
-
-def _smooth(trajectory: Sequence[dict[str, Any]], window: int = 7) -> tuple[Any, Any]:
-    """Running means of KL and true reward over the steps at which both are known."""
-    rows = [(row["kl"], row["gold"]) for row in trajectory if row["kl"] is not None and row["gold"] is not None]
-    if len(rows) < window:
-        return np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
-    kernel = np.ones(window) / window
-    kl, gold = (np.convolve([row[i] for row in rows], kernel, mode="valid") for i in (0, 1))
-    return kl, gold
-
-
-def _mean_path(paths: list[tuple[Any, Any]]) -> tuple[Any, Any]:
-    """Mean over seeds at equal KL, up to the smallest KL that all seeds reached; KL is made monotone first."""
-    usable = [(np.maximum.accumulate(kl), gold) for kl, gold in paths if len(kl)]
-    if not usable:
-        return np.array([]), np.array([])
-    grid = np.linspace(max(kl[0] for kl, _ in usable), min(kl[-1] for kl, _ in usable), 80)
-    return grid, np.mean([np.interp(grid, kl, gold) for kl, gold in usable], axis=0)
 
 
 def draw_intervals(axes: Axes, found: list[dict[str, Any]], names: list[str], colour: str) -> None:

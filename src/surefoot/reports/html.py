@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from surefoot.reports.figures import svg
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-__all__ = ["picture", "render"]
+__all__ = ["picture", "render", "script"]
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("surefoot.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -22,7 +25,16 @@ def render(template: str, **values: Any) -> str:
     return _ENVIRONMENT.get_template(template).render(**values)
 
 
+def script(name: str) -> dict[str, Markup]:
+    """A template folder's script, and the hash by which a page's security policy lets it run, and nothing else."""
+    source = (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+    return {"script": Markup(source), "script_hash": Markup(f"sha256-{digest}")}
+
+
 def picture(figure: Figure, identity: str, words: str) -> Markup:
-    """The figure as inline SVG, with `words` for readers who can't see it."""
+    """A Matplotlib figure as inline SVG, with `words` for readers who can't see it."""
+    from surefoot.reports.figures import svg
+
     drawing = svg(figure, identity).replace("<svg ", '<svg role="img" aria-label="{}" ', 1)
     return Markup(drawing.replace("{}", str(Markup.escape(words)), 1))

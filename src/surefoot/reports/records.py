@@ -1,18 +1,16 @@
-"""Read a study's records into plain rows and sum them up; unknown figures stay None."""
+"""Read a study's records into groups of comparable runs; unknown figures stay None, or become NaN in arrays."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from surefoot.errors import RunError
 from surefoot.files import read_json
-from surefoot.maths.statistics import Interval, bootstrap_mean, brown_forsythe, lower_tail, risk, spread
 
-__all__ = ["MethodSummary", "Study", "read_study", "summarise"]
+__all__ = ["LABELS", "Group", "Study", "label_of", "read_study"]
 
 BASELINE = "vanilla"
 LABELS = {
@@ -28,93 +26,170 @@ LABELS = {
     "cvar": "CVaR",
     "kl_robust": "KL-robust",
     "brme": "BRME",
+    "rvpo": "RVPO",
 }
+_PLACE = ("key", "setting", "source", "method", "kl_budget", "seed")
+_PARTS = {"metrics": dict, "trajectory": list, "samples": list}
+_GRID = ("title", "config", "settings", "sources", "methods", "kl_budgets", "seeds", "cells", "versions", "commit")
+
+Record = dict[str, Any]
+Place = tuple[str, str, float | None]
+"""Setting, source and KL budget."""
+
+
+def label_of(method: str) -> str:
+    """The method's name for readers; a name that the user chose stands for itself."""
+    return LABELS.get(method, method)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The finished cells of one setting, source and KL budget: what may be compared, seed by seed.
+
+    Args:
+        methods: of the whole study, in its order; some may have no finished cell here.
+        baseline: the method that the others are compared with.
+        planned: how many cells the grid has here.
+    """
+
+    setting: str
+    source: str
+    kl_budget: float | None
+    methods: list[str]
+    baseline: str
+    cells: list[Record]
+    planned: int
+
+    @property
+    def place(self) -> Place:
+        return self.setting, self.source, self.kl_budget
+
+    @property
+    def finished_methods(self) -> list[str]:
+        found = {cell["method"] for cell in self.cells}
+        return [method for method in self.methods if method in found]
+
+    def of(self, method: str) -> list[Record]:
+        """The method's finished cells by seed."""
+        return sorted((c for c in self.cells if c["method"] == method), key=lambda c: int(c["seed"]))
+
+    def metric(self, method: str, name: str) -> dict[int, float]:
+        """Seed to one figure of the method's cells; None becomes NaN."""
+        return {int(cell["seed"]): known(cell["metrics"].get(name)) for cell in self.of(method)}
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """Everything a study left on disk."""
+    """Everything a study left on disk that belongs to its present grid.
 
-    settings: dict[str, Any]
-    cells: list[dict[str, Any]]
-    disagreement: list[dict[str, Any]]
+    Args:
+        grid: `study.json`.
+        cells: finished cells, each under its place in the grid.
+        failed: cells whose last try ended in an error, and that never finished.
+        disagreement: one record for each reward source and seed.
+    """
+
+    grid: Record
+    cells: list[Record]
+    failed: list[Record]
+    disagreement: list[Record]
 
     @property
     def methods(self) -> list[str]:
-        return list(self.settings["methods"])
+        return list(self.grid["methods"])
 
-    def of(self, method: str) -> list[dict[str, Any]]:
-        """The method's cells by seed."""
-        return sorted((c for c in self.cells if c["method"] == method), key=lambda c: int(c["seed"]))
+    @property
+    def baseline(self) -> str:
+        return BASELINE if BASELINE in self.methods else self.methods[0]
 
-    def metric(self, method: str, name: str) -> list[float]:
-        """One figure of every cell of the method; None becomes NaN."""
-        values = [cell["metrics"].get(name) for cell in self.of(method)]
-        return [np.nan if value is None else float(value) for value in values]
+    @property
+    def planned(self) -> int:
+        return len(self.grid["cells"])
 
-
-@dataclass(frozen=True, slots=True)
-class MethodSummary:
-    """One method over its runs; gains are in true reward over the reference policy.
-
-    `paired` is the mean difference of its gain to the baseline's at the same seed; unknown for the baseline itself.
-    """
-
-    method: str
-    label: str
-    runs: int
-    risk: Interval
-    gain: Interval
-    paired: Interval
-    spread: float
-    spread_p: float
-    worst: float
-    kl: float
+    @property
+    def groups(self) -> list[Group]:
+        """By setting, source and budget in the grid's order; groups without any finished cell are left out."""
+        planned: dict[Place, int] = {}
+        for cell in self.grid["cells"]:
+            planned[_group(cell)] = planned.get(_group(cell), 0) + 1
+        finished: dict[Place, list[Record]] = {place: [] for place in planned}
+        for cell in self.cells:
+            finished[_group(cell)].append(cell)
+        return [
+            Group(setting, source, budget, self.methods, self.baseline, cells, planned[setting, source, budget])
+            for (setting, source, budget), cells in finished.items()
+            if cells
+        ]
 
 
 def read_study(directory: str | Path) -> Study:
-    """Read `study.json`, `cells/` and `disagreement/`.
+    """Read `study.json` and, of `cells/`, `failed/` and `disagreement/`, what belongs to its grid.
 
     Raises:
-        RunError: there is no study in the directory, or none of its cells is finished.
+        RunError: there is no study in the directory, none of its cells is finished, or a record is broken (its file
+            is named).
     """
     folder = Path(directory)
-    if not (folder / "study.json").exists():
-        raise RunError(f"{folder} holds no finished study (no study.json); run it again to go on")
-    settings = read_json(folder / "study.json")
-    cells = [read_json(path) for path in sorted((folder / "cells").glob("*.json"))]
+    grid = _read_grid(folder)
+    cells = [cell | place for place in grid["cells"] if (cell := _read_cell(folder, place["key"])) is not None]
+    failed = [one | place for place in grid["cells"] if (one := _read_failure(folder, place["key"])) is not None]
     if not cells:
-        raise RunError(f"{folder} holds a study without any finished cell")
-    disagreement = [read_json(path) for path in sorted((folder / "disagreement").glob("*.json"))]
-    return Study(settings, cells, disagreement)
+        hint = f"; {len(failed)} failed, see {folder / 'failed'}" if failed else "; start it, or let it go on"
+        raise RunError(f"{folder} holds a study without any finished cell{hint}")
+    return Study(grid, cells, failed, _read_disagreement(folder, grid))
 
 
-def summarise(study: Study) -> list[MethodSummary]:
-    """The methods in the study's order; bootstrap intervals are seeded, so a report is reproducible."""
-    return [_summary(study, method) for method in study.methods if study.of(method)]
+def known(value: float | None) -> float:
+    """A figure of a record as a number; None is unknown: NaN."""
+    return math.nan if value is None else float(value)
 
 
-def _summary(study: Study, method: str) -> MethodSummary:
-    gains = study.metric(method, "gold_gain")
-    baseline = study.metric(BASELINE, "gold_gain") if method != BASELINE else gains
-    return MethodSummary(
-        method=method,
-        label=LABELS.get(method, method),
-        runs=len(gains),
-        risk=risk(gains),
-        gain=bootstrap_mean(gains, np.random.default_rng(0)),
-        paired=bootstrap_mean(_differences(study, method), np.random.default_rng(0)),
-        spread=spread(gains),
-        spread_p=brown_forsythe(gains, baseline) if method != BASELINE else np.nan,
-        worst=lower_tail(gains),
-        kl=float(np.nanmean(study.metric(method, "kl_final"))),
-    )
+def _group(cell: Record) -> Place:
+    return cell["setting"], cell["source"], cell["kl_budget"]
 
 
-def _differences(study: Study, method: str) -> list[float]:
-    """Gain over the baseline's at each seed that both have finished."""
-    if method == BASELINE:
-        return []
-    baseline = dict(zip((c["seed"] for c in study.of(BASELINE)), study.metric(BASELINE, "gold_gain"), strict=True))
-    gains = zip((c["seed"] for c in study.of(method)), study.metric(method, "gold_gain"), strict=True)
-    return [gain - baseline[seed] for seed, gain in gains if seed in baseline]
+def _read_grid(folder: Path) -> Record:
+    path = folder / "study.json"
+    if not path.exists():
+        raise RunError(f"{folder} holds no study (no study.json); give the output directory of `surefoot study`")
+    grid = _dict(read_json(path), path)
+    missing = [name for name in _GRID if name not in grid]
+    if missing or not grid["methods"]:
+        raise RunError(f"{path} is no study that this version reads (missing: {', '.join(missing) or 'methods'})")
+    for place in grid["cells"]:
+        if absent := [name for name in _PLACE if name not in place]:
+            raise RunError(f"{path} lists a cell without {', '.join(absent)}; start the study again to write it anew")
+    return grid
+
+
+def _read_cell(folder: Path, key: str) -> Record | None:
+    path = folder / "cells" / f"{key}.json"
+    if not path.exists():
+        return None
+    cell = _dict(read_json(path), path)
+    for name, kind in _PARTS.items():
+        if not isinstance(cell.get(name), kind):
+            raise RunError(f"{path} is not a cell's record: '{name}' is missing or no {kind.__name__}; delete it and "
+                           "run the study again")  # fmt: skip
+    return cell
+
+
+def _read_failure(folder: Path, key: str) -> Record | None:
+    path = folder / "failed" / f"{key}.json"
+    if not path.exists() or (folder / "cells" / f"{key}.json").exists():
+        return None
+    return {"error": "", "when": ""} | _dict(read_json(path), path)
+
+
+def _read_disagreement(folder: Path, grid: Record) -> list[Record]:
+    wanted = {(cell["setting"], cell["source"], cell["seed"]) for cell in grid["cells"]}
+    paths = sorted((folder / "disagreement").glob("*.json"))
+    found = [_dict(read_json(path), path) for path in paths]
+    mine = [one for one in found if (one.get("setting"), one.get("source"), one.get("seed")) in wanted]
+    return sorted(mine, key=lambda one: int(one["seed"]))
+
+
+def _dict(found: Any, path: Path) -> Record:
+    if not isinstance(found, dict):
+        raise RunError(f"{path} must hold one JSON object; delete it and run the study again")
+    return found

@@ -1,24 +1,29 @@
-"""Figures in words: how an unknown is shown, and what a handful of runs can and can't say."""
+"""Figures in words: how numbers and intervals are written, and how an unknown is shown."""
 
 from __future__ import annotations
 
 import math
 
 from surefoot.maths.statistics import Interval
-from surefoot.reports.records import MethodSummary
 
-__all__ = ["headline", "interval", "number", "percent_interval", "proof"]
+__all__ = ["UNKNOWN", "budget", "compact", "interval", "number", "percent_interval", "probability", "signed", "times"]
 
 UNKNOWN = "not scored"
-FEW = 20
-"""Below so many runs a risk of 0 can't be told from one of 15% (Wilson), and the report says so."""
 
 
 def number(value: float | None, digits: int = 2) -> str:
     """A number, or that there is none."""
     if value is None or math.isnan(value):
         return UNKNOWN
-    return f"{value:.{digits}f}".replace("-", "−")
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A difference, with its sign; a dash if it is unknown."""
+    if math.isnan(value):
+        return "–"
+    rounded = round(value, digits) + 0.0
+    return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
 
 
 def interval(found: Interval, digits: int = 2) -> str:
@@ -28,6 +33,19 @@ def interval(found: Interval, digits: int = 2) -> str:
     return f"{number(found.value, digits)} [{number(found.low, digits)}, {number(found.high, digits)}]"
 
 
+def compact(found: Interval, *, percent: bool = False) -> str:
+    """.40 [.22, .58] or 17% [5, 45], for narrow tables; nothing where nothing is known."""
+    if math.isnan(found.value):
+        return ""
+    value = f"{found.value:.0%}" if percent else _bare(found.value)
+    ends = [f"{100 * end:.0f}" if percent else _bare(end) for end in (found.low, found.high)]
+    return value if math.isnan(found.low) else f"{value} [{', '.join(ends)}]"
+
+
+def _bare(value: float) -> str:
+    return number(value).replace("0.", ".", 1) if abs(value) < 1 else number(value)
+
+
 def percent_interval(found: Interval) -> str:
     """The same as whole percentages."""
     if math.isnan(found.value):
@@ -35,27 +53,18 @@ def percent_interval(found: Interval) -> str:
     return f"{found.value:.0%} [{found.low:.0%}, {found.high:.0%}]"
 
 
-def headline(summaries: list[MethodSummary]) -> list[str]:
-    """A sentence for each method: how often it ended below the reference, and what it gained."""
-    return [
-        f"{one.label.capitalize()}: ended below the reference in {_count(one)} of {one.runs} runs; mean gain in true "
-        f"reward {interval(one.gain)}."
-        for one in summaries
-    ]
+def probability(value: float) -> str:
+    """A p-value, or a dash."""
+    if math.isnan(value):
+        return "–"
+    return "< .001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
-def proof(summaries: list[MethodSummary]) -> str:
-    """What this number of runs can show, by a fixed rule."""
-    runs = min(one.runs for one in summaries)
-    upper = max(one.risk.high for one in summaries if one.risk.value == min(s.risk.value for s in summaries))
-    if runs < FEW:
-        return (
-            f"{runs} runs of each method demonstrate and don't prove: even a method that never ended below the "
-            f"reference in {runs} runs may do so in up to {upper:.0%} of them (95% interval). Nothing here should be "
-            "read as a comparison of risks."
-        )
-    return f"With {runs} runs of each method, the intervals in the table say how sure each figure is."
+def times(value: float) -> str:
+    """A ratio, such as 2.3×."""
+    return "–" if math.isnan(value) else f"{value:.1f}×" if value < 10 else f"{value:.0f}×"
 
 
-def _count(one: MethodSummary) -> int:
-    return round(one.risk.value * one.risk.n)
+def budget(value: float | None) -> str:
+    """A KL budget in words."""
+    return "β constant" if value is None else f"{value:g} nats"

@@ -1,0 +1,198 @@
+"""Statistics that compare aligned policies over runs: along a trajectory, at equal KL, and over many methods.
+
+`statistics.py` holds what any set of numbers has (intervals, tests, ranks); here are the trajectories and designs of a
+risk study. An unknown value is NaN, and a level that a run never reached is unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import optimize, stats
+
+from surefoot.maths.statistics import Floats
+
+__all__ = [
+    "Frontier",
+    "detectable_difference",
+    "detectable_risk_difference",
+    "frontier",
+    "holm",
+    "matched_level",
+    "over_optimisation_gap",
+    "running_mean",
+    "values_at",
+]
+
+Path = tuple[Floats, Floats]
+"""KL from the reference, and a value, both (steps,) in the order of training."""
+
+
+def running_mean(values: ArrayLike, window: int) -> Floats:
+    """Means of `window` neighbours: (steps,) → (steps − window + 1,); of all of them if there are fewer.
+
+    >>> running_mean([1.0, 2.0, 6.0], 2).tolist(), running_mean([1.0, 3.0], 7).tolist()
+    ([1.5, 4.0], [2.0])
+    """
+    if window < 1:
+        raise ValueError(f"a window of {window} values has no mean")
+    found = np.asarray(values, dtype=np.float64)
+    if not len(found):
+        return found
+    width = min(window, len(found))
+    return np.convolve(found, np.full(width, 1.0 / width), mode="valid")
+
+
+def over_optimisation_gap(gold: ArrayLike, window: int) -> float:
+    """Best running mean of the true reward along a run minus its last one: what stopping in time would have kept.
+
+    Never negative, and above 0 for a flat noisy run, because the best of many noisy means is picked: compare it
+    between methods, not with 0. NaN for fewer than window + 1 known values.
+
+    >>> over_optimisation_gap([0.0, 2.0, 4.0, 2.0, 0.0], window=2)
+    2.0
+    """
+    found = np.asarray(gold, dtype=np.float64)
+    smooth = running_mean(found[~np.isnan(found)], window)
+    return float(smooth.max() - smooth[-1]) if len(smooth) > 1 else math.nan
+
+
+def values_at(kl: ArrayLike, values: ArrayLike, levels: ArrayLike) -> Floats:
+    """The value where the KL first reaches each level, linear between the steps before and after.
+
+    Args:
+        kl, values: (steps,) in the order of training; smooth them first, a batch's KL is noisy.
+        levels: (levels,) nats.
+
+    Returns:
+        (levels,); NaN where the run never reached the level, or began above it.
+
+    >>> values_at([0.0, 2.0, 1.0, 4.0], [0.0, 1.0, 9.0, 3.0], [1.0, 2.0, 3.0, 5.0]).tolist()
+    [0.5, 1.0, 5.0, nan]
+    """
+    x, y, at = (np.asarray(each, dtype=np.float64) for each in (kl, values, levels))
+    if not len(x):
+        return np.full(at.shape, math.nan)
+    after = np.searchsorted(np.maximum.accumulate(x), at, side="left")
+    right, left = np.minimum(after, len(x) - 1), np.maximum(np.minimum(after, len(x) - 1) - 1, 0)
+    step = np.where(x[right] > x[left], x[right] - x[left], 1.0)
+    found = y[left] + (y[right] - y[left]) * (at - x[left]) / step
+    found = np.where((after == 0) & (at == x[0]), y[0], found)
+    return np.where((after == len(x)) | ((after == 0) & (at < x[0])), math.nan, found)
+
+
+def matched_level(peaks: Sequence[ArrayLike], share: float = 0.9) -> float:
+    """The largest KL that at least `share` of the runs of every method reached; NaN if a method has no run.
+
+    The largest KL of all would hang on the one run that moved least; those that fell short are unknown there, and
+    are to be counted.
+
+    Args:
+        peaks: for each method the largest KL of each of its runs.
+
+    >>> matched_level([[5.0, 6.0, 7.0, 1.0], [4.0, 4.5, 9.0, 9.0]], share=0.75)
+    4.5
+    """
+    levels = []
+    for peak in peaks:
+        falling = np.sort(np.asarray(peak, dtype=np.float64))[::-1]
+        needed = math.ceil(share * len(falling) - 1e-9)
+        levels.append(float(falling[needed - 1]) if len(falling) else math.nan)
+    return math.nan if not levels or any(math.isnan(level) for level in levels) else min(levels)
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """Mean over runs of a value at each KL level, its pointwise interval, and the runs that reached the level."""
+
+    levels: Floats
+    mean: Floats
+    low: Floats
+    high: Floats
+    n: Floats
+
+
+def frontier(paths: Sequence[Path], levels: ArrayLike, confidence: float = 0.95) -> Frontier:
+    """Value against KL over runs, with Student's interval at each level: mean ± t(n−1) · sd/√n, sd with ddof=1.
+
+    The band is pointwise: it holds at one level, not at all of them together. Where n falls, the mean is of the runs
+    that got so far, which need not be like the others. Unknown without runs; the interval, for fewer than two.
+    """
+    at = np.asarray(levels, dtype=np.float64)
+    rows = np.array([values_at(kl, values, at) for kl, values in paths]).reshape(len(paths), len(at))
+    known = ~np.isnan(rows)
+    n = known.sum(axis=0).astype(np.float64)
+    some, several = np.where(n > 0, n, math.nan), np.where(n > 1, n, math.nan)
+    mean = np.where(known, rows, 0.0).sum(axis=0) / some
+    squares = np.where(known, rows - mean, 0.0) ** 2
+    sd = np.sqrt(squares.sum(axis=0) / (several - 1))
+    half = stats.t.ppf(0.5 + confidence / 2, several - 1) * sd / np.sqrt(several)
+    return Frontier(at, mean, mean - half, mean + half, n)
+
+
+def holm(p: ArrayLike) -> Floats:
+    """Holm's adjusted p-values: that all rejections at α are right has probability 1 − α (Holm 1979).
+
+    p₍ᵢ₎ becomes the largest of (m − j + 1)·p₍ⱼ₎ over j ≤ i, at most 1. An unknown p stays unknown and isn't counted.
+
+    >>> holm([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    found = np.asarray(p, dtype=np.float64)
+    known = np.flatnonzero(~np.isnan(found))
+    order = known[np.argsort(found[known], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    adjusted = np.full(found.shape, math.nan)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * found[order]))
+    return adjusted
+
+
+def detectable_difference(differences: ArrayLike, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The smallest mean paired difference that so many runs would find, given the spread of those observed.
+
+    The δ at which a two-sided paired t-test at level `alpha` rejects with probability `power`:
+    P(|T| > t(n−1, 1−α/2)) with T noncentral t, n − 1 degrees of freedom, noncentrality δ√n/sd (ddof=1). It depends on
+    the observed spread alone, not on the observed mean; at small n that spread is itself rough. In the units of the
+    differences; NaN for fewer than two.
+    """
+    found = np.asarray(differences, dtype=np.float64)
+    found = found[~np.isnan(found)]
+    if len(found) < 2:
+        return math.nan
+    return _noncentrality(len(found), alpha, power) * float(found.std(ddof=1)) / math.sqrt(len(found))
+
+
+@lru_cache(maxsize=512)
+def _noncentrality(n: int, alpha: float, power: float) -> float:
+    critical = float(stats.t.ppf(1 - alpha / 2, n - 1))
+
+    def excess(shift: float) -> float:
+        tails = (stats.nct.sf(critical, n - 1, shift), stats.nct.cdf(-critical, n - 1, shift))
+        return float(np.nansum(tails)) - power  # SciPy gives NaN for a far tail that is 0 to rounding
+
+    high = 1.0
+    while excess(high) < 0:
+        high *= 1.5
+    return float(optimize.brentq(excess, 1e-9, high))
+
+
+def detectable_risk_difference(risk: float, n: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """By how much a risk must fall below `risk` for n runs of each method to find it; NaN if no fall would do.
+
+    Cohen's arcsine test of two proportions (Cohen 1988, ch. 6): φ(p) = 2 arcsin √p, and the fall is found where
+    φ(risk) − φ(lower) ≥ (z(1−α/2) + z(power)) √(2/n). It takes the runs of the two methods as independent; runs paired
+    by seed find somewhat smaller differences.
+
+    >>> round(detectable_risk_difference(0.5, 50), 3), detectable_risk_difference(0.1, 12)
+    (0.266, nan)
+    """
+    if math.isnan(risk) or n < 1:
+        return math.nan
+    step = float(stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)) * math.sqrt(2 / n)
+    angle = 2 * math.asin(math.sqrt(risk)) - step
+    return risk - math.sin(angle / 2) ** 2 if angle >= 0 else math.nan

@@ -1,0 +1,65 @@
+"""Trajectories of a group as arrays: gain in true reward against KL, smoothed, and read at equal KL."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from surefoot.maths.run_statistics import Path, matched_level, over_optimisation_gap, running_mean, values_at
+from surefoot.reports.records import Group, known
+
+__all__ = ["REACHED", "WINDOW", "gains_at", "gaps", "level_of", "path_of", "paths_of"]
+
+WINDOW = 7
+"""Updates that a running mean spans; one batch's true reward is too noisy to read."""
+REACHED = 0.9
+"""Share of each method's runs that must have reached the KL at which methods are compared."""
+
+
+def path_of(cell: dict[str, Any]) -> Path:
+    """(KL, gain) along one run: running means of both, from the reference (0, 0) on.
+
+    The gain is the batches' true reward minus the reference's on the same training prompts. Empty where the true
+    reward was not measured along the way.
+    """
+    origin = known(cell["metrics"].get("gold_reference_train"))
+    rows = [
+        (row["kl"], row["gold"] - origin)
+        for row in cell["trajectory"]
+        if row["kl"] is not None and row["gold"] is not None
+    ]
+    if not rows or math.isnan(origin):
+        return np.array([]), np.array([])
+    kl, gain = (running_mean([row[i] for row in rows], WINDOW) for i in (0, 1))
+    return np.insert(kl, 0, 0.0), np.insert(gain, 0, 0.0)
+
+
+def paths_of(group: Group, method: str) -> dict[int, Path]:
+    """Seed to path, of the runs that have one."""
+    found = {int(cell["seed"]): path_of(cell) for cell in group.of(method)}
+    return {seed: path for seed, path in found.items() if len(path[0])}
+
+
+def level_of(group: Group) -> float:
+    """The KL at which the group's methods are compared: what nine in ten of each method's runs reached, rounded down.
+
+    At most the budget. NaN where a method has no trajectory of the true reward.
+    """
+    peaks = [[float(kl.max()) for kl, _ in paths_of(group, m).values()] for m in group.finished_methods]
+    level = min(matched_level(peaks, REACHED), math.inf if group.kl_budget is None else group.kl_budget)
+    return math.floor(100 * level) / 100 if math.isfinite(level) and level > 0 else math.nan
+
+
+def gains_at(group: Group, method: str, level: float) -> dict[int, float]:
+    """Seed to gain where the run first reached that KL; NaN if it never did."""
+    found = {int(cell["seed"]): path_of(cell) for cell in group.of(method)}
+    return {seed: float(values_at(kl, gain, [level])[0]) for seed, (kl, gain) in found.items()}
+
+
+def gaps(group: Group, method: str) -> list[float]:
+    """Over-optimisation gap of each of the method's runs."""
+    return [
+        over_optimisation_gap([known(row["gold"]) for row in cell["trajectory"]], WINDOW) for cell in group.of(method)
+    ]

@@ -1,0 +1,57 @@
+"""What a study found as files for other programs: summary.json, summary.csv, and a line for each cell in cells.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from surefoot.files import write_json, write_text
+from surefoot.reports.paths import REACHED, WINDOW
+from surefoot.reports.records import Study
+from surefoot.reports.summary import ALPHA, MethodSummary, summary_rows
+
+__all__ = ["write_study_files"]
+
+_PLACE = ("setting", "source", "method", "kl_budget", "seed", "key")
+
+
+def write_study_files(directory: str | Path, study: Study, found: list[MethodSummary]) -> list[Path]:
+    """Write the three files beside the records, each whole; an unknown figure is null, or an empty field."""
+    folder, rows = Path(directory), summary_rows(found)
+    return [
+        write_json(folder / "summary.json", _head(study) | {"rows": rows}),
+        write_text(folder / "summary.csv", _csv(rows)),
+        write_text(folder / "cells.csv", _csv([_cell_row(cell) for cell in study.cells])),
+    ]
+
+
+def _head(study: Study) -> dict[str, Any]:
+    return {
+        "kind": "study_summary",
+        "title": study.grid["title"],
+        "baseline": study.baseline,
+        "planned": study.planned,
+        "finished": len(study.cells),
+        "failed": len(study.failed),
+        "alpha": ALPHA,
+        "power": 0.8,
+        "smoothing": WINDOW,
+        "matched_kl_reached_by": REACHED,
+        "commit": study.grid["commit"],
+        "versions": study.grid["versions"],
+    }
+
+
+def _cell_row(cell: dict[str, Any]) -> dict[str, Any]:
+    return {name: cell[name] for name in _PLACE} | cell["metrics"]
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in rows)
+    return buffer.getvalue()

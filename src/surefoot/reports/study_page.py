@@ -1,0 +1,132 @@
+"""What the page of a study shows, group by group, ready for its template."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from markupsafe import Markup
+
+from surefoot.maths.statistics import Interval
+from surefoot.reports.disagreement import disagreements_of
+from surefoot.reports.drawing import Drawing
+from surefoot.reports.html import script
+from surefoot.reports.paths import REACHED, WINDOW
+from surefoot.reports.records import Group, Study, known, label_of
+from surefoot.reports.samples import samples_of
+from surefoot.reports.study_figures import (
+    differences_figure,
+    disagreement_figure,
+    ends_figure,
+    frontier_figure,
+    path_figures,
+    risk_figure,
+)
+from surefoot.reports.study_tables import (
+    differences_table,
+    ends_table,
+    failures_table,
+    groups_table,
+    matched_table,
+    name_of,
+    price_table,
+)
+from surefoot.reports.study_words import best_of, completeness, group_words, proof, study_words
+from surefoot.reports.summary import MEAN, MethodSummary
+
+__all__ = ["page_values"]
+
+_OPEN = 3
+"""Up to so many groups are shown unfolded."""
+_MEMBERS = (("one member", "accuracy_of_members"), ("their mean", "accuracy_of_mean"))
+_ERRORS = (("variance", "variance"), ("sd / |margin|", "sd_over_margin"), ("−|margin|, the baseline", "margin"))
+
+Groups = list[tuple[Group, list[MethodSummary]]]
+
+
+def page_values(study: Study, groups: Groups) -> dict[str, Any]:
+    """Everything that `study.html.j2` names."""
+    return {
+        "title": study.grid["title"],
+        "baseline": label_of(study.baseline),
+        "seeds": study.grid["seeds"],
+        "methods": [label_of(method) for method in study.methods],
+        "words": study_words(study, [found for _, found in groups]),
+        "completeness": completeness(study),
+        "proof": proof([one for _, found in groups for one in found]),
+        "overview": groups_table(study, groups) if len(groups) > 1 else None,
+        "groups": [_group(study, group, found) for group, found in groups],
+        "folded": len(groups) > _OPEN,
+        "disagreements": [_disagreement(one) for one in disagreements_of(study)],
+        "failures": failures_table(study),
+        "window": WINDOW,
+        "reached": f"{REACHED:.0%}",
+        "config": yaml.safe_dump(study.grid["config"], sort_keys=False, allow_unicode=True),
+        "versions": sorted(study.grid["versions"].items()),
+        "commit": study.grid["commit"],
+        **script("sorting.js"),
+    }
+
+
+def _group(study: Study, group: Group, found: list[MethodSummary]) -> dict[str, Any]:
+    best = best_of(found)
+    name = best.method if best is not None else None
+    seed, samples = samples_of(group, name)
+    return {
+        "name": name_of(group.place, study),
+        "words": group_words(found),
+        "level": found[0].level,
+        "ends": ends_table(found),
+        "tables": _tables(found),
+        "price": price_table(found),
+        "figures": _figures(group, found, name),
+        "paths": [(label, _drawn(drawing)) for label, drawing in path_figures(group)],
+        "samples": samples,
+        "samples_seed": seed,
+    }
+
+
+def _tables(found: list[MethodSummary]) -> list[tuple[str, Any]]:
+    mean = [] if any(one.method == MEAN and one.is_baseline for one in found) else ["to_mean"]
+    named = [(name, differences_table(found, name), matched_table(found, name)) for name in ("paired", *mean)]
+    return [(name, table) for name, *tables in named for table in tables if table is not None]
+
+
+def _figures(group: Group, found: list[MethodSummary], best: str | None) -> dict[str, Markup | None]:
+    base = label_of(group.baseline)
+    drawn = {
+        "ends": ends_figure(group, found),
+        "risk": risk_figure(group, found),
+        "paired": differences_figure(group, found, lambda one: one.paired.difference, base),
+        "to_mean": differences_figure(group, found, lambda one: one.to_mean.difference, label_of(MEAN)),
+        "frontier": frontier_figure(group, best),
+    }
+    if group.baseline == MEAN:
+        drawn["to_mean"] = None
+    return {name: None if drawing is None else _drawn(drawing) for name, drawing in drawn.items()}
+
+
+def _disagreement(found: dict[str, Any]) -> dict[str, Any]:
+    records = found["records"]
+    members = [(what, [_accuracy(one[key]) for one in records]) for what, key in _MEMBERS]
+    errors = [(what, [_interval(one["error_auroc"][key]) for one in records]) for what, key in _ERRORS]
+    return found | {
+        "accuracy": _drawn(disagreement_figure(members, "accuracy on held-out pairs", None)),
+        "errors": _drawn(disagreement_figure(errors, "AUROC for the mean's mistakes", 0.5)),
+    }
+
+
+def _accuracy(found: Any) -> Interval:
+    """Of the mean with its interval; of the members their average, which has none."""
+    if isinstance(found, dict):
+        return _interval(found)
+    average = sum(one["value"] for one in found) / len(found)
+    return Interval(average, float("nan"), float("nan"), len(found))
+
+
+def _interval(found: dict[str, Any]) -> Interval:
+    return Interval(known(found["value"]), known(found["low"]), known(found["high"]), found["n"])
+
+
+def _drawn(drawing: Drawing) -> Markup:
+    return Markup(drawing.svg())

@@ -1,0 +1,219 @@
+"""The tables of a study's page: text for readers, and a number beside it for sorting."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from surefoot.maths.statistics import Interval
+from surefoot.reports.records import Group, Study, label_of
+from surefoot.reports.summary import MEAN, Comparison, MethodSummary
+from surefoot.reports.wording import budget, interval, number, percent_interval, probability, signed, times
+
+__all__ = ["Entry", "Table", "differences_table", "ends_table", "failures_table", "groups_table", "matched_table",
+           "name_of", "price_table"]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A cell of a table: what is read, and what it is sorted by (None: unknown, always last)."""
+
+    text: str
+    order: float | str | None = None
+    strong: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Headings and rows; the first entry of a row names it."""
+
+    caption: str
+    headings: list[str]
+    rows: list[list[Entry]]
+
+
+def name_of(place: tuple[str, str, float | None], study: Study) -> str:
+    """A group by what tells it from the others of its study."""
+    axes = (("settings", place[0]), ("sources", place[1]), ("kl_budgets", budget(place[2])))
+    told = [str(name) for axis, name in axes if len(study.grid[axis]) > 1]
+    return " · ".join(told) or str(place[0])
+
+
+def ends_table(found: list[MethodSummary]) -> Table:
+    """Where the runs ended: risk, gain, spread and tail."""
+    return Table(
+        "Gains in true reward over the reference on fresh prompts, with 95% intervals: Wilson's for the risk, "
+        "bootstrap for means. p of the risk: exact McNemar test against the baseline; of the spread: Brown–Forsythe. The gap is "
+        "the best running mean of the true reward along a run minus its last one.",
+        ["method", "runs", "ended below", "p", "mean gain", "spread (sd)", "p", "worst tenth", "KL", "gap"],
+        [
+            [
+                Entry(one.label, one.label),
+                Entry(_runs(one), one.runs),
+                Entry(percent_interval(one.risk), _order(one.risk.value)),
+                _p(one.risk_p),
+                _interval(one.gain),
+                _number(one.spread),
+                _p(one.spread_p),
+                _number(one.worst),
+                _number(one.kl, 1),
+                _interval(one.gap),
+            ]
+            for one in found
+        ],
+    )
+
+
+def differences_table(found: list[MethodSummary], name: str) -> Table | None:
+    """Gains at the end against another method's, seed by seed; None if there is nothing to compare.
+
+    Args:
+        name: `paired` or `to_mean`.
+    """
+    return _comparisons(
+        f"Mean gain at the end minus that of {_other(found, name)} at the same seed, with its bootstrap interval. "
+        "Sign test: exact, two-sided; adjusted: Holm's correction over these methods. Detectable: the smallest mean "
+        "difference that so many runs would find with 80% power at α = 5%, unadjusted.",
+        [(one, getattr(one, name)) for one in found],
+    )
+
+
+def matched_table(found: list[MethodSummary], name: str) -> Table | None:
+    """The same where each run first reached the group's common KL."""
+    level = found[0].level
+    if math.isnan(level):
+        return None
+    return _comparisons(
+        f"The same at {number(level)} nats, where each run first reached it: against {_other(found, name)}. Runs that "
+        "never got so far are left out.",
+        [(one, getattr(one, f"matched_{name}")) for one in found],
+        gains={one.method: one.matched for one in found},
+    )
+
+
+def _comparisons(
+    caption: str, found: list[tuple[MethodSummary, Comparison]], gains: dict[str, Interval] | None = None
+) -> Table | None:
+    rows = [
+        [
+            Entry(one.label, one.label),
+            *([Entry(f"{gains[one.method].n} of {one.runs}", gains[one.method].n), _interval(gains[one.method])]
+              if gains is not None else []),
+            Entry(_difference(versus.difference), _order(versus.difference.value), versus.beyond_chance),
+            Entry(f"{versus.wins} of {versus.difference.n}", versus.wins / versus.difference.n),
+            _p(versus.p),
+            _p(versus.p_holm),
+            _number(versus.detectable),
+        ]
+        for one, versus in found
+        if versus.difference.n
+    ]  # fmt: skip
+    reached = ["reached by", "mean gain there"] if gains is not None else []
+    headings = ["method", *reached, "difference", "better in", "sign test p", "adjusted p", "detectable"]
+    return Table(caption, headings, rows) if rows else None
+
+
+def price_table(found: list[MethodSummary]) -> Table | None:
+    """CPU time of each method; None if none was measured."""
+    if all(math.isnan(one.cost.policy_cpu) for one in found):
+        return None
+    return Table(
+        "Means over runs. A reward source serves all methods of its seed in a study; a user of one method pays for it "
+        "once. The ratio is of both together, at equal seeds.",
+        ["method", "CPU of the policy run, s", "of its reward source, s", "against the baseline", "wall clock, s",
+         "peak memory, MB"],
+        [
+            [
+                Entry(one.label, one.label),
+                _number(one.cost.policy_cpu, 0),
+                _number(one.cost.source_cpu, 0),
+                Entry(times(one.cost.ratio), _order(one.cost.ratio)),
+                _number(one.cost.seconds, 0),
+                _number(one.cost.peak_memory_mb, 0),
+            ]
+            for one in found
+        ],
+    )  # fmt: skip
+
+
+def groups_table(study: Study, groups: list[tuple[Group, list[MethodSummary]]]) -> Table:
+    """One line for each group: the baseline, and the method that gained most, and whether they can be told apart."""
+    rows = [_group_row(study, group, found) for group, found in groups]
+    return Table(
+        "Each line is a setting of its own. Best: the largest mean gain, picked after looking. Bold: beyond chance "
+        "after Holm's correction within the line.",
+        ["group", "cells", "baseline ended below", "best method", "best ended below", "its gain over the baseline",
+         "adjusted p"],
+        rows,
+    )  # fmt: skip
+
+
+def _group_row(study: Study, group: Group, found: list[MethodSummary]) -> list[Entry]:
+    best = max(found, key=lambda one: -math.inf if math.isnan(one.gain.value) else one.gain.value)
+    base = next((one for one in found if one.is_baseline), None)
+    name = name_of(group.place, study)
+    return [
+        Entry(name, name),
+        Entry(f"{len(group.cells)} of {group.planned}", len(group.cells)),
+        Entry("–") if base is None else Entry(percent_interval(base.risk), _order(base.risk.value)),
+        Entry(best.label, best.label),
+        Entry(percent_interval(best.risk), _order(best.risk.value)),
+        Entry(
+            _difference(best.paired.difference), _order(best.paired.difference.value), best.paired.beyond_chance
+        ),
+        _p(best.paired.p_holm),
+    ]  # fmt: skip
+
+
+def failures_table(study: Study) -> Table | None:
+    """Cells whose last try ended in an error, with the first line of it."""
+    if not study.failed:
+        return None
+    rows = [
+        [Entry(_cell_name(one), _cell_name(one)), Entry(_first_line(one["error"])), Entry(str(one["when"]))]
+        for one in study.failed
+    ]
+    return Table("The full errors are in failed/.", ["cell", "error", "when"], rows)
+
+
+def _cell_name(one: dict[str, Any]) -> str:
+    place = [one["setting"], one["source"], label_of(one["method"]), budget(one["kl_budget"]), f"seed {one['seed']}"]
+    return " · ".join(str(part) for part in place)
+
+
+def _first_line(error: str) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else "no message"
+
+
+def _other(found: list[MethodSummary], name: str) -> str:
+    if name == "to_mean":
+        return f"the {label_of(MEAN)}"
+    return next((one.label for one in found if one.is_baseline), "the baseline")
+
+
+def _runs(one: MethodSummary) -> str:
+    return str(one.runs) if one.risk.n == one.runs else f"{one.risk.n} of {one.runs} scored"
+
+
+def _difference(found: Interval) -> str:
+    if math.isnan(found.value) or math.isnan(found.low):
+        return signed(found.value)
+    return f"{signed(found.value)} [{signed(found.low)}, {signed(found.high)}]"
+
+
+def _interval(found: Interval) -> Entry:
+    return Entry(interval(found) if not math.isnan(found.value) else "–", _order(found.value))
+
+
+def _number(value: float, digits: int = 2) -> Entry:
+    return Entry("–" if math.isnan(value) else number(value, digits), _order(value))
+
+
+def _p(value: float) -> Entry:
+    return Entry(probability(value), _order(value))
+
+
+def _order(value: float) -> float | None:
+    return None if math.isnan(value) else float(f"{value:.6g}")

@@ -1,0 +1,268 @@
+"""Sum up a study: each method in each group, and its differences to the baseline and to the mean of members."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from surefoot.maths.run_statistics import detectable_difference, detectable_risk_difference, holm
+from surefoot.maths.statistics import (
+    Interval,
+    bootstrap_mean,
+    brown_forsythe,
+    lower_tail,
+    risk,
+    sign_test,
+    spread,
+)
+from surefoot.reports.paths import gains_at, gaps, level_of
+from surefoot.reports.records import Group, Study, label_of
+
+__all__ = ["ALPHA", "MEAN", "Comparison", "Cost", "MethodSummary", "summarise", "summarise_group", "summary_rows"]
+
+ALPHA = 0.05
+MEAN = "mean"
+BySeed = dict[int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A method's gains minus another's at the same seeds.
+
+    Args:
+        difference: mean with its bootstrap interval; above 0 the method is better.
+        wins, losses: seeds at which it was better, and worse.
+        p: exact two-sided sign test. p_holm: adjusted over the methods of the group.
+        detectable: smallest mean difference that so many pairs would find with 80% power.
+    """
+
+    difference: Interval
+    wins: int
+    losses: int
+    p: float
+    p_holm: float
+    detectable: float
+
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether the adjusted sign test and the interval both tell it from nothing, in the same direction."""
+        low, high = self.difference.low, self.difference.high
+        return self.p_holm < ALPHA and (
+            (low > 0 and self.wins > self.losses) or (high < 0 and self.losses > self.wins)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Means over runs; CPU seconds of policy run and reward source, and their sum against the baseline's."""
+
+    policy_cpu: float
+    source_cpu: float
+    ratio: float
+    seconds: float
+    peak_memory_mb: float
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSummary:
+    """One method over the runs of one group; gains are in true reward over the reference policy.
+
+    Args:
+        runs: finished runs; `risk.n` of them have a true reward.
+        risk_p: exact McNemar test of the risk against the baseline's, paired by seed.
+        risk_detectable: by how much the risk would have to fall below the baseline's to be found; NaN: no fall would.
+        paired, to_mean: gains at the end against the baseline's and the ensemble mean's; unknown for itself.
+        level: the KL of the comparison at matched KL, with the gain there and its differences.
+        gap: over-optimisation gap.
+    """
+
+    setting: str
+    source: str
+    kl_budget: float | None
+    method: str
+    label: str
+    is_baseline: bool
+    runs: int
+    risk: Interval
+    risk_p: float
+    risk_detectable: float
+    gain: Interval
+    spread: float
+    spread_p: float
+    worst: float
+    kl: float
+    gap: Interval
+    paired: Comparison
+    to_mean: Comparison
+    level: float
+    matched: Interval
+    matched_paired: Comparison
+    matched_to_mean: Comparison
+    cost: Cost
+
+
+def summarise(study: Study) -> list[MethodSummary]:
+    """Every method of every group, in the study's order; bootstraps are seeded, so a report is reproducible."""
+    return [one for group in study.groups for one in summarise_group(group)]
+
+
+def summarise_group(group: Group) -> list[MethodSummary]:
+    """The methods that have a finished run, Holm's correction made over them."""
+    level = level_of(group)
+    ends = {method: group.metric(method, "gold_gain") for method in group.finished_methods}
+    at_level = {method: gains_at(group, method, level) for method in group.finished_methods}
+    return _adjusted([_summary(group, method, level, ends, at_level) for method in group.finished_methods])
+
+
+def _summary(
+    group: Group, method: str, level: float, ends: dict[str, BySeed], at_level: dict[str, BySeed]
+) -> MethodSummary:
+    gains, baseline = list(ends[method].values()), list(ends.get(group.baseline, {}).values())
+    itself = method == group.baseline
+    reference = risk(baseline)
+    return MethodSummary(
+        *group.place,
+        method=method,
+        label=label_of(method),
+        is_baseline=itself,
+        runs=len(gains),
+        risk=risk(gains),
+        risk_p=math.nan if itself else _risk_test(ends[method], ends.get(group.baseline, {})),
+        risk_detectable=math.nan if itself else detectable_risk_difference(reference.value, risk(gains).n),
+        gain=_bootstrap(gains),
+        spread=spread(gains),
+        spread_p=math.nan if itself else brown_forsythe(gains, baseline),
+        worst=lower_tail(gains),
+        kl=_mean(group.metric(method, "kl_final").values()),
+        gap=_bootstrap(gaps(group, method)),
+        paired=_compare(ends, method, group.baseline),
+        to_mean=_compare(ends, method, MEAN),
+        level=level,
+        matched=_bootstrap(list(at_level[method].values())),
+        matched_paired=_compare(at_level, method, group.baseline),
+        matched_to_mean=_compare(at_level, method, MEAN),
+        cost=_cost(group, method),
+    )
+
+
+def _compare(values: dict[str, BySeed], method: str, other: str) -> Comparison:
+    """Unknown if it is the method itself, or a method without runs."""
+    differences = [] if method == other else _differences(values[method], values.get(other, {}))
+    return Comparison(
+        _bootstrap(differences),
+        sum(one > 0 for one in differences),
+        sum(one < 0 for one in differences),
+        sign_test(differences),
+        math.nan,
+        detectable_difference(differences),
+    )
+
+
+def _differences(mine: BySeed, theirs: BySeed) -> list[float]:
+    return [value - theirs[seed] for seed, value in mine.items() if seed in theirs]
+
+
+def _risk_test(mine: BySeed, theirs: BySeed) -> float:
+    """McNemar's exact test: of the seeds at which one of the two lost, as many should be the one's as the other's."""
+    pairs = [(a, theirs[seed]) for seed, a in mine.items() if seed in theirs]
+    known = [(a, b) for a, b in pairs if not math.isnan(a + b)]
+    p = sign_test([float(b < 0) - float(a < 0) for a, b in known])
+    return 1.0 if known and math.isnan(p) else p
+
+
+_FAMILIES = ("paired", "to_mean", "matched_paired", "matched_to_mean")
+
+
+def _adjusted(found: list[MethodSummary]) -> list[MethodSummary]:
+    for name in _FAMILIES:
+        adjusted = holm([getattr(one, name).p for one in found])
+        found = [
+            replace(one, **{name: replace(getattr(one, name), p_holm=float(p))})
+            for one, p in zip(found, adjusted, strict=True)
+        ]
+    return found
+
+
+def _cost(group: Group, method: str) -> Cost:
+    policy, source = group.metric(method, "cpu_seconds"), group.metric(method, "source_cpu_seconds")
+    total, other = _total(group, method), _total(group, group.baseline)
+    shared = [seed for seed in total if not math.isnan(total[seed] + other.get(seed, math.nan))]
+    below = sum(other[seed] for seed in shared)
+    return Cost(
+        _mean(policy.values()),
+        _mean(source.values()),
+        sum(total[seed] for seed in shared) / below if below > 0 else math.nan,
+        _mean(group.metric(method, "seconds").values()),
+        _mean(group.metric(method, "peak_memory_mb").values()),
+    )
+
+
+def _total(group: Group, method: str) -> BySeed:
+    source = group.metric(method, "source_cpu_seconds")
+    return {seed: own + source[seed] for seed, own in group.metric(method, "cpu_seconds").items()}
+
+
+def _bootstrap(values: list[float]) -> Interval:
+    return bootstrap_mean(values, np.random.default_rng(0))
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = [value for value in values if not math.isnan(value)]
+    return sum(found) / len(found) if found else math.nan
+
+
+def summary_rows(found: list[MethodSummary]) -> list[dict[str, Any]]:
+    """One flat row of plain values for each summary, for JSON and CSV; NaN is written as None."""
+    return [{name: _plain(value) for name, value in _row(one).items()} for one in found]
+
+
+def _row(one: MethodSummary) -> dict[str, Any]:
+    return {
+        "setting": one.setting,
+        "source": one.source,
+        "method": one.method,
+        "kl_budget": one.kl_budget,
+        "n": one.risk.n,
+        "runs": one.runs,
+        **_interval("risk", one.risk),
+        "risk_p": one.risk_p,
+        "risk_detectable": one.risk_detectable,
+        "spread": one.spread,
+        "spread_p": one.spread_p,
+        **_interval("gain", one.gain),
+        "kl": one.kl,
+        "worst": one.worst,
+        **_interval("over_optimisation_gap", one.gap),
+        **_comparison("paired_gain", one.paired),
+        **_comparison("gain_over_mean", one.to_mean),
+        "matched_kl": one.level,
+        "matched_n": one.matched.n,
+        **_interval("gain_at_matched_kl", one.matched),
+        **_comparison("paired_gain_at_matched_kl", one.matched_paired),
+        **_comparison("gain_over_mean_at_matched_kl", one.matched_to_mean),
+        "policy_cpu_seconds": one.cost.policy_cpu,
+        "source_cpu_seconds": one.cost.source_cpu,
+        "cpu_ratio": one.cost.ratio,
+        "peak_memory_mb": one.cost.peak_memory_mb,
+    }
+
+
+def _interval(name: str, found: Interval) -> dict[str, float]:
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def _comparison(name: str, found: Comparison) -> dict[str, float]:
+    return _interval(name, found.difference) | {
+        f"{name}_n": found.difference.n,
+        f"{name}_p": found.p,
+        f"{name}_p_holm": found.p_holm,
+        f"{name}_detectable": found.detectable,
+    }
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
