@@ -1,0 +1,130 @@
+"""The memory half of `surefoot study --plan`: settings, a table for the terminal, and JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from surefoot.maths.memory import plan_memory
+from surefoot.maths.memory_nouns import Line, MemoryPlan, MemoryRun, Phase, RewardPlan
+
+__all__ = ["MemoryPlanArguments", "memory_json", "memory_plan", "memory_table"]
+
+
+@dataclass
+class MemoryPlanArguments:
+    """What the memory of a named model size depends on."""
+
+    gpus: int = field(default=8, metadata={"help": "plan: GPUs that parameters and states are divided over."})
+    sharding: str = field(default="fsdp", metadata={"help": "plan: none, fsdp (FSDP2, full shard) or zero3."})
+    batch: int = field(default=1, metadata={"help": "plan: sequences of one forward and backward on a GPU."})
+    accumulation: int = field(
+        default=8, metadata={"help": "plan: gradient accumulation steps; batch × accumulation are sampled at once."}
+    )
+    group: int = field(default=8, metadata={"help": "plan: completions of one prompt (num_generations)."})
+    prompt_tokens: int = field(default=512, metadata={"help": "plan: longest prompt."})
+    completion_tokens: int = field(default=512, metadata={"help": "plan: longest completion."})
+    precision: str = field(
+        default="bf16_mixed", metadata={"help": "plan: bf16_mixed (fp32 weights, TRL's default), bf16 or fp32."}
+    )
+    checkpointing: bool = field(default=True, metadata={"help": "plan: gradient checkpointing, TRL's default."})
+    optimiser: str = field(default="adamw", metadata={"help": "plan: adamw, adamw_8bit or paged_adamw_8bit."})
+    attention: str = field(default="sdpa", metadata={"help": "plan: sdpa, eager or flash."})
+    adapter_rank: int = field(default=0, metadata={"help": "plan: LoRA rank of the policy; 0 trains everything."})
+    reference: str = field(
+        default="auto", metadata={"help": "plan: separate, adapter (off, with LoRA), none, or auto, as TRL does."}
+    )
+    generation: str = field(
+        default="transformers", metadata={"help": "plan: transformers, vllm_colocate or vllm_server."}
+    )
+    gpu_gib: float = field(default=80.0, metadata={"help": "plan: memory of one GPU in GiB."})
+    reward_kind: str = field(
+        default="heads", metadata={"help": "plan: heads, independent, lora, laplace, or none (rewards elsewhere)."}
+    )
+    members: int = field(default=5, metadata={"help": "plan: K reward models, adapters or heads."})
+    reward_size: str | None = field(
+        default=None, metadata={"help": "plan: reward model's size or directory; the policy's if not given."}
+    )
+
+
+def memory_plan(model_size: str, given: MemoryPlanArguments) -> MemoryPlan:
+    """The plan of a named size (7B, 32B, 70B) or of a model's directory or config.json.
+
+    Raises:
+        ConfigError: an unknown size (the nearest is named) or a setting that isn't usable.
+        ModelError: a config that can't be read, or isn't a Llama-like decoder's.
+    """
+    from surefoot.studies.model_shapes import model_shape
+
+    reward = RewardPlan(
+        given.reward_kind,
+        given.members,
+        None if given.reward_size is None else model_shape(given.reward_size),
+    )
+    return plan_memory(model_shape(model_size), _run(given), reward)
+
+
+def _run(given: MemoryPlanArguments) -> MemoryRun:
+    names = ("gpus", "sharding", "batch", "accumulation", "precision", "optimiser", "attention", "reference")
+    same: dict[str, Any] = {name: getattr(given, name) for name in (*names, "generation", "gpu_gib")}
+    return MemoryRun(
+        generations=given.group,
+        prompt=given.prompt_tokens,
+        completion=given.completion_tokens,
+        gradient_checkpointing=given.checkpointing,
+        lora_rank=given.adapter_rank,
+        **same,
+    )
+
+
+def memory_table(plan: MemoryPlan) -> Any:
+    """A rich group: the phases, the peak's lines with their arithmetic, and whether it fits, in words."""
+    from rich.console import Group
+
+    run, shape = plan.run, plan.shape
+    head = f"{shape.name}: {shape.parameters:,} parameters; {run.gpus} GPUs, sharding {run.sharding}"
+    return Group(head, _phases(plan), f"at the peak, {plan.peak.name}:", _lines(plan.peak), *memory_words(plan))
+
+
+def _phases(plan: MemoryPlan) -> Any:
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("phase of a step")
+    table.add_column("GiB per GPU", justify="right")
+    for phase in plan.phases:
+        table.add_row(phase.name + (" (peak)" if phase is plan.peak else ""), gib(phase.bytes))
+    return table
+
+
+def _lines(phase: Phase) -> Any:
+    from rich.table import Table
+
+    table = Table(show_footer=True)
+    table.add_column("held", footer="together")
+    table.add_column("GiB", justify="right", footer=gib(phase.bytes))
+    table.add_column("arithmetic")
+    for line in phase.lines:
+        table.add_row(line.name, gib(line.bytes), line.arithmetic)
+    return table
+
+
+def memory_words(plan: MemoryPlan) -> list[str]:
+    """Whether it fits, what takes most, and what isn't known."""
+    peak, room = plan.peak, plan.run.gpu_gib * 2**30
+    largest: Line = max(peak.lines, key=lambda line: line.bytes)
+    fits = "fits" if peak.bytes <= room else "does not fit"
+    return [
+        f"The peak, {gib(peak.bytes)} GiB ({peak.name}), {fits} into {plan.run.gpu_gib:g} GiB.",
+        f"Most of it: {largest.name}, {gib(largest.bytes)} GiB.",
+        "The allowance is a rule of thumb: CUDA's context, NCCL's buffers and fragmentation were not measured.",
+    ]
+
+
+def memory_json(plan: MemoryPlan) -> dict[str, Any]:
+    """The plan as plain values, bytes per GPU."""
+    return plan.to_dict() | {"fits": plan.peak.bytes <= plan.run.gpu_gib * 2**30, "words": memory_words(plan)}
+
+
+def gib(size: int) -> str:
+    return f"{size / 2**30:,.2f}"

@@ -1,0 +1,48 @@
+import json
+import re
+
+import pytest
+from rich.console import Console
+
+from surefoot.cli.parsing import parse
+from surefoot.cli.plan import MemoryPlanArguments, memory_json, memory_plan, memory_table
+from surefoot.errors import ConfigError
+
+
+def shown(plan: object) -> str:
+    console = Console(width=160, record=True, file=None, quiet=False)
+    with console.capture() as captured:
+        console.print(memory_table(plan))  # type: ignore[arg-type]
+    return captured.get()
+
+
+def test_the_table_shows_the_arithmetic_and_says_whether_it_fits() -> None:
+    text = shown(memory_plan("7B", MemoryPlanArguments()))
+    assert "7,615,616,512 parameters × 8 B / 8 GPUs" in text
+    assert re.search(r"loss \(peak\) +│ +\d+\.\d\d", text)
+    assert "fits into 80 GiB" in text
+    assert "not measured" in text
+    assert "does not fit" in shown(memory_plan("70B", MemoryPlanArguments()))
+
+
+def test_json_has_every_phase_and_line() -> None:
+    found = json.loads(json.dumps(memory_json(memory_plan("7B", MemoryPlanArguments(reward_size="32B")))))
+    assert found["reward"]["shape"]["name"] == "32B"
+    assert found["peak"]["bytes"] == max(phase["bytes"] for phase in found["phases"])
+    assert all(sum(x["bytes"] for x in phase["lines"]) == phase["bytes"] for phase in found["phases"])
+
+
+def test_settings_come_from_the_command_line() -> None:
+    words = ["--gpus", "16", "--sharding", "zero3", "--members", "3", "--reward_kind", "independent"]
+    (given,) = parse((MemoryPlanArguments,), words, "study")
+    plan = memory_plan("7b", given)
+    assert (plan.run.gpus, plan.run.sharding, plan.reward.members) == (16, "zero3", 3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"members": 0}, "members must be at least 1"), ({"precision": "fp8"}, "precision must be one")],
+)
+def test_wrong_settings_are_refused(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        memory_plan("7B", MemoryPlanArguments(**wrong))  # type: ignore[arg-type]
