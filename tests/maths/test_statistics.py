@@ -56,6 +56,9 @@ def test_brown_forsythe_against_the_definition() -> None:
     distances = [np.abs(np.array(x) - np.median(x)) for x in (a, b)]
     assert brown_forsythe(a, b) == pytest.approx(stats.f_oneway(*distances).pvalue, rel=1e-10)
     assert math.isnan(brown_forsythe([1.0], b))
+    assert math.isnan(brown_forsythe([0.1, 0.4], [2.0, 9.0]))  # two runs each have one distance, twice
+    assert math.isnan(brown_forsythe([0.3, 0.3, 0.3], [0.5, 0.5]))
+    assert brown_forsythe([0.5, 0.5, 0.5], [-0.5, 0.25, 0.25]) < 1.0
 
 
 def test_lower_tail() -> None:

@@ -75,11 +75,21 @@ def spread(values: ArrayLike) -> float:
 
 
 def brown_forsythe(values: ArrayLike, baseline: ArrayLike) -> float:
-    """p-value that two sets of runs spread alike (Levene's test on medians); NaN for fewer than two runs each."""
+    """p-value that two sets of runs spread alike (Levene's test on medians); NaN for fewer than two runs each.
+
+    NaN also where the distances from the median don't differ within either set, as with two runs each: nothing is left
+    there to judge the difference by.
+    """
     first, second = _known(values), _known(baseline)
-    if min(len(first), len(second)) < 2:
+    if min(len(first), len(second)) < 2 or all(_range_of_distances(x) == 0 for x in (first, second)):
         return math.nan
     return float(stats.levene(first, second, center="median").pvalue)
+
+
+def _range_of_distances(values: Floats) -> float:
+    """Range of the distances from the median, 0 if they agree to rounding."""
+    away = np.abs(values - np.median(values))
+    return float(np.ptp(away)) if np.ptp(away) > 1e-12 * away.max() else 0.0
 
 
 def lower_tail(values: ArrayLike, share: float = 0.1) -> float:

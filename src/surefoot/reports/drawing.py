@@ -15,7 +15,7 @@ DASHES = ("", "7 3", "2 3", "9 3 2 3", "", "5 2", "1 2", "9 2", "3 2")
 GREY = "#6b6b72"
 INK = "#1d1d1f"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-_LETTER = 6.3
+_LETTER = 6.9
 """Width of a letter at size 12, on the generous side."""
 Points = Iterable[tuple[float, float]]
 
@@ -68,9 +68,10 @@ class Drawing:
         self.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" {fill}{faint}/>')
 
     def text(self, x: float, y: float, words: str, *, anchor: str = "start", size: float = 12, colour: str = INK,
-             bold: bool = False, turn: bool = False) -> None:  # fmt: skip
-        """Words at their baseline; `turn` writes them upwards."""
-        more = (' font-weight="600"' if bold else "") + (f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turn else "")
+             halo: bool = False, turn: bool = False) -> None:  # fmt: skip
+        """Words at their baseline; `turn` writes them upwards, `halo` keeps lines behind them from touching."""
+        more = ' paint-order="stroke" stroke="#fff" stroke-width="4"' if halo else ""
+        more += f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turn else ""
         aligned = "" if anchor == "start" else f' text-anchor="{anchor}"'
         self.parts.append(
             f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" fill="{colour}"{aligned}{more}>{escape(words)}</text>'
@@ -154,8 +155,8 @@ class Axes:
 def ticks_of(low: float, high: float, count: int = 5) -> list[float]:
     """About `count` round numbers from low to high.
 
-    >>> ticks_of(0.0, 1.0), ticks_of(-0.3, 7.0)
-    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.0, 2.0, 4.0, 6.0])
+    >>> ticks_of(0.0, 1.0), ticks_of(-0.3, 9.0)
+    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.0, 2.0, 4.0, 6.0, 8.0])
     """
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))

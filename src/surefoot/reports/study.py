@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -16,10 +17,16 @@ from surefoot.reports.study_tables import name_of
 from surefoot.reports.summary import MethodSummary, summarise_group
 from surefoot.reports.wording import compact, number
 
-__all__ = ["build_report", "report_and_table", "summary_table"]
+__all__ = ["FILES", "FORMATS", "build_report", "summary_table", "write_report"]
 
 
 Groups = list[tuple[Group, list[MethodSummary]]]
+
+
+PAGE = "report.html"
+FILES = {"html": (PAGE,), "json": ("summary.json",), "csv": ("summary.csv", "cells.csv")}
+"""What each format writes."""
+FORMATS = tuple(FILES)
 
 
 def build_report(directory: str | Path) -> Path:
@@ -28,7 +35,8 @@ def build_report(directory: str | Path) -> Path:
     Raises:
         RunError: no study there, no finished cell, or a broken record.
     """
-    return report_and_table(directory)[0]
+    write_report(directory)
+    return Path(directory) / PAGE
 
 
 def summary_table(directory: str | Path) -> Table:
@@ -41,13 +49,18 @@ def summary_table(directory: str | Path) -> Table:
     return _table(study, _groups(study))
 
 
-def report_and_table(directory: str | Path) -> tuple[Path, Table]:
-    """Both, from one reading of the records."""
+def write_report(directory: str | Path, formats: Collection[str] = FORMATS) -> Table:
+    """Write the files of these formats, and give the terminal's table from the same reading of the records.
+
+    Raises:
+        RunError: as `build_report`.
+    """
     study = read_study(directory)
     groups = _groups(study)
-    write_study_files(directory, study, [one for _, found in groups for one in found])
-    page = render("study.html.j2", **page_values(study, groups))
-    return write_text(Path(directory) / "report.html", page), _table(study, groups)
+    write_study_files(directory, study, [one for _, found in groups for one in found], formats)
+    if "html" in formats:
+        write_text(Path(directory) / PAGE, render("study.html.j2", **page_values(study, groups)))
+    return _table(study, groups)
 
 
 def _groups(study: Study) -> Groups:

@@ -14,14 +14,13 @@ from surefoot.reports.drawing import COLOURS, DASHES, GREY, Axes, Drawing, padde
 from surefoot.reports.paths import REACHED, paths_of
 from surefoot.reports.records import Group, Study, label_of
 from surefoot.reports.summary import MethodSummary
-from surefoot.reports.wording import interval, number, percent_interval, signed
+from surefoot.reports.wording import difference, interval, number, percent_interval
 
 __all__ = ["differences_figure", "disagreement_figure", "ends_figure", "frontier_figure", "path_figures",
            "risk_figure", "trajectory_figure"]  # fmt: skip
 
-_WIDTH = 480.0
-_LABELS = 158.0
-_ROW = 26.0
+_WIDTH = 420.0
+_ROW = 40.0
 _POINTS = 40
 """Points that a thin line keeps."""
 _BANDS = 4
@@ -35,26 +34,24 @@ def ends_figure(group: Group, found: list[MethodSummary]) -> Drawing:
     gains = {one.method: list(group.metric(one.method, "gold_gain").values()) for one in found}
     span = padded((value for values in gains.values() for value in values), include=0.0)
     words = _listed("Gains of all runs", [f"{one.label} mean {interval(one.gain)}" for one in found])
-    axes = _rows(len(found), span, 68, words)
+    axes = _rows(len(found), span, f"{GAIN} at the end", words, 0.0)
     for place, one in enumerate(found):
         y = _line(axes, place, one.label, _below(one))
         for spot, gain in enumerate(sorted(gains[one.method])):
             x, _ = axes.at(gain, 0)
             axes.drawing.dot(x, y + (spot % 3 - 1) * 3.4, 3.2, _colour(group, one.method), opacity=0.55)
         _whisker(axes, y, one.gain, "#1d1d1f")
-    axes.upright(0.0)
-    axes.x_axis(f"{GAIN} at the end")
     return axes.drawing
 
 
 def risk_figure(group: Group, found: list[MethodSummary]) -> Drawing:
     """Share of runs that ended below the reference, with Wilson's interval."""
     words = _listed("Risk of ending below the reference", [f"{o.label} {percent_interval(o.risk)}" for o in found])
-    axes = _rows(len(found), (0.0, max(0.1, *(one.risk.high for one in found))), 96, words)
+    span = (0.0, max(0.1, *(one.risk.high for one in found)))
+    axes = _rows(len(found), span, "share of runs that ended below the reference", words, None, percent=True)
     for place, one in enumerate(found):
         y = _line(axes, place, one.label, percent_interval(one.risk))
         _whisker(axes, y, one.risk, _colour(group, one.method))
-    axes.x_axis("share of runs that ended below the reference", percent=True)
     return axes.drawing
 
 
@@ -71,12 +68,10 @@ def differences_figure(
         return None
     ends = [end for _, one in shown for end in (one.value, one.low, one.high)]
     words = _listed(f"Gain minus that of {other}", [f"{one.label} {interval(versus)}" for one, versus in shown])
-    axes = _rows(len(shown), padded(ends, include=0.0), 52, words)
+    axes = _rows(len(shown), padded(ends, include=0.0), f"gain minus that of {other}, by seed", words, 0.0)
     for place, (one, versus) in enumerate(shown):
-        y = _line(axes, place, one.label, signed(versus.value))
+        y = _line(axes, place, one.label, difference(versus))
         _whisker(axes, y, versus, _colour(group, one.method))
-    axes.upright(0.0)
-    axes.x_axis(f"gain minus that of {other}, by seed")
     return axes.drawing
 
 
@@ -93,7 +88,8 @@ def frontier_figure(group: Group, best: str | None) -> Drawing | None:
     banded = [m for m in curves if len(curves) <= _BANDS or m in (best, group.baseline)]
     heights = np.concatenate([curve.mean for curve in curves.values()])
     bands = [edge for m in banded for edge in (curves[m].low, curves[m].high)]
-    axes = _frame(group, list(paths), _longest(paths), padded([*heights, *np.concatenate(bands)], include=0.0))
+    longest = 1.03 * max(float(curve.levels[-1]) for curve in curves.values())
+    axes = _frame(group, list(paths), longest, padded([*heights, *np.concatenate(bands)], include=0.0))
     for method in banded:
         _band(axes, curves[method], _colour(group, method), 0.16)
     for method, curve in curves.items():
@@ -157,7 +153,7 @@ def disagreement_figure(rows: Sequence[tuple[str, list[Interval]]], label: str, 
     ends = [end for _, values in known for one in values for end in (one.value, one.low, one.high)]
     medians = [(what, float(np.median([one.value for one in values]))) for what, values in known if values]
     words = _listed(label, [f"{what} {number(value)}" for what, value in medians])
-    axes = _rows(len(rows), padded(ends, include=chance), 44, words)
+    axes = _rows(len(rows), padded(ends, include=chance), label, words, chance)
     for place, (what, values) in enumerate(known):
         middle = dict(medians).get(what, math.nan)
         y = _line(axes, place, what, number(middle) if values else "–")
@@ -165,27 +161,29 @@ def disagreement_figure(rows: Sequence[tuple[str, list[Interval]]], label: str, 
             _whisker(axes, y, values[0], COLOURS[1])
         for one in values if len(values) > 1 else []:
             axes.drawing.dot(axes.at(one.value, 0)[0], y, 3.2, COLOURS[1], opacity=0.5)
-    if chance is not None:
-        axes.upright(chance)
-    axes.x_axis(label)
     return axes.drawing
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
-def _rows(count: int, span: tuple[float, float], right: float, words: str) -> Axes:
-    """A frame with one row for each method, labels at the left and `right` units for figures at the right."""
-    drawing = Drawing(_WIDTH, 10 + _ROW * count + 40, words)
-    return Axes(drawing, _LABELS, 6, _WIDTH - _LABELS - right, _ROW * count, span, (0.0, 1.0))
+def _rows(count: int, span: tuple[float, float], label: str, words: str, mark: float | None, *,
+          percent: bool = False) -> Axes:  # fmt: skip
+    """A frame with a row for each method: its name and figures on a line, what is drawn below it at full width."""
+    drawing = Drawing(_WIDTH, 4 + _ROW * count + 36, words)
+    axes = Axes(drawing, 8, 4, _WIDTH - 16, _ROW * count, span, (0.0, 1.0))
+    axes.x_axis(label, percent=percent)
+    if mark is not None:
+        axes.upright(mark)
+    return axes
 
 
 def _line(axes: Axes, place: int, label: str, figures: str) -> float:
-    y = axes.top + _ROW * (place + 0.5)
-    shown = label if len(label) <= 25 else f"{label[:24]}…"
-    axes.drawing.text(_LABELS - 10, y + 4, shown, anchor="end", size=11.5)
-    axes.drawing.text(axes.drawing.width, y + 4, figures, anchor="end", size=11, colour="#44444a")
-    return y
+    """Write a row's line of words; returns the y at which to draw."""
+    top = axes.top + _ROW * place
+    axes.drawing.text(0, top + 12, label if len(label) <= 40 else f"{label[:39]}…", halo=True)
+    axes.drawing.text(axes.drawing.width, top + 12, figures, anchor="end", size=11.5, colour="#44444a", halo=True)
+    return top + 25
 
 
 def _whisker(axes: Axes, y: float, found: Interval, colour: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,17 @@ __all__ = ["write_study_files"]
 _PLACE = ("setting", "source", "method", "kl_budget", "seed", "key")
 
 
-def write_study_files(directory: str | Path, study: Study, found: list[MethodSummary]) -> list[Path]:
-    """Write the three files beside the records, each whole; an unknown figure is null, or an empty field."""
+def write_study_files(
+    directory: str | Path, study: Study, found: list[MethodSummary], formats: Collection[str]
+) -> None:
+    """Write summary.json ("json"), summary.csv and cells.csv ("csv") beside the records, each whole; an unknown figure
+    is null, or an empty field."""
     folder, rows = Path(directory), summary_rows(found)
-    return [
-        write_json(folder / "summary.json", _head(study) | {"rows": rows}),
-        write_text(folder / "summary.csv", _csv(rows)),
-        write_text(folder / "cells.csv", _csv([_cell_row(cell) for cell in study.cells])),
-    ]
+    if "json" in formats:
+        write_json(folder / "summary.json", _head(study) | {"rows": rows})
+    if "csv" in formats:
+        write_text(folder / "summary.csv", _csv(rows))
+        write_text(folder / "cells.csv", _csv([_cell_row(cell) for cell in study.cells]))
 
 
 def _head(study: Study) -> dict[str, Any]:

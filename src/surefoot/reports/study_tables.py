@@ -9,7 +9,7 @@ from typing import Any
 from surefoot.maths.statistics import Interval
 from surefoot.reports.records import Group, Study, label_of
 from surefoot.reports.summary import MEAN, Comparison, MethodSummary
-from surefoot.reports.wording import budget, interval, number, percent_interval, probability, signed, times
+from surefoot.reports.wording import budget, difference, interval, number, percent_interval, probability, times
 
 __all__ = ["Entry", "Table", "differences_table", "ends_table", "failures_table", "groups_table", "matched_table",
            "name_of", "price_table"]  # fmt: skip
@@ -44,8 +44,8 @@ def ends_table(found: list[MethodSummary]) -> Table:
     """Where the runs ended: risk, gain, spread and tail."""
     return Table(
         "Gains in true reward over the reference on fresh prompts, with 95% intervals: Wilson's for the risk, "
-        "bootstrap for means. p of the risk: exact McNemar test against the baseline; of the spread: Brown–Forsythe. The gap is "
-        "the best running mean of the true reward along a run minus its last one.",
+        "bootstrap for means. p of the risk: exact McNemar test against the baseline; of the spread: Brown–Forsythe. "
+        "The gap is the best running mean of the true reward along a run minus its last one.",
         ["method", "runs", "ended below", "p", "mean gain", "spread (sd)", "p", "worst tenth", "KL", "gap"],
         [
             [
@@ -100,7 +100,7 @@ def _comparisons(
             Entry(one.label, one.label),
             *([Entry(f"{gains[one.method].n} of {one.runs}", gains[one.method].n), _interval(gains[one.method])]
               if gains is not None else []),
-            Entry(_difference(versus.difference), _order(versus.difference.value), versus.beyond_chance),
+            Entry(difference(versus.difference), _order(versus.difference.value), versus.beyond_chance),
             Entry(f"{versus.wins} of {versus.difference.n}", versus.wins / versus.difference.n),
             _p(versus.p),
             _p(versus.p_holm),
@@ -160,7 +160,7 @@ def _group_row(study: Study, group: Group, found: list[MethodSummary]) -> list[E
         Entry(best.label, best.label),
         Entry(percent_interval(best.risk), _order(best.risk.value)),
         Entry(
-            _difference(best.paired.difference), _order(best.paired.difference.value), best.paired.beyond_chance
+            difference(best.paired.difference), _order(best.paired.difference.value), best.paired.beyond_chance
         ),
         _p(best.paired.p_holm),
     ]  # fmt: skip
@@ -195,12 +195,6 @@ def _other(found: list[MethodSummary], name: str) -> str:
 
 def _runs(one: MethodSummary) -> str:
     return str(one.runs) if one.risk.n == one.runs else f"{one.risk.n} of {one.runs} scored"
-
-
-def _difference(found: Interval) -> str:
-    if math.isnan(found.value) or math.isnan(found.low):
-        return signed(found.value)
-    return f"{signed(found.value)} [{signed(found.low)}, {signed(found.high)}]"
 
 
 def _interval(found: Interval) -> Entry:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 
 from surefoot.reports.records import Study
-from surefoot.reports.summary import ALPHA, MEAN, Comparison, MethodSummary
-from surefoot.reports.wording import interval, number, probability, signed, times
+from surefoot.reports.summary import ALPHA, MEAN, MethodSummary
+from surefoot.reports.wording import difference, interval, number, probability, signed, times
 
-__all__ = ["best_of", "completeness", "group_words", "proof", "study_words"]
+__all__ = ["Words", "best_of", "completeness", "group_words", "proof", "study_words"]
 
 FEW = 20
 """Below so many runs a risk of 0 can't be told from one of 15% (Wilson), and the report says so."""
+Words = list[tuple[str, str]]
+"""(what is asked, the answer) for each line."""
 
 
 def best_of(found: list[MethodSummary]) -> MethodSummary | None:
@@ -35,67 +37,75 @@ def completeness(study: Study) -> str | None:
     )
 
 
-def study_words(study: Study, groups: list[list[MethodSummary]]) -> list[str]:
-    """The sentences that open the page."""
+def study_words(study: Study, groups: list[list[MethodSummary]]) -> Words:
+    """The lines that open the page: of the one group, or of each method over the groups."""
     return group_words(groups[0]) if len(groups) == 1 else [*_over_groups(study, groups), _families(len(groups))]
 
 
-def group_words(found: list[MethodSummary]) -> list[str]:
+def group_words(found: list[MethodSummary]) -> Words:
     """Which method gained most in one group, how sure that is, what it adds to averaging, and what it cost."""
     best, base = best_of(found), next((one for one in found if one.is_baseline), None)
     if best is None:
-        return ["No run has a true reward, so nothing can be said of risk."]
+        return [("Which method", "No run has a true reward, so nothing can be said of risk.")]
     if base is None:
-        return [
-            _gained(best),
-            f"The baseline has no finished run here, so there is nothing to compare {best.label} with.",
-        ]
+        return [("Which method", f"{_gained(best)} The baseline has no finished run here to compare it with.")]
     if best.is_baseline:
-        return [*_baseline_leads(found, best), _risks(best, best)]
-    lines = [_gained(best, base), _sure(best, base, len(found) - 1), _risks(best, base)]
-    lines += [_at_level(best)] * (not math.isnan(best.level)) + _against_mean(best, found)
-    return lines + [_price(best, base)] * (not math.isnan(best.cost.ratio))
+        return [("Which method", _baseline_leads(found, best)), ("Risk", _risks(best, best))]
+    words = [
+        ("Which method", _gained(best, base)),
+        ("How sure", _sure(best, base, len(found) - 1)),
+        ("Risk", _risks(best, base)),
+    ]
+    if not math.isnan(best.level):
+        words.append(("At equal distance", _at_level(best, base)))
+    words += [("Beyond averaging", line) for line in _against_mean(best, found)]
+    return words + [("Cost", _price(best, base))] * (not math.isnan(best.cost.ratio))
 
 
 def proof(found: list[MethodSummary]) -> str:
     """What this number of runs can show, by a fixed rule."""
     runs = min((one.risk.n for one in found), default=0)
-    lowest = min((one.risk.value for one in found if one.risk.n), default=math.nan)
-    upper = max((one.risk.high for one in found if one.risk.value == lowest), default=1.0)
+    if not runs:
+        return "Not every method has a run with a true reward yet."
+    lowest = min(one.risk.value for one in found)
+    upper = max(one.risk.high for one in found if one.risk.value == lowest)
     if runs < FEW:
         return (
             f"{runs} runs of each method demonstrate and don't prove: the safest method here ended below the "
             f"reference in {lowest:.0%} of its runs, and may do so in up to {upper:.0%} of them (95% interval)."
-            if runs
-            else "Not every method has a scored run yet."
         )
-    return f"With {runs} runs of each method or more, the intervals say how sure each figure is."
+    return f"Every method has {runs} runs or more in every group; the intervals say how sure each figure is."
 
 
 def _gained(best: MethodSummary, base: MethodSummary | None = None) -> str:
-    against = f", {base.label} {interval(base.gain)}" if base is not None else ""
-    return f"{_capital(best.label)} gained most: mean true reward over the reference {interval(best.gain)}{against}."
+    against = f", against {interval(base.gain)} of {base.label}" if base is not None else ""
+    return f"{_capital(best.label)} gained most: {interval(best.gain)} in true reward over the reference{against}."
 
 
-def _baseline_leads(found: list[MethodSummary], base: MethodSummary) -> list[str]:
-    told = [one for one in found if one.paired.beyond_chance]
-    worse = f" {_list([one.label for one in told])} gained less beyond chance." if told else ""
+def _baseline_leads(found: list[MethodSummary], base: MethodSummary) -> str:
+    told = [one.label for one in found if one.paired.beyond_chance]
+    worse = f" {_capital(_list(told))} gained less beyond chance." if told else ""
     if len(found) == 1:
-        return [_gained(base)]
-    return [f"No method gained more than {base.label}: {interval(base.gain)} over the reference.{worse}"]
+        return _gained(base)
+    return f"No method gained more than {base.label}: {interval(base.gain)} in true reward over the reference.{worse}"
 
 
 def _sure(best: MethodSummary, base: MethodSummary, others: int) -> str:
-    versus = best.paired
-    n = versus.difference.n
-    told = f"Seed by seed it gained {_versus(versus)} against {base.label}, and more in {versus.wins} of {n}"
-    tested = f" (sign test p {_equals(versus.p)}" + (f", {_equals(versus.p_holm)} adjusted)" if others > 1 else ")")
+    versus, n = best.paired, best.paired.difference.n
+    adjusted = f", {probability(versus.p_holm)} adjusted for {others} methods" if others > 1 else ""
+    told = (
+        f"At the same seeds it gained {difference(versus.difference)} against {base.label}, more in {versus.wins} of "
+        f"{n} (sign test p {_equals(versus.p)}{adjusted})"
+    )
     if versus.beyond_chance:
         picked = " It was picked as the best after looking, so its figure flatters it." if others > 1 else ""
-        return f"{told}{tested}: more than chance explains.{picked}"
+        return f"{told}: more than chance explains.{picked}"
     if n and others * 2 * 0.5**n > ALPHA:
-        return f"{told}{tested}. {n} pairs can't pass the sign test here whatever they show; more seeds can."
-    return f"{told}{tested}. That may be chance: so many runs would find a difference of {number(versus.detectable)}."
+        return f"{told}. Not sure: {n} pairs can't pass that test whatever they show; more seeds can."
+    return (
+        f"{told}. Not sure: it may be chance. So many runs find a difference of {number(versus.detectable)} in four "
+        "cases out of five, and smaller ones less often."
+    )
 
 
 def _risks(best: MethodSummary, base: MethodSummary) -> str:
@@ -104,55 +114,66 @@ def _risks(best: MethodSummary, base: MethodSummary) -> str:
         return f"{first}; up to {best.risk.high:.0%} can't be ruled out."
     both = f"{first}, {base.label} in {_count(base)}"
     if best.risk_p < ALPHA:
-        return f"{both} (p {_equals(best.risk_p)}): the risks differ beyond chance."
+        return f"{both}: beyond chance (exact McNemar p {_equals(best.risk_p)})."
     limit = (
-        "no fall of the risk, not even to 0, would be found with so many"
+        "so many runs can't be relied on to find any fall of that risk, not even one to 0"
         if math.isnan(best.risk_detectable)
-        else f"a fall by {100 * best.risk_detectable:.0f} points would be found"
+        else f"so many runs find a fall by {100 * best.risk_detectable:.0f} points in four cases out of five"
     )
-    return f"{both}. The risks can't be told apart (p {_equals(best.risk_p)}; {limit})."
+    return f"{both}. The risks can't be told apart (exact McNemar p {_equals(best.risk_p)}); {limit}."
 
 
-def _at_level(best: MethodSummary) -> str:
+def _at_level(best: MethodSummary, base: MethodSummary) -> str:
     versus = best.matched_paired
     sure = "beyond chance" if versus.beyond_chance else "not beyond chance"
-    level = f"At the same distance from the reference, {number(best.level)} nats"
-    return f"{level}, the difference is {_versus(versus)}: {sure}."
+    return (
+        f"Where runs first reach {number(best.level)} nats of KL, the difference to {base.label} is "
+        f"{difference(versus.difference)}: {sure}."
+    )
 
 
 def _against_mean(best: MethodSummary, found: list[MethodSummary]) -> list[str]:
     mean = next((one for one in found if one.method == MEAN), None)
     if mean is None or best.method == MEAN or mean.is_baseline or not best.to_mean.difference.n:
         return []
-    at_level = f" ({_versus(best.matched_to_mean)} at equal KL)" if not math.isnan(best.level) else ""
-    if best.to_mean.beyond_chance:
-        return [f"Against the plain mean of members it gained {_versus(best.to_mean)}{at_level}: beyond chance."]
-    return [
-        f"Against the plain mean of members it gained {_versus(best.to_mean)}{at_level}: what it adds to averaging "
-        "can't be told from nothing here."
-    ]
+    told = f"Against the plain mean of members it gained {difference(best.to_mean.difference)}"
+    if not math.isnan(best.level):
+        told += f" ({difference(best.matched_to_mean.difference)} at equal KL)"
+    return [f"{told}: {'beyond chance' if best.to_mean.beyond_chance else 'not told from nothing here'}."]
 
 
 def _price(best: MethodSummary, base: MethodSummary) -> str:
-    return f"It cost {times(best.cost.ratio)} the CPU time of {base.label}, reward source included."
+    return f"{times(best.cost.ratio)} the CPU time of {base.label}, training of the reward source included."
 
 
-def _over_groups(study: Study, groups: list[list[MethodSummary]]) -> list[str]:
+def _over_groups(study: Study, groups: list[list[MethodSummary]]) -> Words:
     """For each method, in how many groups it gained more or less than the baseline beyond chance."""
     lines = []
     for method in study.methods:
         mine = [one for found in groups for one in found if one.method == method and one.paired.difference.n]
-        if not mine:
-            continue
-        more = sum(one.paired.beyond_chance and one.paired.difference.value > 0 for one in mine)
-        less = sum(one.paired.beyond_chance and one.paired.difference.value < 0 for one in mine)
-        values = sorted(one.paired.difference.value for one in mine)
-        lines.append(
-            f"{_capital(mine[0].label)}: beyond chance better than the baseline in {more} of {len(mine)} groups, worse "
-            f"in {less}, not told apart in {len(mine) - more - less}; differences from {signed(values[0])} to "
-            f"{signed(values[-1])}{_costs(mine)}."
-        )
-    return lines
+        if mine:
+            lines.append((_capital(mine[0].label), _counted(mine)))
+    base = [one for found in groups for one in found if one.is_baseline and one.risk.n]
+    if base:
+        lines.append((_capital(base[0].label), f"The baseline. {_lost(base)}"))
+    return lines or [("Which method", "There is nothing to compare yet.")]
+
+
+def _counted(found: list[MethodSummary]) -> str:
+    more = sum(one.paired.beyond_chance and one.paired.difference.value > 0 for one in found)
+    less = sum(one.paired.beyond_chance and one.paired.difference.value < 0 for one in found)
+    values = sorted(one.paired.difference.value for one in found)
+    return (
+        f"Better than the baseline beyond chance in {more} of {len(found)} groups, worse in {less}, not told apart in "
+        f"{len(found) - more - less}. Mean differences from {signed(values[0])} to {signed(values[-1])}"
+        f"{_costs(found)}. {_lost(found)}"
+    )
+
+
+def _lost(found: list[MethodSummary]) -> str:
+    scored = [one for one in found if one.risk.n]
+    lost, runs = sum(round(one.risk.value * one.risk.n) for one in scored), sum(one.risk.n for one in scored)
+    return f"Ended below the reference in {lost} of {runs} runs."
 
 
 def _costs(found: list[MethodSummary]) -> str:
@@ -163,16 +184,12 @@ def _costs(found: list[MethodSummary]) -> str:
     return f", at {low} the CPU time" if low == high else f", at {low} to {high} the CPU time"
 
 
-def _families(count: int) -> str:
+def _families(count: int) -> tuple[str, str]:
     return (
+        "How sure",
         f"Tests are corrected over the methods of a group, not over the {count} groups: with many groups, some are "
-        "called beyond chance by chance."
+        "called beyond chance by chance.",
     )
-
-
-def _versus(found: Comparison) -> str:
-    one = found.difference
-    return f"{signed(one.value)}" + ("" if math.isnan(one.low) else f" [{signed(one.low)}, {signed(one.high)}]")
 
 
 def _count(one: MethodSummary) -> str:

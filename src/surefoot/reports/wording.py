@@ -6,7 +6,18 @@ import math
 
 from surefoot.maths.statistics import Interval
 
-__all__ = ["UNKNOWN", "budget", "compact", "interval", "number", "percent_interval", "probability", "signed", "times"]
+__all__ = [
+    "UNKNOWN",
+    "budget",
+    "compact",
+    "difference",
+    "interval",
+    "number",
+    "percent_interval",
+    "probability",
+    "signed",
+    "times",
+]
 
 UNKNOWN = "not scored"
 
@@ -44,6 +55,13 @@ def compact(found: Interval, *, percent: bool = False) -> str:
 
 def _bare(value: float) -> str:
     return number(value).replace("0.", ".", 1) if abs(value) < 1 else number(value)
+
+
+def difference(found: Interval) -> str:
+    """+.12 [−.03, +.27], with signs; a dash if it is unknown."""
+    if math.isnan(found.value) or math.isnan(found.low):
+        return signed(found.value)
+    return f"{signed(found.value)} [{signed(found.low)}, {signed(found.high)}]"
 
 
 def percent_interval(found: Interval) -> str:

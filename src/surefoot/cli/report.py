@@ -1,0 +1,38 @@
+"""`surefoot report`: a study's report, made again from its records alone."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from surefoot.errors import ConfigError
+
+
+def run(arguments: list[str]) -> None:
+    """Print the table and write the report; imports no torch."""
+    options = _parser().parse_args(arguments)
+    from rich.console import Console
+
+    from surefoot.reports.study import FILES, FORMATS, write_report
+
+    formats = options.format or FORMATS
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise ConfigError(f"unknown format '{unknown[0]}' (known: {', '.join(FORMATS)})")
+    console = Console()
+    console.print(write_report(options.directory, formats))
+    for name in (name for kind in FORMATS if kind in formats for name in FILES[kind]):
+        path = (options.directory / name).resolve()
+        console.print(f"report: {path.as_uri()}" if path.suffix == ".html" else f"figures: {path}", soft_wrap=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="surefoot report", description=__doc__, allow_abbrev=False)
+    parser.add_argument("directory", type=Path, help="the output directory of `surefoot study` or `surefoot demo`")
+    parser.add_argument("--format", nargs="+", help="any of html, json, csv; all of them if not given")
+    parser.error = _refuse  # type: ignore[method-assign]
+    return parser
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigError(f"{message}; see `surefoot report --help`")

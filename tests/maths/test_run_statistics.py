@@ -1,0 +1,179 @@
+"""Hand-worked values, limits, invariances; enumeration, simulation and the normal distribution as other opinions."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from surefoot.maths.run_statistics import (
+    detectable_difference,
+    detectable_risk_difference,
+    frontier,
+    holm,
+    matched_level,
+    over_optimisation_gap,
+    running_mean,
+    values_at,
+)
+
+
+def test_running_mean_by_hand() -> None:
+    assert running_mean([1.0, 2.0, 6.0, 4.0], 3).tolist() == pytest.approx([3.0, 4.0])
+    assert running_mean([5.0, 6.0], 1).tolist() == [5.0, 6.0]
+    assert running_mean([], 3).tolist() == []
+    with pytest.raises(ValueError, match="window of 0"):
+        running_mean([1.0], 0)
+
+
+def test_over_optimisation_gap() -> None:
+    rising = np.linspace(0, 1, 30)
+    assert over_optimisation_gap(rising, 5) == 0.0
+    peak = np.concatenate([rising, np.linspace(1, 0.4, 30)])
+    assert over_optimisation_gap(peak, 1) == pytest.approx(0.6)
+    assert over_optimisation_gap(peak + 7.0, 4) == pytest.approx(over_optimisation_gap(peak, 4), abs=1e-12)
+    assert over_optimisation_gap(np.append(peak, np.nan), 4) == over_optimisation_gap(peak, 4)
+    assert math.isnan(over_optimisation_gap([1.0, 2.0, 3.0], 3))  # one mean has nothing to be compared with
+
+
+def test_the_gap_of_pure_noise_is_above_zero() -> None:
+    """As the docstring warns: the best of many noisy means is picked."""
+    rng = np.random.default_rng(0)
+    found = [over_optimisation_gap(rng.normal(size=60), 7) for _ in range(200)]
+    assert np.mean(found) > 0.5
+
+
+def test_values_at_takes_the_first_crossing_and_knows_nothing_beyond() -> None:
+    kl, value = [0.0, 2.0, 1.0, 4.0], [0.0, 1.0, 9.0, 3.0]
+    assert values_at(kl, value, [0.0, 0.5, 2.0, 4.0]).tolist() == pytest.approx([0.0, 0.25, 1.0, 3.0])
+    assert np.isnan(values_at(kl, value, [4.0001, -0.1])).all()
+    assert np.isnan(values_at([1.0, 2.0], [5.0, 6.0], [0.5])).all()  # it began above
+    assert np.isnan(values_at([], [], [1.0])).all()
+    assert values_at([0.0, 1.0, 1.0, 2.0], [0.0, 4.0, 8.0, 8.0], [1.0]).tolist() == [4.0]  # standing still
+
+
+def test_values_at_of_a_monotone_path_is_interpolation() -> None:
+    rng = np.random.default_rng(1)
+    kl, value = np.sort(rng.uniform(0, 5, 40)), rng.normal(size=40)
+    at = np.linspace(kl[0], kl[-1], 23)
+    assert values_at(kl, value, at) == pytest.approx(np.interp(at, kl, value), abs=1e-12)
+    assert values_at(kl, 2 * value + 1, at) == pytest.approx(2 * values_at(kl, value, at) + 1, abs=1e-12)
+
+
+def test_matched_level_by_hand() -> None:
+    a, b = [5.0, 6.0, 7.0, 8.0, 1.0, 9.0, 9.0, 9.0, 9.0, 9.0], [4.0] * 9 + [30.0]
+    assert matched_level([a], 0.9) == 5.0  # one run of ten may fall short
+    assert matched_level([a], 1.0) == 1.0
+    assert matched_level([a, b], 0.9) == matched_level([b, a], 0.9) == 4.0
+    assert math.isnan(matched_level([a, []]))
+    assert math.isnan(matched_level([]))
+
+
+def test_frontier_by_hand_and_against_scipy() -> None:
+    paths = [(np.array([0.0, 2.0]), np.array([0.0, rate])) for rate in (2.0, 4.0, 9.0)]
+    paths.append((np.array([0.0, 1.0]), np.array([0.0, 1.0])))  # never gets to 2
+    found = frontier(paths, [0.0, 1.0, 2.0, 3.0])
+    assert found.n.tolist() == [4, 4, 3, 0]
+    assert found.mean[:3].tolist() == pytest.approx([0.0, 2.125, 5.0])
+    theirs = stats.t.interval(0.95, 2, 5.0, stats.sem([2.0, 4.0, 9.0]))
+    assert (found.low[2], found.high[2]) == pytest.approx(theirs, abs=1e-12)
+    assert np.isnan([found.mean[3], found.low[3], found.high[3]]).all()
+    alone = frontier(paths[:1], [1.0])
+    assert alone.mean.tolist() == [1.0]
+    assert np.isnan(alone.low).all()  # one run has no spread
+    assert np.isnan(frontier([], [1.0]).mean).all()
+    assert frontier(paths[::-1], [1.0, 2.0]).low == pytest.approx(found.low[1:3], abs=1e-12)
+
+
+def test_the_frontiers_band_covers() -> None:
+    """Runs around a known line: the pointwise band must hold it in about 95 of 100 studies."""
+    rng = np.random.default_rng(2)
+    hits = 0
+    for _ in range(400):
+        paths = [(np.array([0.0, 1.0]), np.array([0.0, rng.normal(0.5, 0.3)])) for _ in range(6)]
+        found = frontier(paths, [1.0])
+        hits += bool(found.low[0] <= 0.5 <= found.high[0])
+    assert 0.917 <= hits / 400 <= 0.983  # three standard errors of 95% at 400 studies
+
+
+def test_holm_by_hand_and_its_limits() -> None:
+    assert holm([0.04, 0.01, 0.03]).tolist() == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.5, 0.6]).tolist() == [1.0, 1.0]
+    assert holm([0.02]).tolist() == [0.02]
+    with_unknown = holm([0.01, math.nan, 0.04])
+    assert with_unknown[[0, 2]].tolist() == pytest.approx([0.02, 0.04])  # an unknown test isn't counted
+    assert math.isnan(with_unknown[1])
+    assert len(holm([])) == 0
+
+
+def test_holm_is_the_closure_of_bonferroni() -> None:
+    """A hypothesis falls at level p if every intersection that holds it does: max over subsets of |S|·min p."""
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        p = rng.uniform(0, 0.4, 4)
+        subsets = [s for size in range(1, 5) for s in itertools.combinations(range(4), size)]
+        closed = [min(1.0, max(len(s) * p[list(s)].min() for s in subsets if i in s)) for i in range(4)]
+        assert holm(p) == pytest.approx(closed, abs=1e-12)
+
+
+def test_holm_keeps_the_family_wise_error() -> None:
+    rng = np.random.default_rng(4)
+    wrong = np.mean([(holm(rng.uniform(size=8)) < 0.05).any() for _ in range(3000)])
+    assert wrong <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 3000)
+    assert wrong >= 0.03  # and it isn't idle
+
+
+@pytest.mark.parametrize("n", [5, 12, 30])
+def test_detectable_difference_has_the_promised_power(n: int) -> None:
+    """Simulated paired t-tests find a difference of that size in 80 of 100 studies."""
+    rng = np.random.default_rng(n)
+    observed = rng.normal(size=n)
+    observed *= 0.7 / observed.std(ddof=1)
+    size = detectable_difference(observed)
+    draws = rng.normal(size, 0.7, (20_000, n))
+    found = float((stats.ttest_1samp(draws, 0.0, axis=1).pvalue < 0.05).mean())
+    assert found == pytest.approx(0.8, abs=3 * math.sqrt(0.16 / 20_000))
+
+
+def test_detectable_difference_in_its_limits() -> None:
+    x = np.random.default_rng(5).normal(size=4000)
+    normal = (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * x.std(ddof=1) / math.sqrt(4000)
+    assert detectable_difference(x) == pytest.approx(normal, rel=1e-3)
+    assert detectable_difference(x[:10] + 3.0) == pytest.approx(detectable_difference(x[:10]), rel=1e-12)
+    assert detectable_difference(3.0 * x[:10]) == pytest.approx(3.0 * detectable_difference(x[:10]), rel=1e-12)
+    assert detectable_difference(x[:10], power=0.95) > detectable_difference(x[:10])
+    assert detectable_difference([1.0, 1.0, math.nan]) == 0.0
+    assert math.isnan(detectable_difference([1.0, math.nan]))
+    assert math.isfinite(detectable_difference([0.0, 1.0]))  # SciPy's far tails are NaN there
+
+
+def _mcnemar_by_enumeration(risk: float, lower: float, n: int) -> float:
+    """Probability of p < .05 over all numbers of seeds at which the one, the other, or neither alone lost."""
+    a, b = risk * (1 - lower), lower * (1 - risk)
+    total = 0.0
+    for one in range(n + 1):
+        for other in range(n + 1 - one):
+            if one + other and stats.binomtest(one, one + other).pvalue <= 0.05:
+                total += stats.multinomial.pmf([one, other, n - one - other], n, [a, b, 1 - a - b])
+    return total
+
+
+@pytest.mark.parametrize(("risk", "n"), [(0.5, 20), (0.8, 12)])
+def test_detectable_risk_by_enumeration(risk: float, n: int) -> None:
+    fall = detectable_risk_difference(risk, n)
+    assert 0 < fall < risk
+    assert _mcnemar_by_enumeration(risk, risk - fall, n) == pytest.approx(0.8, abs=1e-9)
+
+
+def test_detectable_risk_in_its_limits() -> None:
+    assert math.isnan(detectable_risk_difference(0.1, 12))  # even a risk of 0 would rarely be told from it
+    assert math.isnan(detectable_risk_difference(0.0, 1000))  # nothing lies below
+    assert math.isnan(detectable_risk_difference(math.nan, 12))
+    assert math.isnan(detectable_risk_difference(0.5, 0))
+    few, many = detectable_risk_difference(0.5, 30), detectable_risk_difference(0.5, 300)
+    assert few > many
+    # For many runs the test is normal: fall = (1.96 √D + 0.84 √(D − fall²)) / √n with D = a + b (Connor 1987).
+    discordant = 0.5 * (1 - (0.5 - many)) + (0.5 - many) * 0.5
+    normal = (1.96 * math.sqrt(discordant) + 0.8416 * math.sqrt(discordant - many**2)) / math.sqrt(300)
+    assert many == pytest.approx(normal, rel=0.05)  # the exact test is a little stricter than its limit
