@@ -166,6 +166,12 @@ def test_detectable_risk_by_enumeration(risk: float, n: int) -> None:
     assert _mcnemar_by_enumeration(risk, risk - fall, n) == pytest.approx(0.8, abs=1e-9)
 
 
+def test_detectable_risk_by_hand() -> None:
+    """Five of five discordant pairs are just enough at α = 1/16: (1 − lower)⁵ = .8 from a risk of 1."""
+    assert detectable_risk_difference(1.0, 5, alpha=1 / 16) == pytest.approx(0.8**0.2, abs=1e-9)
+    assert math.isnan(detectable_risk_difference(1.0, 5, alpha=0.06))
+
+
 def test_detectable_risk_in_its_limits() -> None:
     assert math.isnan(detectable_risk_difference(0.1, 12))  # even a risk of 0 would rarely be told from it
     assert math.isnan(detectable_risk_difference(0.0, 1000))  # nothing lies below

@@ -14,8 +14,8 @@ from surefoot.maths.statistics import brown_forsythe, sign_test
 from surefoot.reports.paths import level_of, path_of
 from surefoot.reports.records import read_study
 from surefoot.reports.study import build_report
-from surefoot.reports.study_figures import frontier_figure, path_figures, trajectory_figure
-from surefoot.reports.summary import MethodSummary, summarise, summary_rows
+from surefoot.reports.study_figures import frontier_figure, overview_figure, path_figures, trajectory_figure
+from surefoot.reports.summary import MethodSummary, summarise, summarise_group, summary_rows
 from tests.reports.synthetic import cell_of, edit_cell, place_of, write_study
 
 GAINS = {"vanilla": [-0.5, 0.25, 0.25], "mean": [0.5, 0.5, 0.5], "variance_aware": [0.5, 0.75, 1.0]}
@@ -163,6 +163,9 @@ def test_groups_are_kept_apart(tmp_path: Path) -> None:
     assert len(summarise(study)) == 24
     with pytest.raises(RunError, match="8 groups"):
         trajectory_figure(study)
+    drawn = overview_figure(study, [(group, summarise_group(group)) for group in study.groups])
+    assert "".join(drawn.parts).count("<circle") == 8 * 2 + 2  # two methods against the baseline, and the legend
+    assert "even · laplace · β constant" in drawn.svg()
 
 
 def test_the_rows_on_disk(study: Path) -> None:

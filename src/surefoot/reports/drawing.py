@@ -77,14 +77,20 @@ class Drawing:
             f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" fill="{colour}"{aligned}{more}>{escape(words)}</text>'
         )
 
-    def legend(self, entries: Sequence[tuple[str, str, str]], left: float, top: float) -> float:
-        """(label, colour, dash) side by side, in as many rows as needed; returns the y below them."""
+    def legend(self, entries: Sequence[tuple[str, str, str | None]], left: float, top: float) -> float:
+        """(label, colour, dash) side by side, in as many rows as needed; returns the y below them.
+
+        A line with that dash stands before the label, or a dot if it is None.
+        """
         x, y = left, top
         for label, colour, dash in entries:
             wide = 30 + text_width(label)
             if x > left and x + wide > self.width:
                 x, y = left, y + 17
-            self.line([(x, y - 4), (x + 22, y - 4)], colour, 2.6, dash=dash)
+            if dash is None:
+                self.dot(x + 18, y - 4, 4.6, colour)
+            else:
+                self.line([(x, y - 4), (x + 22, y - 4)], colour, 2.6, dash=dash)
             self.text(x + 27, y, label)
             x += wide + 10
         return y + 8

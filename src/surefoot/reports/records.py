@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from surefoot.errors import RunError
 from surefoot.files import read_json
@@ -30,6 +30,10 @@ LABELS = {
 }
 _PLACE = ("key", "setting", "source", "method", "kl_budget", "seed")
 _PARTS = {"metrics": dict, "trajectory": list, "samples": list}
+_ROWS = {
+    "trajectory": {"kl", "gold"},
+    "samples": {"prompt", "reference", "completion", "proxy", "variance", "gold", "gold_reference"},
+}
 _GRID = ("title", "config", "settings", "sources", "methods", "kl_budgets", "seeds", "cells", "versions", "commit")
 
 Record = dict[str, Any]
@@ -169,9 +173,16 @@ def _read_cell(folder: Path, key: str) -> Record | None:
     cell = _dict(read_json(path), path)
     for name, kind in _PARTS.items():
         if not isinstance(cell.get(name), kind):
-            raise RunError(f"{path} is not a cell's record: '{name}' is missing or no {kind.__name__}; delete it and "
-                           "run the study again")  # fmt: skip
+            _refuse_cell(path, f"'{name}' is missing or no {kind.__name__}")
+    for name, needed in _ROWS.items():
+        for number, row in enumerate(cell[name]):
+            if not isinstance(row, dict) or not needed <= row.keys():
+                _refuse_cell(path, f"{name}[{number}] lacks some of {', '.join(sorted(needed))}")
     return cell
+
+
+def _refuse_cell(path: Path, why: str) -> NoReturn:
+    raise RunError(f"{path} is not a cell's record: {why}; delete it and run the study again")
 
 
 def _read_failure(folder: Path, key: str) -> Record | None:

@@ -10,14 +10,15 @@ import numpy as np
 from surefoot.errors import RunError
 from surefoot.maths.run_statistics import Frontier, Path, frontier
 from surefoot.maths.statistics import Interval
-from surefoot.reports.drawing import COLOURS, DASHES, GREY, Axes, Drawing, padded
+from surefoot.reports.drawing import COLOURS, DASHES, GREY, Axes, Drawing, padded, text_width
 from surefoot.reports.paths import REACHED, paths_of
 from surefoot.reports.records import Group, Study, label_of
+from surefoot.reports.study_tables import name_of
 from surefoot.reports.summary import MethodSummary
 from surefoot.reports.wording import difference, interval, number, percent_interval
 
-__all__ = ["differences_figure", "disagreement_figure", "ends_figure", "frontier_figure", "path_figures",
-           "risk_figure", "trajectory_figure"]  # fmt: skip
+__all__ = ["differences_figure", "disagreement_figure", "ends_figure", "frontier_figure", "overview_figure",
+           "path_figures", "risk_figure", "trajectory_figure"]  # fmt: skip
 
 _WIDTH = 420.0
 _ROW = 40.0
@@ -73,6 +74,29 @@ def differences_figure(
         y = _line(axes, place, one.label, difference(versus))
         _whisker(axes, y, versus, _colour(group, one.method))
     return axes.drawing
+
+
+def overview_figure(study: Study, groups: Sequence[tuple[Group, list[MethodSummary]]]) -> Drawing:
+    """A line for each group: every method's difference to the baseline, filled where it is beyond chance."""
+    shown = [one for _, found in groups for one in found if one.paired.difference.n]
+    words = f"Gains minus the baseline's in {len(groups)} groups; the table below has the figures."
+    drawing = Drawing(_WIDTH, 0, words)
+    methods = [method for method in study.methods if method in {one.method for one in shown}]
+    top = drawing.legend([(label_of(method), _colour(groups[0][0], method), None) for method in methods], 0, 14)
+    names = [name_of(group.place, study) for group, _ in groups]
+    left = min(0.45 * drawing.width, 12 + max(text_width(name, 11.5) for name in names))
+    drawing.height = top + 24 * len(groups) + 36
+    span = padded([one.paired.difference.value for one in shown], include=0.0)
+    axes = Axes(drawing, left, top, drawing.width - left - 8, 24 * len(groups), span, (0.0, 1.0))
+    axes.x_axis("gain minus the baseline's, by seed")
+    axes.upright(0.0)
+    for place, (group, found) in enumerate(groups):
+        y = top + 24 * (place + 0.5)
+        drawing.text(left - 8, y + 4, names[place], anchor="end", size=11.5)
+        for one in found:
+            x, _ = axes.at(one.paired.difference.value, 0)
+            drawing.dot(x, y, 4.6, _colour(group, one.method), hollow=not one.paired.beyond_chance)
+    return drawing
 
 
 def frontier_figure(group: Group, best: str | None) -> Drawing | None:

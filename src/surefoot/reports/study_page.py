@@ -19,6 +19,7 @@ from surefoot.reports.study_figures import (
     disagreement_figure,
     ends_figure,
     frontier_figure,
+    overview_figure,
     path_figures,
     risk_figure,
 )
@@ -55,6 +56,7 @@ def page_values(study: Study, groups: Groups) -> dict[str, Any]:
         "completeness": completeness(study),
         "proof": proof([one for _, found in groups for one in found]),
         "overview": groups_table(study, groups) if len(groups) > 1 else None,
+        "overview_figure": _drawn(overview_figure(study, groups)) if len(groups) > 1 else None,
         "groups": [_group(study, group, found) for group, found in groups],
         "folded": len(groups) > _OPEN,
         "disagreements": [_disagreement(one) for one in disagreements_of(study)],

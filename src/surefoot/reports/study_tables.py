@@ -17,11 +17,12 @@ __all__ = ["Entry", "Table", "differences_table", "ends_table", "failures_table"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A cell of a table: what is read, and what it is sorted by (None: unknown, always last)."""
+    """A cell of a table: what is read, and what it is sorted by (None: unknown, always last); prose may wrap."""
 
     text: str
     order: float | str | None = None
     strong: bool = False
+    prose: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,20 @@ def ends_table(found: list[MethodSummary]) -> Table:
     """Where the runs ended: risk, gain, spread and tail."""
     return Table(
         "Gains in true reward over the reference on fresh prompts, with 95% intervals: Wilson's for the risk, "
-        "bootstrap for means. p of the risk: exact McNemar test against the baseline; of the spread: Brown–Forsythe. "
-        "The gap is the best running mean of the true reward along a run minus its last one.",
-        ["method", "runs", "ended below", "p", "mean gain", "spread (sd)", "p", "worst tenth", "KL", "gap"],
+        "bootstrap for means. Risk p: exact McNemar test against the baseline; spread p: Brown–Forsythe. Gap: the "
+        f"best running mean of the true reward along a run minus its last one. {_findable(found)}",
+        [
+            "method",
+            "runs",
+            "ended below",
+            "risk p",
+            "mean gain",
+            "spread (sd)",
+            "spread p",
+            "worst tenth",
+            "KL",
+            "gap",
+        ],
         [
             [
                 Entry(one.label, one.label),
@@ -171,7 +183,11 @@ def failures_table(study: Study) -> Table | None:
     if not study.failed:
         return None
     rows = [
-        [Entry(_cell_name(one), _cell_name(one)), Entry(_first_line(one["error"])), Entry(str(one["when"]))]
+        [
+            Entry(_cell_name(one), _cell_name(one)),
+            Entry(_first_line(one["error"]), _first_line(one["error"]), prose=True),
+            Entry(str(one["when"]), str(one["when"])),
+        ]
         for one in study.failed
     ]
     return Table("The full errors are in failed/.", ["cell", "error", "when"], rows)
@@ -185,6 +201,19 @@ def _cell_name(one: dict[str, Any]) -> str:
 def _first_line(error: str) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else "no message"
+
+
+def _findable(found: list[MethodSummary]) -> str:
+    """What fall of the baseline's risk the runs would find."""
+    base = next((one for one in found if one.is_baseline and one.risk.n), None)
+    others = [one for one in found if not one.is_baseline and one.risk.n]
+    if base is None or not others:
+        return ""
+    fewest = min(others, key=lambda one: one.risk.n)
+    start = f"From the baseline's risk of {base.risk.value:.0%}, {fewest.risk.n} runs each"
+    if math.isnan(fewest.risk_detectable):
+        return f"{start} would miss even a fall to 0 in more than one case of five."
+    return f"{start} would find a fall by {100 * fewest.risk_detectable:.0f} points with 80% power."
 
 
 def _other(found: list[MethodSummary], name: str) -> str:

@@ -70,8 +70,10 @@ def proof(found: list[MethodSummary]) -> str:
     lowest = min(one.risk.value for one in found)
     upper = max(one.risk.high for one in found if one.risk.value == lowest)
     if runs < FEW:
+        most = max(one.risk.n for one in found)
+        counted = f"{runs} runs" if runs == most else f"{runs} to {most} runs"
         return (
-            f"{runs} runs of each method demonstrate and don't prove: the safest method here ended below the "
+            f"{counted} of each method demonstrate and don't prove: the safest method here ended below the "
             f"reference in {lowest:.0%} of its runs, and may do so in up to {upper:.0%} of them (95% interval)."
         )
     return f"Every method has {runs} runs or more in every group; the intervals say how sure each figure is."
