@@ -71,7 +71,7 @@ TINY = LlamaConfig(
     num_key_value_heads=2, pad_token_id=0, eos_token_id=1, bos_token_id=None, tie_word_embeddings=False,
 )  # fmt: skip
 
-_SMALL = replace(CPU, batch=8, prompt=128, completion=128, generations=4)
+_SMALL = replace(CPU, batch=8, prompt=192, completion=64, generations=4)
 CASES = [
     Case("Llama 17M", LLAMA, replace(_SMALL, gradient_checkpointing=False), RewardPlan("heads", 5)),
     Case("Llama 17M, checkpointing", LLAMA, _SMALL, RewardPlan("independent", 3)),
@@ -82,7 +82,7 @@ CASES = [
     Case("Llama 4M, bf16", TINY, replace(_SMALL, gradient_checkpointing=False, precision="bf16"), RewardPlan()),
     Case("Llama 4M, autocast", TINY, replace(_SMALL, gradient_checkpointing=False, precision="bf16_mixed"),
          RewardPlan("independent", 3)),
-    Case("Llama 4M, long completions", TINY, replace(_SMALL, batch=16, prompt=16, completion=300), RewardPlan()),
+    Case("Llama 4M, long completions", TINY, replace(_SMALL, batch=16, prompt=16, completion=200), RewardPlan()),
     Case("Llama 17M, LoRA 16", LLAMA, replace(_SMALL, gradient_checkpointing=False, lora_rank=16), RewardPlan()),
 ]  # fmt: skip
 SMALL = [
@@ -278,13 +278,19 @@ def planned(plan: MemoryPlan) -> dict[str, int]:
     held = sum(line.bytes for line in plan.phases[0].lines if any(word in line.name for word in words)
                or "adapter" in line.name)  # fmt: skip
     saved = _activations(plan)
-    first, last = plan.phase("backward, first layer"), plan.phase("backward, last layer")
-    layers = max(saved, _inside(first), _inside(last))
+    layers = max(saved, *_layers(plan_memory(plan.shape, replace(plan.run, accumulation=1), plan.reward)))
     return {"held": held, "activations": saved, "layers": layers} | three | {"update": update}
 
 
+def _layers(plan: MemoryPlan) -> tuple[int, int]:
+    """First and last layer going backward, as `backbone` runs them: from no gradients, and without the output head."""
+    first, last = plan.phase("backward, first layer"), plan.phase("backward, last layer")
+    head = 0 if plan.run.lora_rank else plan.shape.matrix * (2 if plan.run.precision == "bf16" else 4)
+    return _inside(first), _inside(last) - head
+
+
 def _inside(phase: Phase) -> int:
-    """A phase without what is held throughout, and without the output head's gradient (`backbone` runs no head)."""
+    """What a phase adds to what is held throughout."""
     shown = ("activations", "gradients of act", "policy: gradients", "bf16 copies", "gradient of the embedding")
     return sum(line.bytes for line in phase.lines if line.name.startswith(shown))
 
