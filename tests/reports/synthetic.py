@@ -141,7 +141,7 @@ def write_study(
         "kind": "study", "title": "a <study>", "config": {"settings": {name: {"world": name} for name in settings},
         "methods": list(methods), "seeds": seeds, "policy": {"learning_rate": 5e-4}}, "settings": list(settings),
         "sources": list(sources), "methods": list(methods), "kl_budgets": list(budgets), "seeds": list(range(seeds)),
-        "cells": places, "versions": {"surefoot": "0.1.0", "torch": "2"}, "commit": None,
+        "cells": places, "versions": {"surefoot": "0.1.0", "torch": "2"}, "commit": "0123456789" * 4 + "+changes",
     }  # fmt: skip
     write_json(folder / "study.json", grid)
     return folder

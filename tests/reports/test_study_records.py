@@ -71,7 +71,7 @@ def test_a_method_without_any_run_yet(study: Path) -> None:
         cell_file(study, "vanilla", seed).unlink()
     text = words_of(build_report(study))
     assert "The baseline has no finished run here" in text
-    assert "0 runs each" in str(summary_table(study).title)
+    assert "0 to 3 runs each" in str(summary_table(study).title)
 
 
 def test_cells_of_an_earlier_grid_are_not_read(study: Path) -> None:

@@ -59,6 +59,14 @@ def test_an_undecided_difference_names_what_could_be_found(tmp_path: Path) -> No
     assert "Not sure: it may be chance. So many runs find a difference of 0.2" in found["How sure"]
 
 
+def test_a_baseline_that_never_lost_leaves_nothing_to_find(tmp_path: Path) -> None:
+    found = words(study(tmp_path, vanilla=[0.1] * 3, mean=[0.2] * 3))
+    assert found["Risk"] == (
+        "Mean of members ended below the reference in 0 of 3 runs, one reward model in 0 of 3 runs: no lower risk can "
+        "be shown than that, and up to 56% can't be ruled out even for one reward model."
+    )
+
+
 def test_when_the_baseline_leads(tmp_path: Path) -> None:
     found = words(study(tmp_path, vanilla=[0.5] * 12, mean=[0.2] * 12))
     assert found["Which method"].startswith("No method gained more than one reward model: 0.50")
@@ -85,7 +93,7 @@ def test_over_several_groups(tmp_path: Path) -> None:
     assert "not over the 2 groups" in found["How sure"]
 
 
-@pytest.mark.parametrize(("runs", "said"), [(3, "demonstrate and don't prove"), (20, "20 runs or more")])
+@pytest.mark.parametrize(("runs", "said"), [(3, "can demonstrate and not prove"), (20, "20 runs or more")])
 def test_few_runs_are_called_few(tmp_path: Path, runs: int, said: str) -> None:
     folder = study(tmp_path, vanilla=[-0.1] * runs, mean=[0.2] * runs)
     found = proof(summarise(read_study(folder)))

@@ -11,7 +11,7 @@ import pytest
 from surefoot.errors import RunError
 from surefoot.files import read_json, write_json
 from surefoot.maths.statistics import brown_forsythe, sign_test
-from surefoot.reports.paths import level_of, path_of
+from surefoot.reports.paths import gains_at, level_of, path_of
 from surefoot.reports.records import read_study
 from surefoot.reports.study import build_report
 from surefoot.reports.study_figures import frontier_figure, overview_figure, path_figures, trajectory_figure
@@ -105,6 +105,25 @@ def test_at_equal_kl_the_faster_run_has_no_head_start(tmp_path: Path) -> None:
     assert found["mean"].matched.value == pytest.approx(0.277, abs=1e-9)
     assert found["mean"].matched_paired.difference.value == pytest.approx(0.0, abs=1e-9)
     assert found["mean"].gap.value == 0.0
+
+
+def test_a_path_begins_at_the_reference_and_no_level_is_beyond_the_budget(tmp_path: Path) -> None:
+    write_study(tmp_path, methods=("vanilla",), seeds=2, budgets=(2.0,))
+    for seed in range(2):
+        place = place_of("uneven", "heads", "vanilla", 2.0, seed)
+        write_json(tmp_path / "cells" / f"{place['key']}.json", straight(place, 0.1, 6.0))
+    (group,) = read_study(tmp_path).groups
+    kl, gain = path_of(group.cells[0])
+    assert (kl[0], gain[0]) == (0.0, 0.0)
+    assert kl[1] == pytest.approx(6.0 * 4 / 40)  # the middle of the first seven updates
+    assert list(gains_at(group, "vanilla", 0.3).values()) == pytest.approx([0.03, 0.03])
+    assert level_of(group) == 2.0
+
+
+def test_ending_level_is_no_loss(tmp_path: Path) -> None:
+    write_study(tmp_path, methods=("vanilla", "mean"), gains={"vanilla": [0.0] * 6, "mean": [0.1] * 6}, seeds=6)
+    assert by_name(tmp_path)["vanilla"].risk.value == 0.0
+    assert by_name(tmp_path)["mean"].risk_p == 1.0
 
 
 def test_the_level_is_within_the_budget_and_outlives_one_short_run(tmp_path: Path) -> None:

@@ -82,9 +82,10 @@ def _table(study: Study, groups: Groups) -> Table:
 
 
 def _title(study: Study, groups: Groups) -> str:
-    fewest = min(len(group.of(method)) for group, _ in groups for method in group.methods)
+    counts = [len(group.of(method)) for group, _ in groups for method in group.methods]
+    runs = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     missing = "" if len(study.cells) == study.planned else f", {len(study.cells)} of {study.planned} cells finished"
-    return f"true reward over the reference, {fewest} runs each{missing} (95% intervals)"
+    return f"true reward over the reference, {runs} runs each{missing} (95% intervals)"
 
 
 def _short(method: str) -> str:

@@ -41,7 +41,8 @@ def ends_figure(group: Group, found: list[MethodSummary]) -> Drawing:
         for spot, gain in enumerate(sorted(gains[one.method])):
             x, _ = axes.at(gain, 0)
             axes.drawing.dot(x, y + (spot % 3 - 1) * 3.4, 3.2, _colour(group, one.method), opacity=0.55)
-        _whisker(axes, y, one.gain, "#1d1d1f")
+        if one.gain.n > 1:
+            _whisker(axes, y, one.gain, "#1d1d1f")
     return axes.drawing
 
 

@@ -9,7 +9,16 @@ from typing import Any
 from surefoot.maths.statistics import Interval
 from surefoot.reports.records import Group, Study, label_of
 from surefoot.reports.summary import MEAN, Comparison, MethodSummary
-from surefoot.reports.wording import budget, difference, interval, number, percent_interval, probability, times
+from surefoot.reports.wording import (
+    budget,
+    counted,
+    difference,
+    interval,
+    number,
+    percent_interval,
+    probability,
+    times,
+)
 
 __all__ = ["Entry", "Table", "differences_table", "ends_table", "failures_table", "groups_table", "matched_table",
            "name_of", "price_table"]  # fmt: skip
@@ -210,7 +219,9 @@ def _findable(found: list[MethodSummary]) -> str:
     if base is None or not others:
         return ""
     fewest = min(others, key=lambda one: one.risk.n)
-    start = f"From the baseline's risk of {base.risk.value:.0%}, {fewest.risk.n} runs each"
+    if base.risk.value == 0:
+        return "No run of the baseline ended below the reference, so no lower risk could be found."
+    start = f"From the baseline's risk of {base.risk.value:.0%}, {counted(fewest.risk.n, 'run')} each"
     if math.isnan(fewest.risk_detectable):
         return f"{start} would miss even a fall to 0 in more than one case of five."
     return f"{start} would find a fall by {100 * fewest.risk_detectable:.0f} points with 80% power."

@@ -10,7 +10,7 @@ import math
 
 from surefoot.reports.records import Study
 from surefoot.reports.summary import ALPHA, MEAN, MethodSummary
-from surefoot.reports.wording import difference, interval, number, probability, signed, times
+from surefoot.reports.wording import counted, difference, interval, number, probability, signed, times
 
 __all__ = ["Words", "best_of", "completeness", "group_words", "proof", "study_words"]
 
@@ -71,9 +71,9 @@ def proof(found: list[MethodSummary]) -> str:
     upper = max(one.risk.high for one in found if one.risk.value == lowest)
     if runs < FEW:
         most = max(one.risk.n for one in found)
-        counted = f"{runs} runs" if runs == most else f"{runs} to {most} runs"
+        each = counted(runs, "run") if runs == most else f"{runs} to {most} runs"
         return (
-            f"{counted} of each method demonstrate and don't prove: the safest method here ended below the "
+            f"{each} of each method can demonstrate and not prove: the safest method here ended below the "
             f"reference in {lowest:.0%} of its runs, and may do so in up to {upper:.0%} of them (95% interval)."
         )
     return f"Every method has {runs} runs or more in every group; the intervals say how sure each figure is."
@@ -103,7 +103,7 @@ def _sure(best: MethodSummary, base: MethodSummary, others: int) -> str:
         picked = " It was picked as the best after looking, so its figure flatters it." if others > 1 else ""
         return f"{told}: more than chance explains.{picked}"
     if n and others * 2 * 0.5**n > ALPHA:
-        return f"{told}. Not sure: {n} pairs can't pass that test whatever they show; more seeds can."
+        return f"{told}. Not sure: {counted(n, 'pair')} can't pass that test, whatever is seen; more seeds can."
     return (
         f"{told}. Not sure: it may be chance. So many runs find a difference of {number(versus.detectable)} in four "
         "cases out of five, and smaller ones less often."
@@ -117,6 +117,9 @@ def _risks(best: MethodSummary, base: MethodSummary) -> str:
     both = f"{first}, {base.label} in {_count(base)}"
     if best.risk_p < ALPHA:
         return f"{both}: beyond chance (exact McNemar p {_equals(best.risk_p)})."
+    if base.risk.value == 0:
+        unknown = f"{both}: no lower risk can be shown than that"
+        return f"{unknown}, and up to {base.risk.high:.0%} can't be ruled out even for {base.label}."
     limit = (
         "so many runs can't be relied on to find any fall of that risk, not even one to 0"
         if math.isnan(best.risk_detectable)
@@ -195,7 +198,11 @@ def _families(count: int) -> tuple[str, str]:
 
 
 def _count(one: MethodSummary) -> str:
-    return f"{round(one.risk.value * one.risk.n)} of {one.risk.n} runs" if one.risk.n else "none that was scored"
+    return (
+        f"{round(one.risk.value * one.risk.n)} of {counted(one.risk.n, 'run')}"
+        if one.risk.n
+        else "none that was scored"
+    )
 
 
 def _equals(p: float) -> str:

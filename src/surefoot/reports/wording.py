@@ -10,6 +10,7 @@ __all__ = [
     "UNKNOWN",
     "budget",
     "compact",
+    "counted",
     "difference",
     "interval",
     "number",
@@ -76,6 +77,11 @@ def probability(value: float) -> str:
     if math.isnan(value):
         return "–"
     return "< .001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def counted(count: int, what: str) -> str:
+    """1 run, 2 runs."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def times(value: float) -> str:
