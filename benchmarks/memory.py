@@ -147,7 +147,9 @@ class Step:
         model = self._model()
         add_fused_lm_head(model, outputs=("log_probs", "entropy"))
         if self.run.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # renamed in transformers 5; the old name works in both
+                model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.run.lora_rank:
             dropout = 0.05 if self.run.lora_dropout else 0.0
             model = get_peft_model(model, LoraConfig(r=self.run.lora_rank, lora_dropout=dropout))
