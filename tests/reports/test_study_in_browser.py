@@ -129,6 +129,13 @@ def test_the_keyboard_reaches_every_figure_and_every_heading(browser: Any, repor
     assert min(named) > 20
 
 
+def test_a_printed_page_holds_the_widest_table(browser: Any, report: Path) -> None:
+    """680 CSS pixels: A4 with margins of 15 mm."""
+    page = visit(browser, report, 680).page
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 680
+
+
 def test_what_is_folded_is_printed(browser: Any, tmp_path: Path) -> None:
     report = build_report(write_study(tmp_path, seeds=2, budgets=(2.0, 4.0, 6.0, 8.0), steps=20))
     page = visit(browser, report, 1280).page

@@ -6,13 +6,16 @@ import html.parser
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
 from surefoot.files import read_json, write_json
+from surefoot.reports.figures import svg
 from surefoot.reports.records import read_study
 from surefoot.reports.study import build_report, summary_table
+from surefoot.reports.study_figures import trajectory_figure
 from surefoot.reports.summary import summarise
 from tests.reports.browser import measure_in_frame
 from tests.reports.synthetic import edit_cell, place_of, write_study
@@ -136,3 +139,15 @@ def test_it_fits_the_window(study: Path, tmp_path: Path, width: int) -> None:
     assert found["wide"] <= width
     assert len(found["figures"]) == 10
     assert min(found["figures"]) > 60
+
+
+def test_the_picture_is_a_file_of_its_own(study: Path) -> None:
+    """As the README shows it: well-formed XML on a white ground, a line for each run and each method's mean."""
+    text = svg(trajectory_figure(read_study(study)), "picture", standalone=True)
+    root = ElementTree.fromstring(text)
+    space = "{http://www.w3.org/2000/svg}"
+    assert root.tag == f"{space}svg"
+    assert next(iter(root)).get("fill") == "#fff"
+    runs = [one for one in root.iter(f"{space}path") if one.get("stroke-opacity") == "0.3"]
+    assert len(runs) == 9
+    assert "variance-aware 0" in str(root.get("aria-label"))

@@ -84,14 +84,14 @@ class Drawing:
         """
         x, y = left, top
         for label, colour, dash in entries:
-            wide = 30 + text_width(label)
+            wide = 26 + text_width(label)
             if x > left and x + wide > self.width:
                 x, y = left, y + 17
             if dash is None:
-                self.dot(x + 18, y - 4, 4.6, colour)
+                self.dot(x + 15, y - 4, 4.6, colour)
             else:
-                self.line([(x, y - 4), (x + 22, y - 4)], colour, 2.6, dash=dash)
-            self.text(x + 27, y, label)
+                self.line([(x, y - 4), (x + 20, y - 4)], colour, 2.6, dash=dash)
+            self.text(x + 25, y, label)
             x += wide + 10
         return y + 8
 

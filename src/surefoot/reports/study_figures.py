@@ -223,7 +223,7 @@ def _frame(group: Group, methods: list[str], longest: float, span: tuple[float, 
     """One frame with a legend above."""
     drawing = Drawing(_WIDTH, 0)
     entries = [(label_of(method), _colour(group, method), _dash(group, method)) for method in methods]
-    top = drawing.legend(entries, 46, 14)
+    top = drawing.legend(entries, 0, 14)
     drawing.height = top + 250 + 40
     axes = Axes(drawing, 46, top, _WIDTH - 54, 250, (0.0, longest), span)
     axes.y_axis(GAIN)
