@@ -17,10 +17,13 @@ from typing import Any
 
 import yaml
 
+from surefoot.cli.demo import demo_study
 from surefoot.cli.main import main as surefoot
 from surefoot.files import read_json, write_json
-from surefoot.studies.pipeline import PipelineConfig, cell_path
+from surefoot.studies.cell import cell_path
+from surefoot.studies.config import method_settings
 from surefoot.studies.risk import run_study
+from surefoot.studies.runner import LocalRunner
 
 WINDOW = 10
 
@@ -30,7 +33,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/kl_budget"))
     parser.add_argument("--config", type=Path, help="a `surefoot rloo` config with target_kl, instead of the world")
     parser.add_argument("--methods", nargs="+", default=["variance_aware", "vanilla"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(200, 206)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(410, 415)))
     parser.add_argument("--budget", type=float, default=6.0)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--workers", type=int, default=2)
@@ -49,14 +52,20 @@ def main() -> None:
 
 
 def world(options: argparse.Namespace) -> list[tuple[str, float, list[float]]]:
-    changes = {} if options.steps is None else {"steps": options.steps}
-    config = PipelineConfig(kl_budget=options.budget, **changes)
-    run_study(config, options.methods, options.seeds, options.out, title="KL budget", workers=options.workers)
+    policy = {"beta": 1.0} | ({} if options.steps is None else {"max_steps": options.steps})
+    config = demo_study(
+        "uneven",
+        3000,
+        options.seeds,
+        methods=method_settings(options.methods),
+        kl_budgets=(options.budget,),
+        policy=policy,
+    )
+    run_study(config, options.out, title="KL budget", runner=LocalRunner(options.workers))
     found = []
-    for method in options.methods:
-        for seed in options.seeds:
-            path = read_json(cell_path(options.out, method, seed))["trajectory"]
-            found.append((f"world, {method}, seed {seed}", options.budget, kls(path)))
+    for cell in sorted(config.cells(), key=lambda cell: (options.methods.index(cell.method), cell.seed)):
+        path = read_json(cell_path(options.out, cell.key))["trajectory"]
+        found.append((f"world, {cell.method}, seed {cell.seed}", options.budget, kls(path)))
     return found
 
 

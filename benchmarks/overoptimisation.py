@@ -14,9 +14,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from surefoot.cli.demo import demo_study
 from surefoot.files import read_json, write_json
-from surefoot.studies.pipeline import PipelineConfig, cell_path
+from surefoot.studies.cell import cell_path
+from surefoot.studies.config import method_settings
 from surefoot.studies.risk import run_study
+from surefoot.studies.runner import LocalRunner
 
 LEVELS = (0, 2, 4, 6, 8, 10, 15, 20, 25, 30, 40)
 
@@ -32,16 +35,16 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    config = PipelineConfig(
-        variant=options.variant,
-        kl_budget=None,
-        beta=options.beta,
-        steps=options.steps,
-        learning_rate=options.learning_rate,
+    config = demo_study(
+        options.variant,
+        3000,
+        range(1000, 1000 + options.seeds),
+        methods=method_settings(["vanilla"]),
+        kl_budgets=(None,),
+        policy={"beta": options.beta, "max_steps": options.steps, "learning_rate": options.learning_rate},
     )
-    seeds = range(1000, 1000 + options.seeds)
-    run_study(config, ["vanilla"], seeds, options.out, title="over-optimisation", workers=options.workers)
-    cells = [read_json(cell_path(options.out, "vanilla", seed)) for seed in seeds]
+    run_study(config, options.out, title="over-optimisation", runner=LocalRunner(options.workers))
+    cells = [read_json(cell_path(options.out, cell.key)) for cell in config.cells()]
     rows = [row for level in LEVELS if (row := at_level(cells, level)) is not None]
     print(f"variant {options.variant}, one proxy, β = {options.beta}, N = {len(cells)} seeds")
     print(f"{'KL (nats)':>10} {'true reward':>12} {'± s.e.':>8} {'proxy':>8} {'seeds':>6}")

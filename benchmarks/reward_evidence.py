@@ -39,7 +39,7 @@ from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
 from surefoot.training.sampling import sample_completions
 
 KLS = (0, 5, 10, 20)
-SHARES = (0.125,)
+SHARES = (0.125, 0.25)
 VARIABILITY = 10
 """Models of the paper's first experiment."""
 POSTERIOR_DRAWS = 20

@@ -8,16 +8,22 @@ Each seed draws preferences and trains members as the demo does, then looks at t
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from surefoot.data.world import VARIANTS, build_world
-from surefoot.files import read_json, write_json
+from surefoot.cli.demo import demo_study
+from surefoot.data.world import VARIANTS
+from surefoot.files import write_json
 from surefoot.maths.statistics import bootstrap_mean
-from surefoot.studies.pipeline import PipelineConfig, prepare_seed
+from surefoot.studies.config import Cell
+from surefoot.studies.evaluation import reference_of
+from surefoot.studies.members import prepare_source, source_key
+from surefoot.studies.settings import build_setting
 
+INDEPENDENT = {"kind": "independent", "members": 5, "learning_rate": 1e-3, "epochs": 3, "batch_size": 32}
 FIGURES = ("variance_cv", "spearman", "mean_correlation", "member_correlation")
 
 
@@ -29,15 +35,15 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3000)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    world = build_world(options.out / "world")
     rows = []
     for variant in VARIANTS:
+        config = demo_study(
+            variant, options.pairs, range(2000, 2000 + options.seeds), methods={"mean": {"preset": "mean"}}
+        )
+        if options.source == "independent":
+            config = replace(config, sources={"independent": INDEPENDENT})
         folder = options.out / f"{variant}-{options.source}-{options.pairs}"
-        config = PipelineConfig(variant=variant, source=options.source, pairs=options.pairs)
-        found = []
-        for seed in range(2000, 2000 + options.seeds):
-            prepare_seed(world, config, seed, folder)
-            found.append(read_json(folder / "disagreement" / f"{seed}.json")["known_errors"])
+        found = [known(cell, variant, folder) for cell in config.cells()]
         rows.append(summarise(variant, options.source, found))
     print(f"{options.source}, {options.pairs} pairs, N = {options.seeds} seeds; mean [95% bootstrap interval]")
     print(f"{'variant':<12} {'d0 (median)':>12} " + " ".join(f"{name:>24}" for name in FIGURES))
@@ -46,6 +52,16 @@ def main() -> None:
         print(f"{row['variant']:<12} {row['d0_median']:>12} {cells}")
     if options.json is not None:
         write_json(options.json, {"seeds": options.seeds, "pairs": options.pairs, "rows": rows})
+
+
+def known(cell: Cell, variant: str, folder: Path) -> dict[str, Any]:
+    """The members' errors against the truth; their source is trained if it isn't there yet."""
+    setting = build_setting(cell.work["setting"], folder)
+    reference = reference_of(setting, folder, cell.work["evaluation_completions"], 24)
+    key = source_key(cell.work, "reward")
+    return prepare_source(setting, cell.work["sources"]["reward"], key, cell.seed, folder, reference)["disagreement"][
+        "known_errors"
+    ]
 
 
 def summarise(variant: str, source: str, found: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Shapes in the maths are checked at run time in the tests; shared real data is found, or its absence is said."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-_HOOK = install_import_hook("surefoot.maths", "beartype.beartype")
+_HOOK = install_import_hook("surefoot.maths", "beartype.beartype")  # before surefoot is imported
 
 # The same examples on every run and machine, and no limit on the time of one: machines differ.
 settings.register_profile("reproducible", derandomize=True, deadline=None)
@@ -23,4 +24,24 @@ def shared_dir() -> Path:
     folder = Path(os.environ.get("SUREFOOT_SHARED", Path(__file__).parents[2] / "shared"))
     if not folder.is_dir():
         pytest.skip(f"needs the real data and models in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from surefoot.data.world import build_world
+
+    folder = tmp_path_factory.mktemp("world")
+    build_world(folder)
+    return folder
+
+
+@pytest.fixture
+def study_folder(tmp_path: Path, world_folder: Path) -> Path:
+    """A study's folder whose world is there already."""
+    from surefoot.files import write_json
+
+    folder = tmp_path / "study"
+    shutil.copytree(world_folder, folder / "world")
+    write_json(folder / "study.json", {})
     return folder

@@ -89,9 +89,10 @@ def test_known_errors_see_heteroscedastic_members() -> None:
     truth = torch.randn(600, generator=generator, dtype=torch.float64)
     sd = torch.where(torch.rand(600, 1, generator=generator) < 0.5, 0.1, 1.0).double()
     members = 4 * (truth[:, None] + sd * torch.randn(600, 6, generator=generator, dtype=torch.float64)) + 7
-    found = known_errors(members, truth, groups)
+    source = FunctionMembers(lambda prompts, completions: [[0.0] * 6 for _ in prompts], 6)
+    found = known_errors(source, members, truth, groups)
     assert found.spearman.low > 0.2
     assert found.variance_cv > 0.5
     assert found.mean_correlation > found.member_correlation > 0.5
-    shifted = known_errors(members + groups[:, None].double(), truth, groups)
+    shifted = known_errors(source, members + groups[:, None].double(), truth, groups)
     assert shifted.spearman.value == pytest.approx(found.spearman.value, abs=1e-9)

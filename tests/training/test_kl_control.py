@@ -31,7 +31,9 @@ def test_reaches_and_holds_the_budget_without_overshoot(start: float, target: fl
 
 
 def test_one_update_by_hand() -> None:
-    controller = KLController(target=10.0, beta=1.0, smoothing=1.0, integral=0.05, proportional=1.0)
+    controller = KLController(
+        target=10.0, beta=1.0, smoothing=1.0, integral=0.05, proportional=1.0, return_gain=5.0, max_step=0.2
+    )
     log2 = math.log(2)
     first = 0.05 * (log2 + 5 * (log2 - 0.05))
     assert controller.update(20.0) == pytest.approx(math.exp(first))  # 0.195: no change of the error is known yet

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from surefoot.cli.parsing import parse
+from surefoot.cli.study import progress_bars, workers_of
+from surefoot.errors import RunError
 from surefoot.quiet import quieten
 
 
@@ -25,6 +28,17 @@ class DemoConfig:
 
 
 METHODS = ("vanilla", "mean", "variance_aware")
+HEADS: dict[str, Any] = {
+    "kind": "heads",
+    "members": 5,
+    "layer": 0,  # words, read from the embeddings
+    "bootstrap": "exponential",
+    "prior_scale": 1.0,
+    "learning_rate": 1e-2,
+    "weight_decay": 0.0,
+    "epochs": 60,
+}
+"""Settings of `surefoot reward` that suit the offline world."""
 
 
 def run(arguments: list[str]) -> None:
@@ -47,25 +61,37 @@ def run(arguments: list[str]) -> None:
 
 
 def _study(demo: DemoConfig, folder: Path) -> None:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from surefoot.studies.risk import run_study
+    from surefoot.studies.runner import LocalRunner
 
-    from surefoot.studies.pipeline import PipelineConfig
-    from surefoot.studies.risk import STAGES, run_study
-
-    columns = (TextColumn("{task.description:<15}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as bars:
-        tasks = {stage: bars.add_task(stage, total=None, start=False) for stage in STAGES}
-
-        def show(stage: str, done: int, total: int) -> None:
-            bars.start_task(tasks[stage])
-            bars.update(tasks[stage], completed=done, total=total)
-
-        run_study(
-            PipelineConfig(variant=demo.variant, pairs=demo.pairs),
-            METHODS,
-            range(demo.first_seed, demo.first_seed + demo.seeds),
+    config = demo_study(demo.variant, demo.pairs, range(demo.first_seed, demo.first_seed + demo.seeds))
+    with progress_bars() as show:
+        outcome = run_study(
+            config,
             folder,
             title="surefoot demo",
-            workers=demo.workers or min(os.cpu_count() or 1, 8),
+            runner=LocalRunner(workers_of(demo.workers)),
             on_progress=show,
+            retry_failed=True,
         )
+    if outcome.failed:
+        raise RunError(f"{outcome.failed} cells failed; their errors are in {folder / 'failed'}")
+
+
+def demo_study(variant: str, pairs: int, seeds: Iterable[int], **changes: Any) -> Any:
+    """The demo's study: five heads on the offline world's own policy, at a budget of 6 nats.
+
+    Args:
+        changes: of other fields of `StudyConfig`.
+    """
+    from surefoot.studies.config import StudyConfig, method_settings
+
+    grid: dict[str, Any] = {
+        "settings": {variant: {"world": variant, "pairs": pairs}},
+        "sources": {"heads": HEADS},
+        "methods": method_settings(METHODS),
+        "kl_budgets": (6.0,),
+        "seeds": tuple(seeds),
+        "policy": {"beta": 0.4, "max_steps": 100},
+    }
+    return StudyConfig(**grid | changes)

@@ -14,6 +14,7 @@ COMMANDS = {
     "reward": "train a reward source with a variance on preferences",
     "score": "reward and variance for every row of a dataset",
     "diagnose": "measure how far a reward source can be trusted",
+    "study": "run many whole pipelines and measure how often each method ends below the reference",
     "report": "make a study's report again from its records",
     "world": "write the offline world to disk: model, preferences, prompts",
     "theory": "the risk theorem, exact optima, and what an estimated variance does to them",

@@ -29,12 +29,17 @@ Progress = Callable[[str, float], None]
 
 
 def run_reward(
-    args: RewardSourceArguments, settings: dict[str, Any], on_progress: Progress | None = None
+    args: RewardSourceArguments,
+    settings: dict[str, Any],
+    on_progress: Progress | None = None,
+    *,
+    pairs: tuple[Dataset, Dataset] | None = None,
 ) -> dict[str, Any]:
     """Train, calibrate and measure a source, and write it to `args.output_dir/source` with `record.json` beside it.
 
     Args:
         settings: what the user gave; the output directory is bound to it.
+        pairs: to train on and held out, instead of the dataset that `args` names.
 
     Returns:
         The record; that of the finished run if there is one already.
@@ -43,7 +48,7 @@ def run_reward(
         ConfigError, DataError, ModelError, RunError: before any training, each saying what to change.
     """
     args.check()
-    train, held_out = _load(args)
+    train, held_out = _load(args) if pairs is None else pairs
     folder = claim_directory(args.output_dir, "reward", settings)
     if (folder / RECORD).exists():
         finished: dict[str, Any] = read_json(folder / RECORD)

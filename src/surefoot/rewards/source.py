@@ -43,6 +43,7 @@ CALIBRATION = "calibration.json"
 DIAGNOSIS = "diagnose.json"
 
 _KINDS = {
+    "borrowed": "surefoot.rewards.borrowed:BorrowedVariance",
     "independent": "surefoot.rewards.independent:IndependentMembers",
     "distilled": "surefoot.rewards.distilled:DistilledReward",
     "dropout": "surefoot.rewards.dropout:DropoutMembers",

@@ -165,32 +165,37 @@ class KnownErrors:
 
 
 def known_errors(
-    members: Float[Tensor, "batch members"], truth: Float[Tensor, "batch"], groups: Int[Tensor, "batch"]
+    source: RewardSource,
+    scores: Float[Tensor, "batch columns"],
+    truth: Float[Tensor, "batch"],
+    groups: Int[Tensor, "batch"],
 ) -> KnownErrors:
-    """Compare the members' variance with their mean's true squared error.
+    """Compare the source's variance with its true squared error; calibrates it on these rows.
 
-    The error is (a·μ̄ − t̄)², μ̄ the members' mean and t̄ the truth, both centred per prompt, a the scale that fits best
-    (the scale of a reward model is arbitrary).
+    The error is (a·μ̄ − t̄)², μ̄ the reward and t̄ the truth, both centred per prompt, a the scale that fits best (the
+    scale of a reward model is arbitrary).
 
     Args:
-        members: (batch, members) raw scores. truth: (batch,) true rewards. groups: (batch,) prompt ids.
+        scores: (batch, columns) of `source.score`. truth: (batch,) true rewards. groups: (batch,) prompt ids.
     """
-    x = members.double()
-    calibration = ensemble.calibrate(x, groups)
-    variance = ensemble.estimate(x, groups, calibration).variance
-    true = ensemble.centre(truth.double()[:, None], groups)[:, 0]
-    mean = ensemble.centre(x.mean(dim=1, keepdim=True), groups)[:, 0]
-    one = ensemble.centre(x[:, :1], groups)[:, 0]
+    calibration = source.calibrate(scores, groups)
+    found = source.estimate(scores, groups)
+    true, mean = (_centred(values, groups) for values in (truth, found.mean))
+    one = mean if found.members is None else _centred(found.members[:, 0], groups)
     scale = (mean * true).sum() / mean.square().sum()
-    freedom = calibration.prior.degrees_of_freedom if calibration.prior is not None else math.nan
+    freedom = calibration.prior.degrees_of_freedom if calibration.prior is not None else math.inf
     return KnownErrors(
-        completions=len(x),
+        completions=len(true),
         variance_cv=calibration.notes["weight_cv"],
         prior_freedom=None if math.isinf(freedom) else freedom,
-        spearman=spearman(variance.numpy(), (scale * mean - true).square().numpy()),
+        spearman=spearman(found.variance.numpy(), (scale * mean - true).square().numpy()),
         mean_correlation=float(torch.corrcoef(torch.stack([mean, true]))[0, 1]),
         member_correlation=float(torch.corrcoef(torch.stack([one, true]))[0, 1]),
     )
+
+
+def _centred(values: Float[Tensor, "batch"], groups: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    return ensemble.centre(values.double()[:, None], groups)[:, 0]
 
 
 def _plain(value: Any) -> Any:

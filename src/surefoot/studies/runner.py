@@ -9,13 +9,41 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from surefoot.errors import RunError
 
-__all__ = ["run_tasks", "tick"]
+__all__ = ["LocalRunner", "Runner", "run_tasks", "tick"]
 
 _COUNTER: Any = None
+
+
+class Runner(Protocol):
+    """Runs `function(*task)` for every task somewhere, and gives the results in the order of the tasks."""
+
+    def __call__(
+        self,
+        function: Callable[..., Any],
+        tasks: Sequence[tuple[Any, ...]],
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[Any]:
+        """`on_progress` is called now and then with (ticks so far, 0 if they aren't counted; tasks finished)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRunner:
+    """Processes of this machine, one thread each."""
+
+    workers: int
+
+    def __call__(
+        self,
+        function: Callable[..., Any],
+        tasks: Sequence[tuple[Any, ...]],
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[Any]:
+        return run_tasks(function, tasks, workers=self.workers, on_progress=on_progress)
 
 
 def tick() -> None:

@@ -22,6 +22,9 @@ class KLController:
         Δ log β_t = proportional · (e_t − e_{t−1}) + integral · (e_t + return_gain · max(0, e_t − tolerance))
         e_t = log(KL_t / target), clipped to ±1, KL_t smoothed;   |Δ log β_t| ≤ max_step
 
+    The proportional part alone makes β ∝ KL²: stiff enough for a policy that jumps, within a few updates, from one
+    mode of its reward to another at several times the KL. The integral part is slow beside it.
+
     Within the tolerance both sides of the budget count alike, so that noise doesn't push the KL below it; above it,
     coming back is more urgent than using the budget up.
 
@@ -41,12 +44,12 @@ class KLController:
 
     target: float
     beta: float
-    smoothing: float = 0.3
-    proportional: float = 1.0
-    integral: float = 0.05
-    return_gain: float = 5.0
+    smoothing: float = 0.8
+    proportional: float = 2.0
+    integral: float = 0.06
+    return_gain: float = 2.0
     tolerance: float = 0.05
-    max_step: float = 0.2
+    max_step: float = 1.0
     minimum: float = 1e-5
     maximum: float = 1e3
     kl: float | None = None

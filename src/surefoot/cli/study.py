@@ -1,0 +1,187 @@
+"""`surefoot study`: many whole pipelines, their risk, and a report; or what they would cost."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from surefoot.cli.parsing import parse
+from surefoot.errors import ConfigError, RunError
+from surefoot.quiet import quieten
+
+
+@dataclass
+class StudyArguments:
+    """The grid, and where it runs. The axes are best written in a YAML file (examples/study_world.yaml)."""
+
+    output_dir: str = field(metadata={"help": "Where records go; the same again goes on with what is missing."})
+    title: str = field(default="Risk study", metadata={"help": "Of the report."})
+    settings: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Name to world: uneven | even | shared_bias, or to model, prompts, …"}
+    )
+    sources: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Name to settings of `surefoot reward`, or to path: a saved source."}
+    )
+    methods: list[str] = field(
+        default_factory=lambda: ["vanilla", "mean", "variance_aware"],
+        metadata={"help": "Presets; or name to a preset with changed settings."},
+    )
+    kl_budgets: list[float] | None = field(
+        default=None, metadata={"help": "Nats per sequence; β stays constant if none is given."}
+    )
+    seeds: int = field(default=10, metadata={"help": "Independent pipelines of every cell."})
+    first_seed: int = field(default=0, metadata={"help": "Seeds are first_seed, first_seed + 1, …"})
+    trainer: str = field(default="rloo", metadata={"help": "rloo or grpo."})
+    policy: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Settings of the trainer: learning_rate, max_steps, use_peft, …"}
+    )
+    evaluation_completions: int = field(default=512, metadata={"help": "Judged completions of every final policy."})
+    samples_kept: int = field(default=8, metadata={"help": "Of them that are kept to be read."})
+    monitor_gold: bool = field(default=True, metadata={"help": "Judge every training batch too, for the trajectory."})
+    runner: str = field(default="local", metadata={"help": "local processes, or ray."})
+    workers: int = field(
+        default=0, metadata={"help": "local: processes at once, one thread each; 0 takes one per core, at most 8."}
+    )
+    ray_address: str | None = field(
+        default=None,
+        metadata={"help": "ray: of a running cluster, such as auto or host:port; one of its own if none."},
+    )
+    num_cpus: float = field(default=1, metadata={"help": "ray: of each cell."})
+    num_gpus: float = field(default=0, metadata={"help": "ray: of each cell."})
+    retries: int = field(default=3, metadata={"help": "ray: of a task whose node died."})
+    retry_failed: bool = field(default=False, metadata={"help": "Run cells again whose error is on record."})
+    shard: str | None = field(default=None, metadata={"help": "i/n: run only this share of the seeds."})
+    slurm: int | None = field(default=None, metadata={"help": "Print a SLURM array job of so many shards, and end."})
+    plan: bool = field(
+        default=False, metadata={"help": "Print cells, time and memory, from a measured cell, and end."}
+    )
+    model_size: str | None = field(
+        default=None, metadata={"help": "plan: also the memory of 7B, 32B, 70B, or of a model's directory."}
+    )
+
+
+def run(arguments: list[str]) -> None:
+    """Run the study and write its report, or print what it would be."""
+    from surefoot.cli.plan import MemoryPlanArguments
+
+    quieten()
+    study, memory = parse((StudyArguments, MemoryPlanArguments), arguments, "study")
+    config = configure(study)
+    if study.slurm is not None:
+        from surefoot.studies.slurm import array_job
+
+        print(array_job(arguments, study.slurm, study.output_dir))
+    elif study.plan:
+        from surefoot.cli.study_plan import print_plan
+
+        print_plan(config, Path(study.output_dir), workers_of(study.workers), study.model_size, memory)
+    else:
+        _run(study, config)
+
+
+def configure(study: StudyArguments) -> Any:
+    """The grid that the settings name.
+
+    Raises:
+        ConfigError: an axis is empty or unknown.
+    """
+    from surefoot.studies.config import StudyConfig, method_settings
+
+    return StudyConfig(
+        settings=_named(study.settings, "settings"),
+        sources=_named(study.sources, "sources"),
+        methods=method_settings(study.methods),
+        kl_budgets=tuple(float(budget) for budget in study.kl_budgets) if study.kl_budgets else (None,),
+        seeds=tuple(range(study.first_seed, study.first_seed + study.seeds)),
+        trainer=study.trainer,
+        policy=study.policy,
+        evaluation_completions=study.evaluation_completions,
+        samples_kept=study.samples_kept,
+        monitor_gold=study.monitor_gold,
+    )
+
+
+def _named(given: Any, what: str) -> dict[str, dict[str, Any]]:
+    if not isinstance(given, dict) or not all(isinstance(value, dict) for value in given.values()):
+        raise ConfigError(f"{what} must be `name: {{key: value}}` lines in the config file")
+    return given
+
+
+def workers_of(given: int) -> int:
+    """Processes at once: as asked for, or one per core, at most 8."""
+    return given or min(os.cpu_count() or 1, 8)
+
+
+def _run(study: StudyArguments, config: Any) -> None:
+    from rich.console import Console
+
+    from surefoot.reports.study import build_report, summary_table
+    from surefoot.studies.risk import run_study
+
+    folder, console = Path(study.output_dir), Console()
+    with progress_bars() as show:
+        outcome = run_study(
+            config,
+            folder,
+            title=study.title,
+            runner=_runner(study),
+            on_progress=show,
+            retry_failed=study.retry_failed,
+            only=_share(study.shard),
+        )
+    if study.shard is not None:
+        console.print(f"shard {study.shard}: {outcome.finished} cells finished; `surefoot report {folder}` reads all")
+    elif outcome.finished:
+        console.print(summary_table(folder))
+        console.print(f"report: {build_report(folder).resolve().as_uri()}")
+    if outcome.failed:
+        raise RunError(
+            f"{outcome.failed} cells failed; their errors are in {folder / 'failed'}. Run the same command with "
+            "--retry_failed once the cause is mended"
+        )
+
+
+def _runner(study: StudyArguments) -> Any:
+    if study.runner == "ray":
+        from surefoot.studies.ray_runner import RayRunner
+
+        return RayRunner(study.ray_address, study.num_cpus, study.num_gpus, study.retries)
+    if study.runner != "local":
+        raise ConfigError(f"runner must be local or ray, got '{study.runner}'")
+    from surefoot.studies.runner import LocalRunner
+
+    return LocalRunner(workers_of(study.workers))
+
+
+def _share(shard: str | None) -> Any:
+    """Which cells belong to shard i of n: whole seeds, so that no source is trained twice."""
+    if shard is None:
+        return None
+    number, _, count = shard.partition("/")
+    if not (number.isdigit() and count.isdigit() and int(number) < int(count)):
+        raise ConfigError(f"shard must be i/n with 0 ≤ i < n, got '{shard}'")
+    return lambda cell: cell.seed % int(count) == int(number)
+
+
+class progress_bars:
+    """One bar for each stage, with the time that is left."""
+
+    def __enter__(self) -> Any:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description:<15}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+        self._bars = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(elapsed_when_finished=True))
+        self._bars.__enter__()
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = self._bars.add_task(stage, total=total)
+            self._bars.update(tasks[stage], completed=done, total=total)
+
+        return show
+
+    def __exit__(self, *about: Any) -> None:
+        self._bars.__exit__(*about)

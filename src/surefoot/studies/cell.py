@@ -1,0 +1,199 @@
+"""One cell of a study: a policy aligned against a prepared reward source, and its true reward, in one record."""
+
+from __future__ import annotations
+
+import math
+import resource
+import shutil
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import ModelConfig, get_peft_config, get_quantization_config
+
+from surefoot.errors import ConfigError
+from surefoot.files import read_json, write_json
+from surefoot.records import make_record
+from surefoot.rewards.borrowed import BorrowedVariance
+from surefoot.rewards.source import MemberSource, RewardSource
+from surefoot.studies.config import Cell, check_keys, objective_of
+from surefoot.studies.evaluation import judge_policy, reference_of
+from surefoot.studies.members import cost_of, load_sources
+from surefoot.studies.settings import Setting, as_texts
+from surefoot.training.grpo_config import VarianceAwareGRPOConfig
+from surefoot.training.rloo_config import VarianceAwareRLOOConfig
+from surefoot.training.run_online import TRAINERS, with_model_settings
+
+__all__ = ["cell_path", "check_policy", "run_cell", "trajectory"]
+
+_CONFIGS: dict[str, Any] = {"rloo": VarianceAwareRLOOConfig, "grpo": VarianceAwareGRPOConfig}
+_OURS = ("output_dir", "seed", "target_kl", "preset", "aggregate", "aggregate_parameter", "weights", "objective")
+"""Settings of the trainer that the grid sets."""
+
+
+def check_policy(trainer: str, policy: dict[str, Any]) -> None:
+    """Refuse unknown settings and those that the grid sets.
+
+    Raises:
+        ConfigError: the key, and the nearest one that is known.
+    """
+    for name in _OURS:
+        if name in policy:
+            raise ConfigError(f"policy.{name} is set by the study's own axes; remove it")
+    known = {field.name for config in (_CONFIGS[trainer], ModelConfig) for field in fields(config)}
+    check_keys(policy, known - {"model_name_or_path"}, "policy")
+
+
+def cell_path(folder: Path, key: str) -> Path:
+    return folder / "cells" / f"{key}.json"
+
+
+def run_cell(setting: Setting, cell: Cell, folder: Path, on_step: Callable[[], None] | None = None) -> dict[str, Any]:
+    """Train one policy and measure its true reward; the record is written whole, and returned if it already exists.
+
+    With `save_steps` in the policy's settings, an interrupted run goes on from its last checkpoint. What the trainer
+    warned of is kept in the record.
+
+    Args:
+        on_step: called after every policy update, for progress.
+    """
+    path = cell_path(folder, cell.key)
+    if path.exists():
+        record: dict[str, Any] = read_json(path)
+        return record
+    started, cpu = time.perf_counter(), time.process_time()
+    source = load_sources(cell.work, folder)
+    place = folder / "work" / cell.key
+    with warnings.catch_warnings(record=True) as caught:
+        trainer = _trainer(setting, cell, source, place)
+        trainer.add_callback(_OnStep(on_step))
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(place)) if place.is_dir() else None)
+        record = _record(setting, cell, folder, trainer, source)
+    record["warnings"] = sorted({str(one.message) for one in caught if one.category is UserWarning})
+    record["metrics"] |= {
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - cpu,
+        "source_cpu_seconds": cost_of(cell.work, folder)[0],
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    write_json(path, record)
+    shutil.rmtree(place, ignore_errors=True)
+    return record
+
+
+def _trainer(setting: Setting, cell: Cell, source: RewardSource, place: Path) -> Any:
+    work = cell.work
+    own = {field.name for field in fields(ModelConfig)} - {field.name for field in fields(_CONFIGS[work["trainer"]])}
+    model = ModelConfig(**{name: value for name, value in work["policy"].items() if name in own})
+    given = {name: value for name, value in work["policy"].items() if name not in own}
+    args = _CONFIGS[work["trainer"]](
+        output_dir=str(place),
+        seed=work["seed"],
+        target_kl=work["kl_budget"],
+        **_method(work["method"], source),
+        **given,
+    )
+    trainer = TRAINERS[work["trainer"]](
+        setting.policy,
+        source,
+        with_model_settings(args, model),
+        train_dataset=Dataset.from_dict({"prompt": setting.train_prompts}),
+        quantization_config=get_quantization_config(model),
+        peft_config=get_peft_config(model),
+        monitors={"gold": setting.gold} if work["monitor_gold"] else None,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _method(spec: dict[str, Any], source: RewardSource) -> dict[str, Any]:
+    """The objective's settings. A posterior or a judge has no members: there "one model" is its mean."""
+    memberless = not isinstance(source, MemberSource | BorrowedVariance)
+    return spec | {"aggregate": "mean"} if memberless and objective_of(spec).aggregate == "one" else spec
+
+
+class _OnStep(TrainerCallback):
+    def __init__(self, function: Callable[[], None] | None) -> None:
+        self.function = function
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        if self.function is not None:
+            self.function()
+
+
+_TRAJECTORY = {
+    "kl": "sequence_kl",
+    "proxy": "reward/mean_of_members",
+    "gold": "monitor/gold",
+    "variance": "reward/variance",
+    "weight": "weight/mean",
+    "beta": "beta",
+}
+
+
+def trajectory(history: list[dict[str, Any]]) -> list[dict[str, float | None]]:
+    """The trainer's log as rows of step, kl, proxy, gold, variance, weight, beta; None where a value isn't known."""
+    rows = [entry for entry in history if "sequence_kl" in entry]
+    return [
+        {"step": row["step"]} | {ours: _known(row.get(theirs)) for ours, theirs in _TRAJECTORY.items()} for row in rows
+    ]
+
+
+def _known(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _record(setting: Setting, cell: Cell, folder: Path, trainer: Any, source: RewardSource) -> dict[str, Any]:
+    work = cell.work
+    count, tokens = work["evaluation_completions"], work["policy"].get("max_completion_length") or 256
+    reference = reference_of(setting, folder, count, tokens)
+    final = judge_policy(setting, trainer.model, trainer.processing_class, setting.evaluation_prompts, count, tokens)
+    path = trajectory(trainer.state.log_history)
+    metrics = {
+        "gold_reference": reference["mean"],
+        "gold_reference_train": reference["train_mean"],
+        "gold_final": final["mean"],
+        "gold_gain": final["mean"] - reference["mean"],
+        "kl_final": _tail(path, "kl"),
+        "proxy_reference": path[0]["proxy"],
+        "proxy_final": _tail(path, "proxy"),
+        "beta_final": path[-1]["beta"],
+    }
+    digest = cost_of(work, folder)[1]
+    record = make_record("cell", work, seed=cell.seed, data_hash=digest, metrics=metrics)
+    samples = _samples(source, reference, final, work["samples_kept"])
+    return record | cell.place() | {"trajectory": path, "samples": samples}
+
+
+def _tail(path: list[dict[str, float | None]], name: str) -> float | None:
+    """Mean over the last tenth of the updates."""
+    values = [value for row in path[-max(1, len(path) // 10) :] if (value := row[name]) is not None]
+    return sum(values) / len(values) if values else None
+
+
+@torch.no_grad()
+def _samples(
+    source: RewardSource, reference: dict[str, Any], final: dict[str, Any], count: int
+) -> list[dict[str, Any]]:
+    prompts, completions = final["prompts"][:count], final["completions"][:count]
+    estimate = source.estimate(source.score(prompts, completions))
+    texts = [as_texts(rows) for rows in (prompts, reference["completions"][:count], completions)]
+    return [
+        {
+            "prompt": texts[0][i],
+            "reference": texts[1][i],
+            "completion": texts[2][i],
+            "proxy": _known(float(estimate.mean[i])),
+            "variance": _known(float(estimate.variance[i])) if estimate.has_variance else None,
+            "gold": final["gold"][i],
+            "gold_reference": reference["gold"][i],
+        }
+        for i in range(len(estimate))
+    ]

@@ -1,0 +1,245 @@
+"""The grid of a study: settings × sources × methods × KL budgets × seeds, each cell with an address of its content."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from surefoot.errors import ConfigError
+from surefoot.files import fingerprint
+from surefoot.maths.objectives import Objective
+from surefoot.training.objective_config import ObjectiveArguments
+
+__all__ = ["Cell", "StudyConfig", "check_keys", "method_settings", "objective_of", "policy_settings", "single_of"]
+
+_METHOD_KEYS = ("preset", "aggregate", "aggregate_parameter", "weights", "objective", "weight_floor", "weight_ceiling")
+_USUAL: dict[str, Any] = {
+    "beta": 1.0,
+    "lr_scheduler_type": "constant",
+    "gradient_checkpointing": False,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "max_steps": 100,
+}
+_ON_THE_WORLD: dict[str, Any] = {
+    "per_device_train_batch_size": 64,
+    "num_generations": 8,
+    "max_completion_length": 24,
+    "learning_rate": 3e-4,
+    "use_cpu": True,
+}
+_WHOLE_FILE = 1 << 30
+"""Larger files are told apart by name and size alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One pipeline: its place in the grid, and everything that its result depends on.
+
+    Args:
+        key: address of the content of `work`; equal work has one address, wherever it stands in a grid.
+        work: setting, source, objective, budget, seed, trainer, policy and evaluation, as plain values.
+    """
+
+    setting: str
+    source: str
+    method: str
+    kl_budget: float | None
+    seed: int
+    key: str
+    work: dict[str, Any]
+
+    def place(self) -> dict[str, Any]:
+        """Its coordinates and address, as records and reports name them."""
+        names = ("key", "setting", "source", "method", "kl_budget", "seed")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """A whole study as its YAML file states it.
+
+    Args:
+        settings: name to what `surefoot.studies.settings.build_setting` reads.
+        sources: name to settings of `surefoot reward`, or `path` of a saved source.
+        methods: preset names; or name to a preset with changed fields (`preset: lcb`, `aggregate_parameter: 2`).
+        kl_budgets: nats per sequence at which policies are held; None keeps β constant.
+        seeds: every seed draws its own preferences, members and policy run; methods of a seed share the first two.
+        trainer: rloo or grpo. policy: settings of the trainer and of TRL's ModelConfig.
+        evaluation_completions: fresh completions of the final policy whose true reward is measured.
+        samples_kept: of them that are kept to be read.
+        monitor_gold: whether every training batch is judged too, for the trajectory.
+
+    Raises:
+        ConfigError: an empty axis, or a method that is no objective.
+    """
+
+    settings: dict[str, dict[str, Any]]
+    sources: dict[str, dict[str, Any]]
+    methods: dict[str, dict[str, Any]]
+    kl_budgets: tuple[float | None, ...]
+    seeds: tuple[int, ...]
+    trainer: str = "rloo"
+    policy: dict[str, Any] = field(default_factory=dict)
+    evaluation_completions: int = 512
+    samples_kept: int = 8
+    monitor_gold: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("settings", "sources", "methods", "kl_budgets", "seeds"):
+            if not getattr(self, name):
+                raise ConfigError(f"a study needs at least one of {name}")
+        if self.trainer not in ("rloo", "grpo"):
+            raise ConfigError(f"trainer must be rloo or grpo, got '{self.trainer}'")
+        for spec in self.methods.values():
+            objective_of(spec)
+
+    def to_yaml(self) -> dict[str, Any]:
+        """What `surefoot study --config` reads back, for records; seeds as a count where they are one after another."""
+        first, count = self.seeds[0], len(self.seeds)
+        plain = all(spec == {"preset": name} for name, spec in self.methods.items())
+        values: dict[str, Any] = {
+            "settings": self.settings,
+            "sources": self.sources,
+            "methods": list(self.methods) if plain else self.methods,
+            "kl_budgets": [budget for budget in self.kl_budgets if budget is not None] or None,
+            "seeds": count if self.seeds == tuple(range(first, first + count)) else list(self.seeds),
+            "first_seed": first,
+        }
+        names = ("trainer", "policy", "evaluation_completions", "samples_kept", "monitor_gold")
+        return values | {name: getattr(self, name) for name in names}
+
+    def cells(self) -> list[Cell]:
+        """Every cell of the grid, seeds outermost, so that methods are compared from early on."""
+        files = {name: file_hashes(spec) for name, spec in self.settings.items()}
+        bounds = [(s, z) for s in self.settings for z in self.sources]
+        return [
+            self._cell(setting, source, method, budget, seed, files[setting])
+            for seed in self.seeds
+            for setting, source in bounds
+            for budget in self.kl_budgets
+            for method in self.methods
+        ]
+
+    def _cell(
+        self, setting: str, source: str, method: str, budget: float | None, seed: int, files: dict[str, str]
+    ) -> Cell:
+        spec, objective = self.sources[source], self.methods[method]
+        work = {
+            "setting": self.settings[setting],
+            "files": files,
+            "sources": roles(spec, objective_of(objective)),
+            "method": objective,
+            "kl_budget": budget,
+            "seed": seed,
+            "trainer": self.trainer,
+            "policy": policy_settings(self.settings[setting], self.policy),
+            "evaluation_completions": self.evaluation_completions,
+            "samples_kept": self.samples_kept,
+            "monitor_gold": self.monitor_gold,
+        }
+        return Cell(setting, source, method, budget, seed, fingerprint(work), work)
+
+
+def method_settings(methods: Sequence[str] | dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Methods as the YAML gives them, by name: a list of presets, or names with presets and changes.
+
+    Raises:
+        ConfigError: an unknown key.
+    """
+    found = {}
+    given = methods if isinstance(methods, dict) else dict.fromkeys(methods)
+    for name, spec in given.items():
+        changed = {"preset": name} | dict(spec or {})
+        check_keys(changed, _METHOD_KEYS, f"method '{name}'")
+        found[name] = changed
+    return found
+
+
+def policy_settings(setting: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The trainer's settings: what the study gives, over the usual ones."""
+    return _USUAL | (_ON_THE_WORLD if "world" in setting else {}) | given
+
+
+def objective_of(method: dict[str, Any]) -> Objective:
+    """The objective that a method's settings name."""
+    return ObjectiveArguments(**method).build_objective()
+
+
+def roles(spec: dict[str, Any], objective: Objective) -> dict[str, dict[str, Any]]:
+    """Which sources an objective reads: `reward`, and `variance` where that is another one.
+
+    "One model" is the model that a user without an ensemble would train on the same pairs: it sees every pair and has
+    no prior function. A member of the ensemble would be too weak a baseline.
+    """
+    if objective.aggregate != "one" or objective.parameter is not None:
+        return {"reward": spec}
+    if objective.weights == "variance":
+        return {"reward": single_of(spec), "variance": spec}
+    return {"reward": single_of(spec)}
+
+
+def single_of(spec: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the one plain model beside an ensemble; `single` in the source's settings if it is given."""
+    if "single" in spec:
+        return dict(spec["single"])
+    kind = spec.get("kind", "heads")
+    if "path" in spec or kind in ("judge", "mixed"):
+        return spec
+    plain = {name: value for name, value in spec.items() if name not in ("scale_members", "variance", "other_models")}
+    if kind == "heads":
+        return plain | {"members": 1, "bootstrap": "none", "prior_scale": 0.0}
+    if kind in ("independent", "lora"):
+        return plain | {"members": 1, "bootstrap": "none"}
+    raise ConfigError(
+        f"kind: {kind} is fitted to one reward model: give that model's own settings as `single` (kind: independent, "
+        "learning_rate: …)"
+    )
+
+
+def check_keys(given: Collection[str], known: Collection[str], what: str) -> None:
+    """Refuse unknown keys, with the nearest known one.
+
+    Raises:
+        ConfigError: the first unknown key.
+    """
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key, sorted(known), 1)
+            hint = f"; did you mean '{near[0]}'?" if near else f" (known: {', '.join(sorted(known))})"
+            raise ConfigError(f"unknown key '{key}' in {what}{hint}")
+
+
+def file_hashes(spec: dict[str, Any]) -> dict[str, str]:
+    """SHA-256 of every local file that a setting names, so that a changed file changes the cells' addresses."""
+    return {str(path): _digest(path) for name in _strings(spec) for path in _files(name)}
+
+
+def _strings(values: Any) -> Iterator[str]:
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, dict):
+        for value in values.values():
+            yield from _strings(value)
+
+
+def _files(name: str) -> list[Path]:
+    path = Path(name.rpartition(":")[0] if ".py:" in name else name)
+    if path.is_file():
+        return [path]
+    if path.is_dir() and "/" in name:
+        return sorted(inner for inner in path.iterdir() if inner.suffix in (".json", ".safetensors"))
+    return []
+
+
+def _digest(path: Path) -> str:
+    if path.stat().st_size > _WHOLE_FILE:
+        return f"{path.stat().st_size} bytes"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,0 +1,136 @@
+"""Who judges the policies of a study: a function, or a reward source that no policy was trained against."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from surefoot.errors import ConfigError, DataError, SurefootError
+from surefoot.rewards.source import SOURCE, MemberSource, RewardSource, load_source
+from surefoot.types import Text
+
+__all__ = ["Gold", "load_gold", "refuse_members", "weight_hashes"]
+
+Gold = Callable[[Sequence[Text], Sequence[Text]], list[float]]
+"""(prompts, completions) to the true reward of each; higher is better."""
+
+
+def load_gold(spec: dict[str, Any]) -> Gold:
+    """The judge that a study's setting names.
+
+    Args:
+        spec: `function: file.py:name` or `module:name`, a function of (prompts, completions) to numbers; or
+            `source: directory`, any saved reward source (a held-out model or ensemble, or an LLM judge), whose mean
+            reward counts.
+
+    Raises:
+        ConfigError: neither or both are given, or there is no such function.
+    """
+    if set(spec) == {"function"}:
+        return _checked(_function(str(spec["function"])), str(spec["function"]))
+    if set(spec) == {"source"}:
+        return _of_source(str(spec["source"]))
+    raise ConfigError(
+        "gold must be `function: file.py:name` (or module:name) or `source: directory`, got "
+        f"{', '.join(spec) or 'nothing'}"
+    )
+
+
+def _function(name: str) -> Gold:
+    place, _, attribute = name.rpartition(":")
+    if not place:
+        raise ConfigError(f"gold function '{name}' must be file.py:name or module:name")
+    try:
+        module = _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except (ImportError, OSError, SyntaxError) as error:
+        raise ConfigError(f"can't load the gold function '{name}': {error}") from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        raise ConfigError(f"{place} has no function '{attribute}'")
+    return found
+
+
+def _module_of_file(path: Path) -> Any:
+    if not path.exists():
+        raise OSError(f"{path} does not exist")
+    spec = importlib.util.spec_from_file_location(f"surefoot_gold_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _checked(function: Gold, name: str) -> Gold:
+    def judge(prompts: Sequence[Text], completions: Sequence[Text]) -> list[float]:
+        values = [float(value) for value in function(prompts, completions)]
+        if len(values) != len(prompts):
+            raise DataError(f"gold function '{name}' gave {len(values)} rewards for {len(prompts)} completions")
+        return values
+
+    return judge
+
+
+def _of_source(directory: str) -> Gold:
+    source = load_source(directory)
+
+    def judge(prompts: Sequence[Text], completions: Sequence[Text]) -> list[float]:
+        values: list[float] = _uncentred(source, source.score(prompts, completions)).tolist()
+        return values
+
+    return judge
+
+
+def _uncentred(source: RewardSource, scores: torch.Tensor) -> torch.Tensor:
+    """(batch,) mean reward with nothing taken away by prompt, since it is compared between policies."""
+    if isinstance(source, MemberSource):
+        held = source.calibration
+        scales = torch.tensor(held.scales) if held is not None and source.scale_members else 1.0
+        return (scores / scales).nanmean(dim=1)
+    return source.estimate(scores, torch.zeros(len(scores), dtype=torch.long)).mean
+
+
+def refuse_members(gold: dict[str, Any], sources: dict[str, dict[str, Any]]) -> None:
+    """Refuse a judge that is, or shares weights with, a reward that the policies are trained against.
+
+    Args:
+        sources: the study's, by name; those with a `path` exist already, the others will be trained by the study and
+            can't be the judge.
+
+    Raises:
+        ConfigError: the source, and the file that both hold.
+    """
+    if "source" not in gold:
+        return
+    judges = weight_hashes(Path(str(gold["source"])))
+    for name, spec in sources.items():
+        if "path" not in spec:
+            continue
+        held = weight_hashes(Path(str(spec["path"])))
+        if same_place(gold["source"], spec["path"]) or set(judges) & set(held):
+            shared = next((judges[key] for key in judges if key in held), Path(str(spec["path"])))
+            raise ConfigError(
+                f"gold is a member of source '{name}' ({shared}): a policy that overfits it would look good; name a "
+                "reward model that no policy is trained against"
+            )
+
+
+def same_place(first: str | Path, second: str | Path) -> bool:
+    return Path(first).resolve() == Path(second).resolve()
+
+
+def weight_hashes(directory: Path) -> dict[str, Path]:
+    """SHA-256 of every weight file below a directory, and the file."""
+    if not (directory / SOURCE).exists():
+        raise SurefootError(f"{directory} is not a reward source: it has no {SOURCE}")
+    found = {}
+    for path in sorted(directory.rglob("*.safetensors")):
+        with path.open("rb") as file:
+            found[hashlib.file_digest(file, "sha256").hexdigest()] = path
+    return found

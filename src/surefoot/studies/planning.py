@@ -1,0 +1,114 @@
+"""What a study would take: cells, time and memory, from cells that were measured."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from surefoot.errors import RunError
+from surefoot.files import read_json
+from surefoot.studies.cell import cell_path
+from surefoot.studies.config import Cell, StudyConfig
+from surefoot.studies.members import source_key
+from surefoot.studies.risk import failure_path, run_study
+
+__all__ = ["Plan", "plan_study"]
+
+_PILOT_STEPS = (2, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A study before it is run.
+
+    Args:
+        cells: of the grid, each address once. finished: that have a record already.
+        sources: that the missing cells need and that aren't trained.
+        cell_seconds, source_seconds: of one, on one process.
+        memory_mb: largest resident memory of a worker.
+        measured: what the figures come from.
+    """
+
+    cells: int
+    finished: int
+    sources: int
+    cell_seconds: float
+    source_seconds: float
+    memory_mb: float
+    measured: str
+
+    @property
+    def seconds(self) -> float:
+        """Of all that is missing, on one process."""
+        return (self.cells - self.finished) * self.cell_seconds + self.sources * self.source_seconds
+
+
+def plan_study(config: StudyConfig, folder: Path, on_progress: Callable[[str, int, int], None] | None = None) -> Plan:
+    """Count what is missing, and take time and memory from the folder's finished cells, or from a pilot.
+
+    The pilot runs one seed of the grid's dearest kind of cell (the last method) for a few updates, in a folder of its
+    own that is removed, and extends its time per update to all of them.
+
+    Raises:
+        RunError: the pilot failed, with its error.
+    """
+    cells = list({cell.key: cell for cell in config.cells()}.values())
+    missing = [cell for cell in cells if not cell_path(folder, cell.key).exists()]
+    needed = {source_key(cell.work, role) for cell in missing for role in cell.work["sources"]}
+    untrained = [key for key in needed if not (folder / "sources" / key / "prepared.json").exists()]
+    records = [read_json(cell_path(folder, cell.key)) for cell in cells if cell not in missing]
+    figures = _of_records(records, folder, cells) if records else _of_pilot(config, on_progress)
+    return Plan(len(cells), len(cells) - len(missing), len(untrained), *figures)
+
+
+def _of_records(records: list[dict[str, Any]], folder: Path, cells: list[Cell]) -> tuple[float, float, float, str]:
+    metrics = [record["metrics"] for record in records]
+    keys = {source_key(cell.work, role) for cell in cells for role in cell.work["sources"]}
+    paths = [path for key in keys if (path := folder / "sources" / key / "prepared.json").exists()]
+    return (
+        statistics.fmean(one["seconds"] for one in metrics),
+        statistics.fmean(read_json(path)["cpu_seconds"] for path in paths),
+        max(one["peak_memory_mb"] for one in metrics),
+        f"{len(records)} finished cells",
+    )
+
+
+def _of_pilot(
+    config: StudyConfig, on_progress: Callable[[str, int, int], None] | None
+) -> tuple[float, float, float, str]:
+    name = list(config.methods)[-1]
+    small = replace(
+        config, methods={name: config.methods[name]}, seeds=config.seeds[:1], kl_budgets=config.kl_budgets[:1]
+    )
+    seconds, memory = [], []
+    with tempfile.TemporaryDirectory(prefix="surefoot-plan-") as place:
+        for steps in _PILOT_STEPS:
+            pilot = replace(small, policy=config.policy | {"max_steps": steps})
+            run_study(pilot, Path(place), title="pilot", on_progress=on_progress)
+            metrics = [_measured(Path(place), cell) for cell in pilot.cells()]
+            seconds.append(statistics.fmean(one["seconds"] for one in metrics))
+            memory.append(max(one["peak_memory_mb"] for one in metrics))
+        prepared = [read_json(path) for path in Path(place).glob("sources/*/prepared.json")]
+    few, more = _PILOT_STEPS
+    step = (seconds[1] - seconds[0]) / (more - few)
+    wanted = statistics.fmean(cell.work["policy"]["max_steps"] for cell in config.cells())
+    return (
+        seconds[1] + (wanted - more) * step,
+        statistics.fmean(one["cpu_seconds"] for one in prepared),
+        max(memory),
+        f"a pilot of {few} and {more} updates of {name}",
+    )
+
+
+def _measured(folder: Path, cell: Cell) -> dict[str, Any]:
+    path = cell_path(folder, cell.key)
+    if not path.exists():
+        failed = failure_path(folder, cell.key)
+        error = read_json(failed)["error"] if failed.exists() else "no record was written"
+        raise RunError(f"the pilot cell of the plan failed: {error}")
+    found: dict[str, Any] = read_json(path)["metrics"]
+    return found

@@ -1,0 +1,152 @@
+"""A whole study at its smallest: records are whole, finished work is kept, and the baseline is a fair one."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from surefoot.cli.demo import HEADS, demo_study
+from surefoot.errors import ConfigError, RunError
+from surefoot.rewards.source import load_source
+from surefoot.studies.config import StudyConfig, method_settings
+from surefoot.studies.risk import run_study
+from surefoot.studies.runner import LocalRunner
+
+SMALL: dict[str, Any] = {
+    "settings": {"uneven": {"world": "uneven", "pairs": 60, "held_out_pairs": 40}},
+    "sources": {"heads": {**HEADS, "members": 3, "epochs": 3}},
+    "kl_budgets": (6.0,),
+    "evaluation_completions": 48,
+    "samples_kept": 2,
+}
+
+
+def small(methods: list[str], seeds: list[int], **changes: Any) -> StudyConfig:
+    policy = {"max_steps": 3, "calibration_prompts": 8} | changes.pop("policy", {})
+    return demo_study("uneven", 60, seeds, **SMALL | {"methods": method_settings(methods), "policy": policy} | changes)
+
+
+def cells(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    found = [json.loads(path.read_text()) for path in (folder / "cells").glob("*.json")]
+    return {(cell["method"], cell["seed"]): cell for cell in found}
+
+
+@pytest.mark.slow
+def test_a_small_study_runs_once_and_a_change_reruns_only_what_it_touches(study_folder: Path) -> None:
+    folder = study_folder
+    seen: list[tuple[str, int, int]] = []
+    methods = ["vanilla", "variance_aware_one", "variance_aware"]
+    outcome = run_study(small(methods, [0]), folder, title="small", on_progress=lambda *a: seen.append(a))
+    assert (outcome.finished, outcome.failed) == (3, 0)
+    assert seen[-1] == ("policies", 9, 9)
+
+    found = cells(folder)
+    cell = found["variance_aware", 0]
+    assert [row["step"] for row in cell["trajectory"]] == [1, 2, 3]
+    assert cell["trajectory"][0]["kl"] == 0.0
+    assert all(row["gold"] is not None and row["variance"] > 0 for row in cell["trajectory"])
+    metrics = cell["metrics"]
+    assert metrics["gold_gain"] == pytest.approx(metrics["gold_final"] - metrics["gold_reference"])
+    assert len(cell["samples"]) == 2
+    assert cell["data_hash"] == found["vanilla", 0]["data_hash"]  # methods of a seed share its preferences
+
+    # One plain model against one plain model with the members' variance: the same reward, weights that differ.
+    vanilla, borrowed = found["vanilla", 0], found["variance_aware_one", 0]
+    assert vanilla["trajectory"][0]["variance"] is None
+    assert borrowed["trajectory"][0]["variance"] > 0
+    assert borrowed["trajectory"][0]["proxy"] == pytest.approx(vanilla["trajectory"][0]["proxy"], abs=1e-6)
+    trained = [load_source(path.parent / "reward" / "source") for path in folder.glob("sources/*/prepared.json")]
+    assert sorted(source.num_members for source in trained) == [1, 3]  # type: ignore[attr-defined]
+    assert {source.heads.shape.prior_scale for source in trained if source.num_members == 1} == {0.0}  # type: ignore[attr-defined]
+
+    # A lost cell runs again, to the same result. More members change the ensemble's cells and not the one model's.
+    kept = {path: path.stat().st_mtime_ns for path in (folder / "cells").glob("*.json")}
+    lost = folder / "cells" / f"{cell['key']}.json"
+    lost.unlink()
+    run_study(small(methods, [0]), folder, title="small")
+    assert json.loads(lost.read_text())["trajectory"] == cell["trajectory"]
+    wider = {"heads": {**SMALL["sources"]["heads"], "members": 4}}
+    run_study(small(["vanilla", "mean"], [0], sources=wider), folder, title="wider")
+    assert len(list((folder / "cells").glob("*.json"))) == 4
+    assert {path: path.stat().st_mtime_ns for path in kept if path != lost} == {
+        path: stamp for path, stamp in kept.items() if path != lost
+    }
+    listed = json.loads((folder / "study.json").read_text())["cells"]
+    assert [one["method"] for one in listed] == ["vanilla", "mean"]
+
+
+@pytest.mark.slow
+def test_a_failed_cell_is_on_record_and_runs_again_on_request(study_folder: Path) -> None:
+    folder = study_folder
+    broken = small(["mean"], [0], policy={"num_generations": 7})
+    outcome = run_study(broken, folder, title="broken")
+    assert (outcome.finished, outcome.failed) == (0, 1)
+    (record,) = [json.loads(path.read_text()) for path in (folder / "failed").glob("*.json")]
+    assert record["method"] == "mean"
+    assert "7" in record["error"]
+    stamp = record["when"]
+    assert run_study(broken, folder, title="broken").failed == 1
+    (same,) = [json.loads(path.read_text()) for path in (folder / "failed").glob("*.json")]
+    assert same["when"] == stamp  # not tried again
+    os.utime(next((folder / "failed").glob("*.json")), (0, 0))
+    run_study(broken, folder, title="broken", retry_failed=True)
+    assert next((folder / "failed").glob("*.json")).stat().st_mtime > 1
+
+
+@pytest.mark.slow
+def test_shards_share_a_folder(study_folder: Path) -> None:
+    folder, config = study_folder, small(["vanilla"], [0, 1])
+    first = run_study(config, folder, title="x", only=lambda cell: cell.seed == 0)
+    assert (first.finished, len(list((folder / "cells").glob("*.json")))) == (1, 1)
+    run_study(config, folder, title="x", runner=LocalRunner(1), only=lambda cell: cell.seed == 1)
+    assert {seed for _, seed in cells(folder)} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": {"m": {"preset": "vanila"}}}, "unknown objective 'vanila'; did you mean 'vanilla'"),
+        ({"kl_budgets": ()}, "at least one of kl_budgets"),
+        ({"trainer": "ppo"}, "trainer must be rloo or grpo"),
+    ],
+)
+def test_a_wrong_grid_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        demo_study("uneven", 60, [0], **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policy": {"learnin_rate": 1e-3}}, "unknown key 'learnin_rate' in policy; did you mean 'learning_rate'"),
+        ({"policy": {"seed": 1}}, "policy.seed is set by the study's own axes"),
+        ({"sources": {"heads": {"kind": "heads", "membrs": 3}}}, "did you mean 'members'"),
+        ({"sources": {"heads": {"kind": "heads", "rank": 3}}}, "kind: heads has no rank"),
+        ({"sources": {"l": {"kind": "laplace"}}}, "is fitted to one reward model: give that model's own settings"),
+        ({"settings": {"w": {"world": "unevn"}}}, "unknown world 'unevn'"),
+        ({"settings": {"w": {"model": "here", "prompts": "p"}}}, "missing: gold"),
+    ],
+)
+def test_wrong_settings_are_refused_before_any_work(study_folder: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_study(small(["mean"], [0], **changes), study_folder, title="x")
+    assert not (study_folder / "cells").exists()
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="holds no study"):
+        run_study(small(["mean"], [0]), tmp_path, title="x")
+
+
+def test_equal_work_has_one_address_and_other_work_another() -> None:
+    def keys(**changes: Any) -> dict[str, str]:
+        return {cell.method: cell.key for cell in small(["vanilla", "mean"], [0], **changes).cells()}
+
+    plain, wider = keys(), keys(sources={"wide": {**SMALL["sources"]["heads"], "members": 7}})
+    assert plain["vanilla"] == wider["vanilla"]
+    assert plain["mean"] != wider["mean"]
+    assert set(keys(policy={"learning_rate": 1e-5}).values()).isdisjoint(plain.values())
+    assert set(keys(kl_budgets=(3.0,)).values()).isdisjoint(plain.values())
