@@ -12,9 +12,11 @@ from scipy import stats
 from evidence_sources import LABELS
 from surefoot.data.far_texts import FAR_KINDS
 from surefoot.data.preferences import load_preferences
+from surefoot.files import write_text
 from surefoot.maths.calibration_metrics import choice_probabilities, negative_log_likelihood
-from surefoot.maths.statistics import auroc, kendall_tau, pairwise_agreement
+from surefoot.maths.statistics import auroc, kendall_tau, pairwise_agreement, wilson
 from surefoot.maths.variance_metrics import auroc_difference, effective_members
+from surefoot.reports.figures import COLOURS, blank, svg
 from surefoot.studies.diagnosis.sections import known_truth, margin_calibration
 
 __all__ = ["tables", "variability_rows"]
@@ -153,55 +155,110 @@ def _shown(one: Row) -> str:
     return f"{one['value']:.2f}{half}"
 
 
-def variability_rows(folder: Path, shares: tuple[float, ...], dataset: str, count: int) -> dict[str, Any]:
+def variability_rows(
+    folder: Path, shares: tuple[float, ...], dataset: str, count: int, picture: Path | None
+) -> dict[str, Any]:
     """The paper's first experiment: models that differ by seed alone, at growing amounts of data."""
     held_out = load_preferences(dataset, split="test", bad_rows="drop")
     turns = np.array([str(prompt).count("Human:") for prompt in held_out["prompt"]])
     pools = {f"{share:g}": np.load(folder / "hh" / "measured" / f"variability-{share}.npz") for share in shares}
-    rows = {share: _of_models(pool["chosen"], pool["rejected"], turns) for share, pool in pools.items()}
+    scores = {share: (pool["chosen"], pool["rejected"]) for share, pool in pools.items()}
     seeds = [np.load(path) for path in sorted((folder / "hh" / "measured").glob("independent_seed-*.npz"))]
-    chosen, rejected = (np.concatenate([held[side] for held in seeds], axis=1) for side in ("chosen", "rejected"))
-    rows["1"] = _of_models(chosen[:, :count], rejected[:, :count], turns)
-    rows["1, all models"] = _of_models(chosen, rejected, turns)
-    print(f"\nvariability: models by seed alone, N = {len(chosen)} held-out pairs")
-    for share, row in rows.items():
-        print(share, {name: value for name, value in row.items() if name != "one_completion"})
+    everything = [np.concatenate([held[side] for held in seeds], axis=1) for side in ("chosen", "rejected")]
+    scores["1"] = (everything[0][:, :count], everything[1][:, :count])
+    rows = {share: _of_models(*sides, turns) for share, sides in scores.items()}
+    place = int(np.argmax(_centred(*scores["1"])[: len(turns)].std(axis=1, ddof=1)))
+    for share, sides in scores.items():
+        rows[share]["one_completion"] = _of_completion(*sides, place)
+    _print_variability(rows)
+    if picture is not None:
+        write_text(picture, svg(first_figure(rows), "variability", standalone=True))
     return rows
 
 
-def _of_models(chosen: Any, rejected: Any, turns: Any) -> dict[str, Any]:
-    """Disagreement of the models (columns), overall and by the number of human turns; scores of one completion."""
-    margins = chosen - rejected
+def _centred(chosen: Any, rejected: Any) -> Any:
     texts = np.concatenate([chosen, rejected])
-    centred = texts - texts.mean(axis=0)
-    place = int(np.argmax(centred.std(axis=1, ddof=1)[: len(chosen)]))
-    wins = (margins > 0).mean(axis=1)
-    split = (wins > 0) & (wins < 1)
-    kinds = {"one turn": turns <= 1, "two turns": turns == 2, "three and more": turns >= 3}
+    return texts - texts.mean(axis=0)
+
+
+def _of_models(chosen: Any, rejected: Any, turns: Any) -> dict[str, Any]:
+    """Disagreement of the models (columns), overall and by the number of human turns."""
+    kinds = {"all": turns >= 0, "one turn": turns <= 1, "two turns": turns == 2, "three and more": turns >= 3}
+    texts, centred = np.concatenate([chosen, rejected]), _centred(chosen, rejected)
+    right = (chosen > rejected).mean(axis=0)
     return {
-        "models": int(margins.shape[1]),
-        "accuracy_of_models": [float(value) for value in (margins > 0).mean(axis=0)],
-        "accuracy_of_mean": float((margins.mean(axis=1) > 0).mean()),
-        "tau": kendall_tau(margins),
-        "agreement": pairwise_agreement(margins),
-        "split": float(split.mean()),
+        "models": int(chosen.shape[1]),
+        "accuracy_of_models": [float(value) for value in right],
         "sd_over_spread": float(np.sqrt(centred.var(axis=1, ddof=1).mean()) / centred.mean(axis=1).std(ddof=1)),
         "raw_sd_over_spread": float(np.sqrt(texts.var(axis=1, ddof=1).mean()) / texts.mean(axis=1).std(ddof=1)),
-        "subsets": {
-            name: {
-                "pairs": int(rows.sum()),
-                "split": float(split[rows].mean()),
-                "agreement": pairwise_agreement(margins[rows]),
-                "tau": kendall_tau(margins[rows]),
-                "auroc_variance": auroc(margins[rows].var(axis=1, ddof=1), margins[rows].mean(axis=1) <= 0).value,
-            }
-            for name, rows in kinds.items()
-            if rows.sum() > 2
-        },
-        "one_completion": {
-            "pair": place,
-            "raw": [float(value) for value in chosen[place]],
-            "centred": [float(value) for value in centred[place]],
-            "spread_over_texts": float(centred.mean(axis=1).std(ddof=1)),
-        },
+        "subsets": {name: _of_pairs((chosen - rejected)[rows]) for name, rows in kinds.items() if rows.sum() > 2},
     }
+
+
+def _of_pairs(margins: Any) -> dict[str, Any]:
+    """Figures of a set of pairs with 95% intervals: Wilson's, DeLong's, or a bootstrap over pairs."""
+    wins = (margins > 0).mean(axis=1)
+    mean = margins.mean(axis=1)
+    return {
+        "pairs": len(margins),
+        "accuracy_of_mean": wilson(int((mean > 0).sum()), len(margins)).to_dict(),
+        "split": wilson(int(((wins > 0) & (wins < 1)).sum()), len(margins)).to_dict(),
+        "agreement": _over_pairs(margins, pairwise_agreement),
+        "tau": _over_pairs(margins, kendall_tau),
+        "auroc_variance": auroc(margins.var(axis=1, ddof=1), mean <= 0).to_dict(),
+    }
+
+
+def _over_pairs(margins: Any, figure: Any, draws: int = 200) -> dict[str, float]:
+    rng = np.random.default_rng(0)
+    found = [figure(margins[rng.integers(len(margins), size=len(margins))]) for _ in range(draws)]
+    low, high = np.quantile(found, [0.025, 0.975])
+    return {"value": float(figure(margins)), "low": float(low), "high": float(high), "n": len(margins)}
+
+
+def _of_completion(chosen: Any, rejected: Any, place: int) -> dict[str, Any]:
+    centred = _centred(chosen, rejected)
+    return {
+        "pair": place,
+        "raw": [float(value) for value in chosen[place]],
+        "centred": [float(value) for value in centred[place]],
+        "spread_over_texts": float(centred.mean(axis=1).std(ddof=1)),
+    }
+
+
+def _print_variability(rows: dict[str, Any]) -> None:
+    print("\nvariability: models that differ by seed alone\n")
+    print(
+        "| share of data | models | pairs | accuracy of one | of the mean | split | agreement | τ | AUROC variance |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    names = ("accuracy_of_mean", "split", "agreement", "tau", "auroc_variance")
+    for share, row in rows.items():
+        for kind, found in row["subsets"].items():
+            right = row["accuracy_of_models"]
+            alone = f"{np.mean(right):.2f} ({min(right):.2f} to {max(right):.2f})" if kind == "all" else ""
+            cells = " | ".join(
+                f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" for one in map(found.get, names)
+            )
+            print(f"| {share}, {kind} | {row['models']} | {found['pairs']} | {alone} | {cells} |")
+    for share, row in rows.items():
+        one = row["one_completion"]
+        scores = ", ".join(f"{value:.2f}" for value in sorted(one["centred"]))
+        print(f"share {share}, pair {one['pair']}: centred scores {scores}")
+        print(f"  spread over texts {one['spread_over_texts']:.2f}")
+        print(f"  sd over spread {row['sd_over_spread']:.2f}, raw {row['raw_sd_over_spread']:.2f}")
+
+
+def first_figure(rows: dict[str, Any]) -> Any:
+    """The paper's first figure: one completion's score by every model, at each amount of data."""
+    figure, axes = blank(6.4, 2.6)
+    for place, row in enumerate(rows.values()):
+        one = row["one_completion"]
+        scores = np.array(one["centred"]) / one["spread_over_texts"]
+        axes.plot(scores, np.full(len(scores), place), "|", markersize=16, color=COLOURS[1])
+        axes.plot(scores.mean(), place, "o", color=COLOURS[0])
+    axes.set_yticks(range(len(rows)), [f"{row['models']} models, {share} of the data" for share, row in rows.items()])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.axvline(0, color="#999999", linewidth=0.8)
+    axes.set_xlabel("score of one reply, in standard deviations of the mean score over all texts")
+    return figure

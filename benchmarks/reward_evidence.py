@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--without-variability", action="store_true", help="leave out the models on fewer data")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path, help="of one completion's scores by all models")
     options = parser.parse_args()
     quieten()
     repetitions = range(options.repetitions)
@@ -83,7 +84,7 @@ def main() -> None:
         )
     found = tables(options.out, options.settings, options.sources, options.repetitions)
     if "hh" in options.settings and not options.without_variability:
-        found["variability"] = variability_rows(options.out, SHARES, options.dataset, VARIABILITY)
+        found["variability"] = variability_rows(options.out, SHARES, options.dataset, VARIABILITY, options.picture)
     if options.json is not None:
         write_json(options.json, found)
 

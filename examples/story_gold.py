@@ -1,4 +1,4 @@
-"""A transparent true reward of small stories: kind words are good, repetition is bad. It judges; nothing trains on it."""
+"""A transparent true reward of small stories: kind words are good, repetition is bad. Policies are judged by it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 KIND = """
-happy smiled smile laughed laugh fun love loved friend friends kind nice help helped share shared hug hugged play played
-thank thanked good proud together
+happy smiled smile laughed laugh fun love loved friend friends kind nice help helped share shared hug hugged play
+played thank thanked good proud together
 """
 UNKIND = "sad cried cry scared angry mad hurt bad mean lost afraid broke broken dark alone"
 

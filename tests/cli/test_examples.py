@@ -8,7 +8,10 @@ from trl import ModelConfig
 
 import surefoot
 from surefoot.cli.parsing import parse
+from surefoot.cli.plan import MemoryPlanArguments
+from surefoot.cli.study import StudyArguments, configure
 from surefoot.rewards.config import RewardSourceArguments
+from surefoot.studies.cell import check_policy
 from surefoot.training.best_of_n import BestOfNArguments
 from surefoot.training.dpo_config import VarianceAwareDPOConfig
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
@@ -25,6 +28,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "grpo": (OnlineScriptArguments, VarianceAwareGRPOConfig, ModelConfig),
     "dpo": (DPOScriptArguments, VarianceAwareDPOConfig, ModelConfig),
     "bon": (BestOfNArguments,),
+    "study": (StudyArguments, MemoryPlanArguments),
 }
 
 
@@ -45,15 +49,27 @@ def command(path: Path) -> str:
 def test_other_examples_parse(path: Path, tmp_path: Path) -> None:
     types = TYPES[command(path)]
     words = ["--config", str(path), "--output_dir", str(tmp_path)]
-    words += [] if command(path) == "bon" else ["--use_cpu", "true", "--bf16", "false"]
+    words += [] if command(path) in ("bon", "study") else ["--use_cpu", "true", "--bf16", "false"]
     parsed = parse(types, words, command(path))
     if command(path) in ("rloo", "grpo"):
         parsed[0].check()
         assert parsed[1].build_objective().weights == "variance"
     if command(path) == "bon":
         assert parsed[0].objective().aggregate == "lcb"
+    if command(path) == "study":
+        assert len(configure(parsed[0]).cells()) == 18
     if getattr(parsed[0], "reward_config", None):
         assert (EXAMPLES.parent / parsed[0].reward_config) in REWARDS
+
+
+@pytest.mark.parametrize(
+    "path", sorted((EXAMPLES.parent / "benchmarks" / "studies").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_our_own_studies_parse(path: Path) -> None:
+    study, _ = parse(TYPES["study"], ["--config", str(path)], "study")
+    assert f"surefoot study --config benchmarks/studies/{path.name}" in path.read_text()
+    config = configure(study)
+    check_policy(config.trainer, config.policy)
 
 
 def test_every_kind_has_an_example() -> None:

@@ -101,7 +101,7 @@ class StudyConfig:
             objective_of(spec)
 
     def to_yaml(self) -> dict[str, Any]:
-        """What `surefoot study --config` reads back, for records; seeds as a count where they are one after another."""
+        """What `surefoot study --config` reads back; seeds are a count where they follow one another."""
         first, count = self.seeds[0], len(self.seeds)
         plain = all(spec == {"preset": name} for name, spec in self.methods.items())
         values: dict[str, Any] = {
