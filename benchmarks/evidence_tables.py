@@ -257,7 +257,10 @@ def first_figure(rows: dict[str, Any]) -> Any:
         scores = np.array(one["centred"]) / one["spread_over_texts"]
         axes.plot(scores, np.full(len(scores), place), "|", markersize=16, color=COLOURS[1])
         axes.plot(scores.mean(), place, "o", color=COLOURS[0])
-    axes.set_yticks(range(len(rows)), [f"{row['models']} models, {share} of the data" for share, row in rows.items()])
+    names = {share: "all" if share == "1" else share for share in rows}
+    axes.set_yticks(
+        range(len(rows)), [f"{row['models']} models, {names[share]} of the data" for share, row in rows.items()]
+    )
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.axvline(0, color="#999999", linewidth=0.8)
     axes.set_xlabel("score of one reply, in standard deviations of the mean score over all texts")
