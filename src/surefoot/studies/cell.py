@@ -72,6 +72,7 @@ def run_cell(setting: Setting, cell: Cell, folder: Path, on_step: Callable[[], N
     source = load_sources(cell.work, folder)
     place = folder / "work" / cell.key
     with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
         trainer = _trainer(setting, cell, source, place)
         trainer.add_callback(_OnStep(on_step))
         trainer.train(resume_from_checkpoint=get_last_checkpoint(str(place)) if place.is_dir() else None)

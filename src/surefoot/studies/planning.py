@@ -15,6 +15,7 @@ from surefoot.studies.cell import cell_path
 from surefoot.studies.config import Cell, StudyConfig
 from surefoot.studies.members import source_key
 from surefoot.studies.risk import failure_path, run_study
+from surefoot.studies.runner import LocalRunner
 
 __all__ = ["Plan", "plan_study"]
 
@@ -88,7 +89,7 @@ def _of_pilot(
     with tempfile.TemporaryDirectory(prefix="surefoot-plan-") as place:
         for steps in _PILOT_STEPS:
             pilot = replace(small, policy=config.policy | {"max_steps": steps})
-            run_study(pilot, Path(place), title="pilot", on_progress=on_progress)
+            run_study(pilot, Path(place), title="pilot", runner=LocalRunner(1), on_progress=on_progress)
             metrics = [_measured(Path(place), cell) for cell in pilot.cells()]
             seconds.append(statistics.fmean(one["seconds"] for one in metrics))
             memory.append(max(one["peak_memory_mb"] for one in metrics))

@@ -22,7 +22,7 @@ from surefoot.studies.config import Cell, StudyConfig
 from surefoot.studies.evaluation import reference_of
 from surefoot.studies.gold import refuse_members
 from surefoot.studies.members import check_source, prepare_source, source_key
-from surefoot.studies.runner import LocalRunner, Runner, tick
+from surefoot.studies.runner import InlineRunner, Runner, tick
 from surefoot.studies.settings import Setting, build_setting
 
 __all__ = ["STAGES", "Outcome", "check_study", "run_study"]
@@ -57,14 +57,14 @@ def run_study(
     doesn't touch are still there: every record's address is made of all that its result depends on.
 
     Args:
-        runner: where tasks run; one local process if None.
+        runner: where tasks run; this process if None.
         only: which cells are this process's share, where several share one folder.
 
     Raises:
         ConfigError, DataError, ModelError: whatever can be found wrong before the first cell.
         RunError: the folder holds something else, or a worker process died.
     """
-    runner = runner or LocalRunner(1)
+    runner = runner or InlineRunner()
     report = on_progress or (lambda stage, done, total: None)
     everything = config.cells()
     check_study(config, folder)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from surefoot.errors import RunError
 
-__all__ = ["LocalRunner", "Runner", "run_tasks", "tick"]
+__all__ = ["InlineRunner", "LocalRunner", "Runner", "run_tasks", "tick"]
 
 _COUNTER: Any = None
 
@@ -29,6 +29,23 @@ class Runner(Protocol):
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[Any]:
         """`on_progress` is called now and then with (ticks so far, 0 if they aren't counted; tasks finished)."""
+
+
+class InlineRunner:
+    """One task after another in this process, where a debugger sees them."""
+
+    def __call__(
+        self,
+        function: Callable[..., Any],
+        tasks: Sequence[tuple[Any, ...]],
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[Any]:
+        results = []
+        for task in tasks:
+            results.append(function(*task))
+            if on_progress is not None:
+                on_progress(0, len(results))
+        return results
 
 
 @dataclass(frozen=True, slots=True)
