@@ -2,13 +2,16 @@
 
     python benchmarks/judge.py --json docs/results/judge.json
 
-The server runs in a process of its own and answers every request after exactly the latency. Ideal is calls · latency /
-concurrency. "judge" is `JudgeSource.score` as users call it: prompts, cache, claims, ledger, parsing, rows. The other
-rows are the openai client alone, in the ways in which it could be used, for what each costs. CPU is the process's own
-(user and system), so a loaded machine inflates it; `--turns` repeats everything and the least is shown beside the
-median, and each turn says how much of a CPU other processes took. `--idle S` waits up to S seconds before each row
-until they take less than 0.15 of one (Linux). The server counts how many requests it has at once: never more than the
-concurrency. The judge's targets: at least 95% of ideal, at most 1 ms of CPU a call.
+The server (judge_server.py) answers every request after the latency, never before, counts how many it has at once,
+never more than the concurrency, and reports how late its answers were. Ideal is calls · latency / concurrency.
+
+"judge" is `JudgeSource.score` as users call it, with a new cache and the form of JSON given: prompts, cache, claims,
+ledger, parsing, rows. "judge, form found out" has the form of JSON found out first: one call alone, once for each
+judge and cache. The other rows are the openai client alone, in the ways in which it could be used, for what each
+costs. CPU is the process's own (user and system), so a loaded machine inflates it; `--turns` repeats everything and
+the least is shown beside the median, and each turn says how much of a CPU other processes took. `--idle S` waits up
+to S seconds before each row until they take less than 0.15 of one (Linux). The judge's targets: at least 95% of
+ideal, at most 1 ms of CPU a call.
 
 Ideal can't be reached where calls aren't a multiple of the concurrency: 2,000 calls on 64 slots are 32 rounds for some
 of them, 3.2 s and not 3.125, so 97.7% is the most.
@@ -18,78 +21,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import math
-import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import openai
 
+from judge_server import Server
 from surefoot.files import write_json
 from surefoot.records import versions
 from surefoot.rewards.judge.config import JudgeConfig
 from surefoot.rewards.judge.source import JudgeSource
-from surefoot.rewards.judge.transport import Transport
-
-BODY = json.dumps(
-    {
-        "id": "%016d",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "m",
-        "choices": [
-            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": '{"rating": 7}'}}
-        ],
-        "usage": {"prompt_tokens": 400, "completion_tokens": 8, "total_tokens": 408},
-    }
-)
-HEAD = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-
-
-class Answering(asyncio.Protocol):
-    """Answers each request on a connection after the latency."""
-
-    latency = 0.1
-    count = busy = 0
-    most: Any = None
-    """Most requests at once, shared with the client's process."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport, self.held = transport, b""
-
-    def data_received(self, data: bytes) -> None:
-        self.held += data
-        head, found, rest = self.held.partition(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0] or 0) if found else 0
-        if found and len(rest) >= length:
-            self.held = rest[length:]
-            Answering.count += 1
-            body = (BODY % Answering.count).encode()
-            Answering.busy += 1
-            Answering.most.value = max(Answering.most.value, Answering.busy)
-            asyncio.get_running_loop().call_later(self.latency, self.answer, (HEAD % len(body)).encode() + body)
-
-    def answer(self, response: bytes) -> None:
-        Answering.busy -= 1
-        self.transport.write(response)  # type: ignore[attr-defined]
-
-
-def serve(latency: float, port: Connection, most: Any) -> None:
-    async def run() -> None:
-        Answering.latency, Answering.most = latency, most
-        server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0)
-        port.send(server.sockets[0].getsockname()[1])
-        await server.serve_forever()
-
-    asyncio.run(run())
+from surefoot.rewards.judge.transport import Client
 
 
 class Others:
@@ -126,18 +75,17 @@ def measure(work: Callable[[], Any], calls: int) -> dict[str, float]:
     return {"seconds": time.perf_counter() - wall, "cpu_ms": 1000 * (time.process_time() - cpu) / calls}
 
 
-def judge(endpoint: str, calls: int, concurrency: int) -> dict[str, float]:
+def judge(endpoint: str, calls: int, concurrency: int, structured: Any = "json_schema") -> dict[str, float]:
     """`calls` completions of ordinary length, each rated once."""
     with tempfile.TemporaryDirectory() as folder:
-        config = JudgeConfig(
-            endpoint=endpoint, wordings=1, samples=1, concurrency=concurrency, cache=f"{folder}/replies.sqlite"
-        )
+        usual = {"wordings": 1, "samples": 1, "concurrency": concurrency, "structured": structured}
+        config = JudgeConfig(endpoint=endpoint, cache=f"{folder}/replies.sqlite", **usual)
         source = JudgeSource("m", config)
         completions = [f"answer {i} " + "and so on " * 60 for i in range(calls)]
         prompts = ["What is there to say? " * 10] * calls
         found = measure(lambda: source.score(prompts, completions), calls)
-        assert source.totals().replies == calls
         again = measure(lambda: source.score(prompts, completions), calls)
+        assert source.totals().replies == calls
     return found | {"cached_cpu_ms": again["cpu_ms"]}
 
 
@@ -150,7 +98,7 @@ def alone(how: str, endpoint: str, calls: int, concurrency: int) -> dict[str, fl
         import httpx2
 
         usual = openai.AsyncOpenAI(base_url=endpoint, api_key="none", max_retries=0)
-        lean = httpx2.AsyncClient(transport=Transport(endpoint, concurrency), timeout=None)
+        lean = Client(endpoint, concurrency)
         client = openai.AsyncOpenAI(base_url=endpoint, api_key="none", max_retries=0, http_client=lean)
         ways: dict[str, Callable[[], Awaitable[Any]]] = {
             "openai: create, its own transport": lambda: usual.chat.completions.create(**body),  # type: ignore[call-overload]
@@ -185,40 +133,40 @@ def main() -> None:
     parser.add_argument("--idle", type=float, default=0.0, help="seconds to wait for an idle machine before each row")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
-    ours, theirs = multiprocessing.Pipe()
-    context = multiprocessing.get_context("spawn")
-    most = context.Value("i", 0)
-    server = context.Process(target=serve, args=(args.latency, theirs, most), daemon=True)
-    server.start()
-    endpoint = f"http://127.0.0.1:{ours.recv()}/v1"
+    with Server(args.latency) as server:
+        report(measured(server, args), args)
+
+
+def measured(server: Server, args: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
+    """Turns of each row."""
     runs: dict[str, list[dict[str, float]]] = {}
-    others = Others(server.pid or 0)
+    others = Others(server.process.pid or 0)
 
     def turn(name: str, work: Callable[[], dict[str, float]]) -> None:
         others.wait(args.idle)
-        most.value = 0
+        server.start()
         start, before = time.perf_counter(), others.seconds()
         found = work()
         found["others_cpu"] = (others.seconds() - before) / (time.perf_counter() - start)
-        runs.setdefault(name, []).append(found | {"most_at_once": most.value})
+        found |= server.found()
+        assert found["answers"] == args.calls
+        assert found["most_at_once"] <= args.concurrency
+        runs.setdefault(name, []).append(found)
 
-    try:
-        judge(endpoint, args.concurrency, args.concurrency)  # imports
-        for _ in range(args.turns):
-            turn("judge", lambda: judge(endpoint, args.calls, args.concurrency))
-            for how in WAYS[: args.ways]:
-                turn(how, partial(alone, how, endpoint, args.calls, args.concurrency))
-    finally:
-        server.terminate()
-        server.join()
-    report(runs, args)
+    judge(server.endpoint, args.concurrency, args.concurrency)  # imports
+    for _ in range(args.turns):
+        turn("judge", lambda: judge(server.endpoint, args.calls, args.concurrency))
+        turn("judge, form found out", lambda: judge(server.endpoint, args.calls, args.concurrency, "auto"))
+        for how in WAYS[: args.ways]:
+            turn(how, partial(alone, how, server.endpoint, args.calls, args.concurrency))
+    return runs
 
 
 def report(runs: dict[str, list[dict[str, float]]], args: argparse.Namespace) -> None:
     ideal = args.calls * args.latency / args.concurrency
     print(f"{args.calls} calls, {args.latency:g} s latency, concurrency {args.concurrency}: ideal {ideal:.2f} s")
     print(f"{'':38}{'of ideal, best':>15}{'median':>8}{'CPU ms a call, least':>22}{'median':>8}")
-    rows = {}
+    rows: dict[str, Any] = {}
     for name, found in runs.items():
         share = [ideal / run["seconds"] for run in found]
         cpu = [run["cpu_ms"] for run in found]
@@ -229,8 +177,11 @@ def report(runs: dict[str, list[dict[str, float]]], args: argparse.Namespace) ->
         }
         shares = f"{100 * max(share):14.1f}%{100 * statistics.median(share):7.1f}%"
         print(f"{name:38}{shares}{min(cpu):22.3f}{statistics.median(cpu):8.3f}")
+    late = [run["server_late_ms"] for run in runs["judge"]]
+    print(f"{'server: answers late by, ms':38}{min(late):15.2f}{statistics.median(late):8.2f}")
+    rows["server's own lateness"] = {"late_ms": {"least": min(late), "median": statistics.median(late)}}
     most = max(run["most_at_once"] for found in runs.values() for run in found)
-    print(f"most at once {most}; others' CPU in its turns {[round(run['others_cpu'], 2) for run in runs['judge']]}")
+    print(f"most at once {most:.0f}; others' CPU {[round(run['others_cpu'], 2) for run in runs['judge']]}")
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs; a cached call costs "
           f"{min(run['cached_cpu_ms'] for run in runs['judge']):.3f} ms")  # fmt: skip
     if args.json is not None:

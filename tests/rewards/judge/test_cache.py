@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from surefoot.errors import RunError
-from surefoot.rewards.judge.cache import Booking, ReplyCache
+from surefoot.rewards.judge.cache import Booking, Entry, ReplyCache
 from surefoot.rewards.judge.replies import Reply
 from surefoot.rewards.judge.source import JudgeSource
 from tests.rewards.judge.servers import JudgeServer, number_in, rated
@@ -120,7 +120,7 @@ def test_a_reply_is_booked_in_one_transaction(tmp_path: Path) -> None:
     assert cache.claim("k-0", 60, 10, 0.1, INFINITE) == "ours"
     assert other.claim("k-0", 60, 10, 0.1, INFINITE) == "theirs"
     assert other.claim("k-1", 60, 10, 0.0, (15.0, 1.0)) == "spent"  # what is in flight counts
-    cache.settle("k-0", Reply("7"), Booking("reply", 1, 3, 4, 0.5, 0.1))
+    cache.settle([Entry("k-0", Reply("7"), Booking("reply", 1, 3, 4, 0.5, 0.1))])
     assert other.claim("k-0", 60, 10, 0.1, INFINITE) == "answered"
     assert other.claim("k-0", 60, 10, 0.1, (1e9, 1e9)) == "answered"
     assert other.claim("k-1", 60, 8, 0.0, (15.0, 1.0)) == "ours"

@@ -15,15 +15,15 @@ import socket
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from surefoot.errors import RunError
+from surefoot.rewards.judge.closing import wait_for_closings
 from surefoot.rewards.judge.replies import Reply
 
-__all__ = ["Booking", "ReplyCache", "default_path"]
+__all__ = ["Booking", "Entry", "ReplyCache", "default_path"]
 
 _TABLES = """
 begin;
@@ -40,8 +40,10 @@ create table if not exists spent (
     account text primary key, tokens int not null default 0, money real not null default 0
 ) without rowid;
 create table if not exists facts (name text primary key, value text not null) without rowid;
+pragma user_version = 1;
 commit;
 """
+_VERSION = 1
 _WAIT_S = 30.0
 """How long one process waits for another's transaction; a transaction takes less than a millisecond."""
 
@@ -53,8 +55,7 @@ def default_path() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "surefoot" / "judge.sqlite"
 
 
-@dataclass(frozen=True, slots=True)
-class Booking:
+class Booking(NamedTuple):
     """What one finished call cost.
 
     Args:
@@ -72,6 +73,14 @@ class Booking:
     latency: float
 
 
+class Entry(NamedTuple):
+    """A call that is finished."""
+
+    key: str
+    reply: Reply | None
+    booking: Booking
+
+
 class ReplyCache:
     """The file.
 
@@ -86,13 +95,17 @@ class ReplyCache:
     def __init__(self, path: str | Path, account: str) -> None:
         self.path, self.account = Path(path), account
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        wait_for_closings()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._db = sqlite3.connect(self.path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+            self._db.execute("pragma wal_autocheckpoint=16000")
+            if self._one("pragma user_version")[0] != _VERSION:
+                if not self._one("pragma page_count")[0]:
+                    self._db.execute("pragma synchronous=off")  # while there is nothing to lose
+                self._db.execute("pragma journal_mode=wal")
+                self._db.executescript(_TABLES)
             self._db.execute("pragma synchronous=normal")  # a killed process loses nothing; a power cut, the last
-            self._db.execute("pragma journal_mode=wal")
-            self._db.execute("pragma wal_autocheckpoint=4000")
-            self._db.executescript(_TABLES)
         except sqlite3.DatabaseError as error:
             raise RunError(f"the cache of replies {self.path} can't be used ({error}); move it away") from None
 
@@ -136,25 +149,19 @@ class ReplyCache:
             self._db.execute("insert or replace into claims values (?, ?, ?, ?, ?, ?)", row)
         return "ours"
 
-    def settle(self, key: str, reply: Reply | None, booking: Booking) -> None:
-        """Give up the claim, and keep the reply and what it cost."""
-        tokens = booking.prompt_tokens + booking.completion_tokens
+    def settle(self, entries: Sequence[Entry]) -> None:
+        """Give up their claims, and keep the replies and what they cost; all of them or none."""
+        now, ours = time.time(), [entry.booking for entry in entries]
+        replies = [(entry.key, entry.reply.to_json()) for entry in entries if entry.reply is not None]
+        tokens = sum(booking.prompt_tokens + booking.completion_tokens for booking in ours)
         with self._transaction():
-            self._db.execute("delete from claims where key = ?", (key,))
-            if reply is not None:
-                self._db.execute("insert or ignore into replies values (?, ?)", (key, reply.to_json()))
-            self._db.execute(
+            self._db.executemany("delete from claims where key = ?", [(entry.key,) for entry in entries])
+            self._db.executemany("insert or ignore into replies values (?, ?)", replies)
+            self._db.executemany(
                 "insert into calls values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    *(time.time(), self.account, key, booking.outcome, booking.tries),
-                    *(booking.prompt_tokens, booking.completion_tokens, booking.money, booking.latency),
-                ),
+                [(now, self.account, entry.key, *entry.booking) for entry in entries],
             )
-            self._db.execute(
-                "insert into spent values (?, ?, ?) on conflict (account) do update set "
-                "tokens = tokens + excluded.tokens, money = money + excluded.money",
-                (self.account, tokens, booking.money),
-            )
+            self._db.execute(_SPEND, (self.account, tokens, sum(booking.money for booking in ours)))
 
     def release(self, key: str) -> None:
         """Give up the claim of a call that was never sent, or whose answer nobody waits for."""
@@ -188,6 +195,10 @@ class ReplyCache:
 
 
 _UNLIMITED = (float("inf"), float("inf"))
+_SPEND = """
+insert into spent values (?, ?, ?) on conflict (account) do update set
+tokens = tokens + excluded.tokens, money = money + excluded.money
+"""
 _CLAIM_FREE = """
 insert or ignore into claims select ?, ?, ?, ?, ?, ? where not exists (select 1 from replies where key = ?)
 """

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from surefoot.rewards.judge.cache import ReplyCache, default_path
+from surefoot.rewards.judge.closing import close_later
 from surefoot.rewards.judge.config import JudgeConfig
 from surefoot.rewards.judge.endpoint import Endpoint
 from surefoot.rewards.judge.gate import Clock, Gate
+from surefoot.rewards.judge.lane import Lane
 from surefoot.rewards.judge.paying import Paying
 from surefoot.rewards.judge.rates import Rates
 from surefoot.rewards.judge.replies import Call, Missing, Reply
@@ -27,6 +29,7 @@ from surefoot.rewards.judge.tries import Tries
 __all__ = ["Answers", "ask"]
 
 Outcome = Reply | Missing
+_NEW_OBJECTS = 10_000
 Read = TypeVar("Read")
 
 
@@ -59,23 +62,27 @@ def ask(
         RunError: the budget is spent; what was answered before is in the cache.
         ModelError: the server refuses the key or the model. ConfigError: there is no key.
     """
-    with _older_objects_left_out():
+    with _few_garbage_collections():
         return _run(_ask(model, config, completions, read))
 
 
 @contextmanager
-def _older_objects_left_out() -> Iterator[None]:
-    """Garbage collections inside look at new objects only.
+def _few_garbage_collections() -> Iterator[None]:
+    """Collections inside look at new objects only, and only after many.
 
-    A full one over all that torch and its friends keep holds up every call for 0.1 s or more.
+    A full one over all that torch and its friends keep holds up every call for 0.1 s or more, a small one for some
+    milliseconds.
     """
     if gc.get_freeze_count():  # somebody else's
         yield
         return
+    usual = gc.get_threshold()
     gc.freeze()
+    gc.set_threshold(_NEW_OBJECTS, *usual[1:])
     try:
         yield
     finally:
+        gc.set_threshold(*usual)
         gc.unfreeze()
 
 
@@ -109,7 +116,7 @@ async def _ask(model: str, config: JudgeConfig, completions: Iterable[Sequence[C
             batch = _Batch(config, cache, endpoint, model)
             return Answers(await batch.all(completions, read), endpoint.said)
     finally:
-        cache.close()
+        close_later(cache.close)
 
 
 class _Batch:
@@ -120,6 +127,7 @@ class _Batch:
         self.seconds, self.width = config.deadline_s, config.concurrency + _ahead(config.concurrency)
         self.rates = Rates(config.requests_per_minute, config.tokens_per_minute)
         self.paying = Paying(self.gate, cache, Tries(self.gate, endpoint, self.rates, cache, model))
+        self.lane = Lane()
         self.under_way = asyncio.Semaphore(self.width)
         self.known: dict[str, Outcome] = {}
         self.pending: dict[str, asyncio.Future[Outcome]] = {}
@@ -130,17 +138,16 @@ class _Batch:
         places = enumerate(completions)
 
         async def work() -> None:
+            await self.lane.turn()
             with self.gate.stopping():
                 for place, calls in places:
-                    found[place] = read(calls, await self.completion(calls))
+                    outcomes = await self.completion(calls)
+                    await self.lane.turn()
+                    found[place] = read(calls, outcomes)
                     if self.gate.stopped is not None:
                         return
 
-        workers = []
-        for _ in range(self.width):  # one after the other, so that the first requests leave at once
-            workers.append(asyncio.ensure_future(work()))
-            await asyncio.sleep(0)
-        await asyncio.gather(*workers)
+        await asyncio.gather(*(work() for _ in range(self.width)))
         if self.gate.stopped is not None:
             raise self.gate.stopped
         return [found[place] for place in range(len(found))]
@@ -151,8 +158,6 @@ class _Batch:
         self.known |= self.cache.replies(call.key for call in new)
         own = {call.key: call for call in new if call.key not in self.known}
         theirs = {key: self.pending[key] for key in (call.key for call in calls) if key in self.pending}
-        if not own:
-            await asyncio.sleep(0)  # replies from the cache must not hold up the others
         try:
             await self._made(own)
         finally:
@@ -170,9 +175,13 @@ class _Batch:
             await self.rates.wait(call)
         clock = Clock(self.seconds)
         if len(own) > 1:
-            await asyncio.gather(*(self._resolve(call, clock) for call in own.values()))
+            await asyncio.gather(*(self._in_turn(call, clock) for call in own.values()))
         for call in own.values() if len(own) == 1 else ():
             await self._resolve(call, clock)
+
+    async def _in_turn(self, call: Call, clock: Clock) -> None:
+        await self.lane.turn()
+        await self._resolve(call, clock)
 
     async def _resolve(self, call: Call, clock: Clock) -> None:
         outcome: Outcome = Missing("stopped")
@@ -185,4 +194,4 @@ class _Batch:
 
 def _ahead(concurrency: int) -> int:
     """How many calls are made ready before there is a slot for them."""
-    return 1 + concurrency // 4
+    return 1 + concurrency // 2

@@ -24,6 +24,9 @@ _NEVER = {401: "it refuses the key", 402: "it wants to be paid"}
 _NEVER_AT_FIRST = {403: "it refuses access", 404: "it knows no such address or model"}
 """The same, unless another call has succeeded: some servers refuse single prompts so."""
 
+_USUAL = {"security": {"bearer_auth": True}, "params": {}, "max_retries": 0, "timeout": None}
+"""Options of every request; the first two are `openai`'s own, which it would else copy each time."""
+
 
 class Trouble(Exception):
     """A try that failed and may be repeated.
@@ -65,6 +68,7 @@ class Endpoint:
         self._key: str | None = None
         self._client: Any = None
         self._heard = False
+        self._address = f"{config.endpoint.rstrip('/')}/chat/completions"
         self.said: str | None = None
         """What the server said when it last refused a request; for a warning, never kept."""
 
@@ -77,14 +81,15 @@ class Endpoint:
 
     def _open(self) -> Any:
         need("aiohttp")
-        from surefoot.rewards.judge.transport import Transport
+        from surefoot.rewards.judge.transport import Client
 
         self._key = _key(self.config)
-        transport = Transport(self.config.endpoint, self.config.concurrency)
-        client = self._httpx.AsyncClient(transport=transport, timeout=None)
-        return self._openai.AsyncOpenAI(
+        client = Client(self.config.endpoint, self.config.concurrency)
+        found = self._openai.AsyncOpenAI(
             base_url=self.config.endpoint, api_key=self._key or "none", max_retries=0, timeout=None, http_client=client
         )
+        found._platform = self._openai._base_client.get_platform()  # else every first request asks, in threads
+        return found
 
     async def post(self, body: dict[str, Any], key: str) -> bytes:
         """Send a request once.
@@ -98,11 +103,9 @@ class Endpoint:
         """
         if self._client is None:
             self._client = self._open()
-        options = {"headers": {"Idempotency-Key": key}, "idempotency_key": key, "max_retries": 0, "timeout": None}
+        options = {"headers": {"Idempotency-Key": key}, "idempotency_key": key, **_USUAL}
         try:
-            response = await self._client.post(
-                "/chat/completions", cast_to=self._httpx.Response, body=body, options=options
-            )
+            response = await self._client.post(self._address, cast_to=self._httpx.Response, body=body, options=options)
             content: bytes = response.content
         except self._openai.APIStatusError as error:
             raise self._read_status(error) from None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from surefoot.errors import RunError
-from surefoot.rewards.judge.cache import Booking, ReplyCache
+from surefoot.rewards.judge.cache import Booking, Entry, ReplyCache
 from surefoot.rewards.judge.gate import Clock, Gate, Turn
+from surefoot.rewards.judge.groups import Groups
 from surefoot.rewards.judge.replies import Call, Missing, Reply
 from surefoot.rewards.judge.tries import Tries
 
@@ -21,7 +22,7 @@ class Paying:
 
     def __init__(self, gate: Gate, cache: ReplyCache, tries: Tries) -> None:
         self._gate, self._config, self._cache, self._tries = gate, gate.config, cache, tries
-        self._under_way = 0
+        self._groups, self._under_way = Groups(cache), 0
         infinite, tokens, money = float("inf"), self._config.budget_tokens, self._config.budget_money
         self._budget = (infinite if tokens is None else tokens, infinite if money is None else money)
         longest = min(self._config.timeout_s, self._config.deadline_s)
@@ -55,24 +56,25 @@ class Paying:
         self._under_way += 1
         try:
             outcome = await self._tries.outcome(call, turn)
-            self._book(call, outcome, turn)
+            await self._book(call, outcome, turn)
         except BaseException:
             self._cache.release(call.key)
             raise
         finally:
             self._under_way -= 1
             turn.give()
-        await asyncio.sleep(0)  # the next request first
         return outcome
 
-    def _book(self, call: Call, outcome: Reply | Missing, turn: Turn) -> None:
+    async def _book(self, call: Call, outcome: Reply | Missing, turn: Turn) -> None:
         if not turn.tries and self._gate.stopped is not None:
-            return self._cache.release(call.key)
+            self._cache.release(call.key)
+            return
         reply = outcome if isinstance(outcome, Reply) else None
         used = (0, 0) if reply is None else _usage(call, reply)
         booked = "reply" if isinstance(outcome, Reply) else outcome.reason
         latency = asyncio.get_running_loop().time() - turn.first if turn.tries else 0.0
-        return self._cache.settle(call.key, reply, Booking(booked, turn.tries, *used, self._price(*used), latency))
+        booking = Booking(booked, turn.tries, *used, self._price(*used), latency)
+        await self._groups.book(Entry(call.key, reply, booking), turn.give)
 
     def _price(self, prompt_tokens: int, completion_tokens: int) -> float:
         into, out = self._config.price_input or 0.0, self._config.price_output or 0.0

@@ -100,8 +100,10 @@ class Reader:
             return Wording(math.nan, math.nan, 0)
         if self.distribution:
             return Wording(*found[0], math.inf)
+        if len(found) == 1:
+            return Wording(found[0][0], math.nan, 1)
         values = [value for value, _ in found]
-        return Wording(fmean(values), variance(values) if len(values) > 1 else math.nan, len(values))
+        return Wording(fmean(values), variance(values), len(values))
 
     def _valid(self, reading: Reading, copied: set[str]) -> tuple[float, float] | None:
         copy = reading.key in copied

@@ -8,6 +8,7 @@ taken for the reply to the next request. aiohttp looks when a connection is give
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -17,7 +18,7 @@ from aiohttp.client_proto import ResponseHandler
 
 from surefoot.rewards.judge.gate import enter
 
-__all__ = ["Transport"]
+__all__ = ["Client"]
 
 _OF_THE_WIRE = {b"content-encoding", b"content-length", b"transfer-encoding"}
 """Headers that say how the body came; it is decoded here."""
@@ -30,16 +31,19 @@ class _Clean(ResponseHandler):
         return super().is_connected() and not self.should_close
 
 
-class Transport(httpx2.AsyncBaseTransport):
-    """aiohttp under an httpx client; made inside a running loop.
+class Client(httpx2.AsyncClient):
+    """aiohttp in the shape of an httpx client, whose own merging of headers, cookies and addresses it leaves out.
 
     Args:
         endpoint: the one server it will be asked for; a proxy is looked up in the environment once for it, where
             aiohttp would do so in a thread for each request.
         connections: most that are open at once.
+
+    Make it inside a running loop.
     """
 
     def __init__(self, endpoint: str, connections: int) -> None:
+        super().__init__(transport=httpx2.AsyncBaseTransport(), timeout=None)
         connector = aiohttp.TCPConnector(limit=connections)
         connector._factory = partial(_Clean, loop=connector._loop)  # type: ignore[assignment]
         self._session = aiohttp.ClientSession(
@@ -48,8 +52,17 @@ class Transport(httpx2.AsyncBaseTransport):
             proxy=_proxy(endpoint),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+        self._addresses: dict[str, httpx2.URL] = {}
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+    def build_request(self, method: str, url: Any, *, content: Any = None, headers: Any = None, **_: Any) -> Any:
+        """A request with these headers and no others; aiohttp adds those of the wire."""
+        address = self._addresses.get(url) or self._addresses.setdefault(url, httpx2.URL(url))
+        request = httpx2.Request(method, address, headers=headers, stream=httpx2.ByteStream(content))
+        request.read()
+        return request
+
+    async def send(self, request: httpx2.Request, **_: Any) -> httpx2.Response:
+        """The whole response, once it is the request's turn (`enter`)."""
         await enter()
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
         try:
