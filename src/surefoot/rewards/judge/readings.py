@@ -1,4 +1,4 @@
-"""From the outcomes of a completion's calls to its row of numbers, and a tally of what was missing."""
+"""From the outcomes of a completion's calls to its row of numbers, and why some are missing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from surefoot.rewards.judge.parsing import read_distribution, read_rating
 from surefoot.rewards.judge.prompts import COMPARISON
 from surefoot.rewards.judge.replies import Call, Missing, Reply, Unreadable
 
-__all__ = ["Reader", "Reading", "Wording", "copies"]
+__all__ = ["Reader", "Reading", "Wording", "copies", "missing"]
 
 Outcome = Reply | Missing
 
@@ -50,7 +50,7 @@ class Reading:
 
 
 class Reader:
-    """Reads outcomes, and counts what is missing and why.
+    """Reads outcomes.
 
     Args:
         scale: lowest and highest rating; `COMPARISON` where positions are swapped.
@@ -61,7 +61,6 @@ class Reader:
 
     def __init__(self, scale: tuple[int, int], *, paired: bool, distribution: bool) -> None:
         self.scale, self.paired, self.distribution = scale, paired, distribution
-        self.missing: Counter[str] = Counter()
 
     def read(self, calls: Sequence[Call], outcomes: Sequence[Outcome]) -> list[Reading]:
         """Each outcome by itself."""
@@ -94,7 +93,7 @@ class Reader:
         return [sum(known) / len(known), *(value for column in columns for value in column)]
 
     def _wording(self, readings: Sequence[Reading], copied: set[str]) -> Wording:
-        read = [self._valid(reading, copied) for reading in readings]
+        read = [None if reading.key in copied else reading.found for reading in readings]
         found = [one for one in (self._pairs(read) if self.paired else read) if one is not None]
         if not found:
             return Wording(math.nan, math.nan, 0)
@@ -105,13 +104,6 @@ class Reader:
         values = [value for value, _ in found]
         return Wording(fmean(values), variance(values), len(values))
 
-    def _valid(self, reading: Reading, copied: set[str]) -> tuple[float, float] | None:
-        copy = reading.key in copied
-        if copy or reading.found is None:
-            self.missing["a copy of another reply" if copy else reading.why] += 1
-            return None
-        return reading.found
-
     @staticmethod
     def _pairs(read: Sequence[tuple[float, float] | None]) -> Iterable[tuple[float, float] | None]:
         """How much better the completion is than the reference: the mean over both positions, equal being 0."""
@@ -121,6 +113,12 @@ class Reader:
                 yield None
             else:
                 yield ((middle - first[0]) + (second[0] - middle)) / 2, (first[1] + second[1]) / 4
+
+
+def missing(readings: Iterable[Reading], copied: set[str]) -> Counter[str]:
+    """How many are missing, by reason."""
+    gone = [one for one in readings if one.found is None or one.key in copied]
+    return Counter("a copy of another reply" if one.key in copied else one.why for one in gone)
 
 
 def copies(readings: Iterable[Reading]) -> set[str]:

@@ -6,8 +6,9 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +28,10 @@ from surefoot.rewards.judge.references import load_references
 from surefoot.rewards.judge.rubrics import Rubric, load_rubric
 from surefoot.rewards.source import SOURCE, RewardSource, save_calibration
 from surefoot.types import Calibration, MarginEstimate, RewardEstimate, Text, VariancePrior
+
+if TYPE_CHECKING:
+    from surefoot.rewards.judge.readings import Outcome, Reading
+    from surefoot.rewards.judge.replies import Call
 
 __all__ = ["JudgeSource"]
 
@@ -125,16 +130,26 @@ class JudgeSource(RewardSource):
                 has no reference answer.
         """
         from surefoot.rewards.judge.client import ask
-        from surefoot.rewards.judge.readings import copies
+        from surefoot.rewards.judge.readings import copies, missing
 
         check_rows(prompts, completions)
         questions, reader = self.questions, self.questions.reader()
         rows = zip(prompts, completions, self._references_of(prompts), strict=True)
-        answers = ask(self.model, self.config, (questions.calls(*row) for row in rows), reader.read)
-        copied = copies(reading for readings in answers.read for reading in readings)
-        found = [reader.row(readings, self.num_wordings, copied, self.min_valid) for readings in answers.read]
+        row_of = partial(reader.row, wordings=self.num_wordings, min_valid=self.min_valid)
+
+        def read(calls: Sequence[Call], outcomes: Sequence[Outcome]) -> tuple[list[Reading], list[float]]:
+            """Readings, and the row that they make if none is a copy: other calls are in flight meanwhile."""
+            readings = reader.read(calls, outcomes)
+            return readings, row_of(readings, copied=set())
+
+        answers = ask(self.model, self.config, (questions.calls(*row) for row in rows), read)
+        readings = [reading for some, _ in answers.read for reading in some]
+        copied = copies(readings)
+        found = [row_of(some, copied=copied) if copied else early for some, early in answers.read]
         scores = torch.tensor(found, dtype=torch.float32).reshape(len(found), 1 + 3 * self.num_wordings)
-        self._warn(int(scores[:, 0].isnan().sum()), len(found), reader.missing, answers.refusal)
+        unscored = int(scores[:, 0].isnan().sum())
+        if unscored:
+            self._warn(unscored, len(found), missing(readings, copied), answers.refusal)
         return scores
 
     def _references_of(self, prompts: Sequence[Text]) -> list[Text | None]:
@@ -147,8 +162,6 @@ class JudgeSource(RewardSource):
         return [self.references[key] for key in keys]
 
     def _warn(self, unscored: int, rows: int, missing: Mapping[str, int], refusal: str | None) -> None:
-        if not unscored:
-            return
         reasons = ", ".join(f"{count} × {reason}" for reason, count in sorted(missing.items()))
         said = f"; the endpoint said: {refusal}" if refusal else ""
         warnings.warn(

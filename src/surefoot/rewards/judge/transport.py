@@ -43,7 +43,7 @@ class Client(httpx2.AsyncClient):
     """
 
     def __init__(self, endpoint: str, connections: int) -> None:
-        super().__init__(transport=httpx2.AsyncBaseTransport(), timeout=None)
+        super().__init__(transport=httpx2.AsyncBaseTransport(), timeout=None, trust_env=False)
         connector = aiohttp.TCPConnector(limit=connections)
         connector._factory = partial(_Clean, loop=connector._loop)  # type: ignore[assignment]
         self._session = aiohttp.ClientSession(
