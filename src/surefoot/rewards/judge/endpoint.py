@@ -26,6 +26,8 @@ _NEVER_AT_FIRST = {403: "it refuses access", 404: "it knows no such address or m
 
 _USUAL = {"security": {"bearer_auth": True}, "params": {}, "max_retries": 0, "timeout": None}
 """Options of every request; the first two are `openai`'s own, which it would else copy each time."""
+_OF_THE_MACHINE = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")
+"""What `openai` says of this machine in headers; no judge needs them, and each costs CPU."""
 
 
 class Trouble(Exception):
@@ -86,7 +88,12 @@ class Endpoint:
         self._key = _key(self.config)
         client = Client(self.config.endpoint, self.config.concurrency)
         found = self._openai.AsyncOpenAI(
-            base_url=self.config.endpoint, api_key=self._key or "none", max_retries=0, timeout=None, http_client=client
+            base_url=self.config.endpoint,
+            api_key=self._key or "none",
+            max_retries=0,
+            timeout=None,
+            http_client=client,
+            default_headers={f"X-Stainless-{name}": self._openai.Omit() for name in _OF_THE_MACHINE},
         )
         found._platform = self._openai._base_client.get_platform()  # else every first request asks, in threads
         return found
