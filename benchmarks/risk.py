@@ -1,0 +1,108 @@
+"""The tables of docs/results/risk.md from our own studies' records, finished or not.
+
+    surefoot study --config benchmarks/studies/uneven.yaml      # and the others of that folder
+    python benchmarks/risk.py --json docs/results/risk.json --picture docs/figures/risk.svg
+
+Writes one row for each setting, source, method and KL budget. Only seeds at which all methods of a group are finished
+count, so that an unfinished study compares like with like.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from surefoot.files import write_json, write_text
+from surefoot.reports.figures import svg
+from surefoot.reports.records import Group, Study, read_study
+from surefoot.reports.study_figures import trajectory_figure
+from surefoot.reports.summary import summarise_group, summary_rows
+
+STUDIES = ("uneven", "even_and_shared", "stories", "members")
+SHOWN = ("vanilla", "mean", "variance_aware")
+"""Methods of the picture."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/risk"))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path, help="true reward against KL in the first study, largest budget")
+    options = parser.parse_args()
+    found: list[dict[str, Any]] = []
+    for name in STUDIES:
+        if not (options.runs / name / "study.json").exists():
+            print(f"\n{name}: not run")
+            continue
+        study = read_study(options.runs / name)
+        groups = [complete(group) for group in study.groups]
+        for group in groups:
+            rows = summary_rows(summarise_group(group)) if group.cells else []
+            found += [{"study": name} | row for row in rows]
+            show(study, group, rows)
+        if name == STUDIES[0] and options.picture is not None:
+            shown = [cell for cell in groups[-1].cells if cell["method"] in SHOWN]
+            few = replace(groups[-1], methods=list(SHOWN), cells=shown)
+            write_text(options.picture, svg(trajectory_figure(few), "risk", standalone=True))
+    if options.json is not None:
+        write_json(options.json, found)
+
+
+def complete(group: Group) -> Group:
+    """The group at the seeds that every method has finished."""
+    seeds = set.intersection(*({cell["seed"] for cell in group.of(method)} for method in group.methods))
+    return replace(group, cells=[cell for cell in group.cells if cell["seed"] in seeds])
+
+
+def show(study: Study, group: Group, rows: list[dict[str, Any]]) -> None:
+    print(
+        f"\n{group.setting}, {group.source}, budget {group.kl_budget}: {len(group.cells)} of {group.planned} cells\n"
+    )
+    head = (
+        "method",
+        "N",
+        "risk",
+        "gain",
+        "over one model",
+        "over the mean",
+        "spread",
+        "worst tenth",
+        "KL",
+        "at KL",
+        "CPU",
+    )
+    print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
+    for row in rows:
+        cells = (
+            f"`{row['method']}`",
+            row["n"],
+            interval(row, "risk", percent=True),
+            interval(row, "gain"),
+            interval(row, "paired_gain"),
+            interval(row, "gain_over_mean"),
+            number(row["spread"]),
+            number(row["worst"]),
+            number(row["kl"]),
+            f"{interval(row, 'gain_at_matched_kl')} at {number(row['matched_kl'])}",
+            number(row["cpu_ratio"]),
+        )
+        print("| " + " | ".join(map(str, cells)) + " |")
+
+
+def interval(row: dict[str, Any], name: str, *, percent: bool = False) -> str:
+    values = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
+    if values[0] is None:
+        return ""
+    if percent:
+        return f"{100 * values[0]:.0f}% [{100 * values[1]:.0f}, {100 * values[2]:.0f}]"
+    return f"{number(values[0])} [{number(values[1])}, {number(values[2])}]"
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    main()
