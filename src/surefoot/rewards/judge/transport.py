@@ -7,6 +7,7 @@ taken for the reply to the next request. aiohttp looks when a connection is give
 
 from __future__ import annotations
 
+import select
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,10 +26,20 @@ _OF_THE_WIRE = {b"content-encoding", b"content-length", b"transfer-encoding"}
 
 
 class _Clean(ResponseHandler):
-    """A connection that counts as closed if bytes are waiting on it."""
+    """A connection that counts as closed if bytes are waiting on it, read by the loop or not yet."""
 
     def is_connected(self) -> bool:
-        return super().is_connected() and not self.should_close
+        return super().is_connected() and not self.should_close and not _readable(self.transport)
+
+
+def _readable(transport: Any) -> bool:
+    """Whether the kernel holds bytes, or the other side's end, that the loop hasn't seen."""
+    held = transport.get_extra_info("socket")
+    if held is None or not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(held.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Client(httpx2.AsyncClient):
