@@ -7,6 +7,7 @@ taken for the reply to the next request. aiohttp looks when a connection is give
 
 from __future__ import annotations
 
+import asyncio
 import select
 from functools import partial
 from typing import Any
@@ -23,6 +24,10 @@ __all__ = ["Client"]
 
 _OF_THE_WIRE = {b"content-encoding", b"content-length", b"transfer-encoding"}
 """Headers that say how the body came; it is decoded here."""
+
+
+_SECOND_COPY_S = 0.0003
+"""How long a response that came twice is given to show itself, before the next request may take the connection."""
 
 
 class _Clean(ResponseHandler):
@@ -81,6 +86,7 @@ class Client(httpx2.AsyncClient):
                 request.method, str(request.url), headers=headers, data=request.content, allow_redirects=False
             ) as response:
                 content = await response.read()
+            await asyncio.sleep(_SECOND_COPY_S)
         except (aiohttp.ClientError, OSError) as error:
             raise httpx2.NetworkError(type(error).__name__, request=request) from None
         kept = [(name, value) for name, value in response.raw_headers if name.lower() not in _OF_THE_WIRE]
