@@ -56,9 +56,13 @@ def test_a_node_that_dies_loses_nothing(cluster: Any, study_folder: Path) -> Non
     assert sorted(places) == sorted((m, s) for m in ("vanilla", "mean", "variance_aware") for s in (0, 1))
 
 
-def test_results_keep_their_order_and_a_lost_worker_is_said_plainly(cluster: Any) -> None:
+def test_results_keep_their_order_and_a_lost_worker_is_said_plainly(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runner = RayRunner(cluster.address, retries=1)
     assert runner(tasks.square, [(3,), (1,), (2,)]) == [(9, "1"), (1, "1"), (4, "1")]
+    monkeypatch.chdir(tmp_path)  # after the cluster has started elsewhere
+    assert runner(os.getcwd, [()]) == [str(tmp_path)]
     with pytest.raises(RunError, match="lost more often than 1 times"):
         runner(tasks.die, [(0,)])
 

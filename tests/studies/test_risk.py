@@ -150,3 +150,24 @@ def test_equal_work_has_one_address_and_other_work_another() -> None:
     assert plain["mean"] != wider["mean"]
     assert set(keys(policy={"learning_rate": 1e-5}).values()).isdisjoint(plain.values())
     assert set(keys(kl_budgets=(3.0,)).values()).isdisjoint(plain.values())
+
+
+def test_a_source_trained_again_in_its_place_is_another_source(tmp_path: Path) -> None:
+    """Catches an address made of the path alone, which would take up the old weights' cells."""
+    folder = tmp_path / "saved" / "members" / "0"
+    folder.mkdir(parents=True)
+
+    def keys() -> set[str]:
+        return {
+            cell.key for cell in small(["mean"], [0], sources={"saved": {"path": str(tmp_path / "saved")}}).cells()
+        }
+
+    (folder / "model.safetensors").write_bytes(b"old")
+    first = keys()
+    assert keys() == first
+    (folder / "model.safetensors").write_bytes(b"new")
+    assert keys() != first
+    other = {"kind": "mixed", "model_name_or_path": "a", "other_models": [str(tmp_path / "saved")]}
+    second = small(["mean"], [0], sources={"m": other}).cells()[0].key
+    (folder / "model.safetensors").write_bytes(b"newer")
+    assert small(["mean"], [0], sources={"m": other}).cells()[0].key != second

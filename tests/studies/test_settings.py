@@ -14,6 +14,7 @@ from surefoot.rewards.functions import FunctionMembers
 from surefoot.rewards.heads import SharedTrunkHeads
 from surefoot.rewards.source import load_source
 from surefoot.rewards.train_heads import HeadsConfig, train_heads
+from surefoot.studies.evaluation import reference_of
 from surefoot.studies.gold import load_gold, refuse_members
 from surefoot.studies.settings import FromFile, build_setting
 from tests.models import WORDS, save_policy
@@ -97,7 +98,24 @@ def test_a_member_can_not_be_the_judge(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="gold is a member of source 'heads'"):
             refuse_members(gold, {"heads": {"path": str(tmp_path / path)}})
     refuse_members(gold, {"heads": {"kind": "heads"}})
+    with pytest.raises(ConfigError, match="gold is a member"):
+        refuse_members({"source": "owner/judge"}, {"heads": {"path": "owner/judge"}})
+    refuse_members({"source": "owner/judge"}, {"heads": {"path": str(tmp_path / "first")}})
     refuse_members({"function": "x:y"}, {"heads": {"path": "nowhere"}})
+
+
+def test_another_judge_judges_the_reference_anew(model: dict[str, Any], tmp_path: Path) -> None:
+    """Catches what was kept of the reference taken up under another true reward, in the same file or another."""
+
+    def judged(**changes: Any) -> dict[str, Any]:
+        return reference_of(build_setting(model | changes, tmp_path), tmp_path, 6, 5)
+
+    first = judged()
+    assert judged() == first
+    (tmp_path / "gold.py").write_text(LENGTH.replace("float(len(text))", "-float(len(text))"))
+    assert judged()["gold"] == [-value for value in first["gold"]]
+    (tmp_path / "zero.py").write_text(LENGTH.replace("float(len(text))", "0.0"))
+    assert judged(gold={"function": f"{tmp_path / 'zero.py'}:gold"})["mean"] == 0.0
 
 
 @pytest.mark.parametrize(

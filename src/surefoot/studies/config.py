@@ -34,8 +34,9 @@ _ON_THE_WORLD: dict[str, Any] = {
     "learning_rate": 3e-4,
     "use_cpu": True,
 }
-_WHOLE_FILE = 1 << 30
-"""Larger files are told apart by name and size alone."""
+_CONTENT = (".json", ".jsonl", ".csv", ".parquet", ".arrow", ".safetensors", ".yaml")
+_WHOLE_FILE, _PART = 1 << 30, 1 << 26
+"""Of larger files, in bytes, the size and the first and last part are hashed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +118,11 @@ class StudyConfig:
 
     def cells(self) -> list[Cell]:
         """Every cell of the grid, seeds outermost, so that methods are compared from early on."""
-        files = {name: file_hashes(spec) for name, spec in self.settings.items()}
+        ours = {name: file_hashes(spec) for name, spec in self.settings.items()}
+        theirs = {name: file_hashes(spec) for name, spec in self.sources.items()}
         bounds = [(s, z) for s in self.settings for z in self.sources]
         return [
-            self._cell(setting, source, method, budget, seed, files[setting])
+            self._cell(setting, source, method, budget, seed, ours[setting] | theirs[source])
             for seed in self.seeds
             for setting, source in bounds
             for budget in self.kl_budgets
@@ -217,7 +219,10 @@ def check_keys(given: Collection[str], known: Collection[str], what: str) -> Non
 
 
 def file_hashes(spec: dict[str, Any]) -> dict[str, str]:
-    """SHA-256 of every local file that a setting names, so that a changed file changes the cells' addresses."""
+    """SHA-256 of every local file that a setting or a source names, in directories the data and weights below them.
+
+    So a model or source that was trained again in its old place changes the cells' addresses.
+    """
     return {str(path): _digest(path) for name in _strings(spec) for path in _files(name)}
 
 
@@ -227,6 +232,9 @@ def _strings(values: Any) -> Iterator[str]:
     elif isinstance(values, dict):
         for value in values.values():
             yield from _strings(value)
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _strings(value)
 
 
 def _files(name: str) -> list[Path]:
@@ -234,12 +242,17 @@ def _files(name: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir() and "/" in name:
-        return sorted(inner for inner in path.iterdir() if inner.suffix in (".json", ".safetensors"))
+        return sorted(inner for inner in path.rglob("*") if inner.suffix in _CONTENT)
     return []
 
 
 def _digest(path: Path) -> str:
-    if path.stat().st_size > _WHOLE_FILE:
-        return f"{path.stat().st_size} bytes"
+    size = path.stat().st_size
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        if size <= _WHOLE_FILE:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        found = hashlib.sha256(f"{size}".encode())
+        found.update(file.read(_PART))
+        file.seek(-_PART, 2)
+        found.update(file.read(_PART))
+    return found.hexdigest()[:16]

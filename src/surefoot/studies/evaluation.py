@@ -24,8 +24,7 @@ def reference_of(setting: Setting, folder: Path, completions: int, max_new_token
         completions: of each.
         max_new_tokens: of a completion.
     """
-    named = [setting.policy, setting.evaluation_prompts, setting.train_prompts, completions, max_new_tokens]
-    path = folder / "reference" / f"{fingerprint(named)}.json"
+    path = folder / "reference" / f"{fingerprint([setting.identity, completions, max_new_tokens])}.json"
     if path.exists():
         held: dict[str, Any] = read_json(path)
         return held

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from surefoot.errors import ConfigError, DataError, SurefootError
-from surefoot.rewards.source import SOURCE, MemberSource, RewardSource, load_source
+from surefoot.errors import ConfigError, DataError
+from surefoot.rewards.source import MemberSource, RewardSource, load_source
 from surefoot.types import Text
 
 __all__ = ["Gold", "load_gold", "refuse_members", "weight_hashes"]
@@ -126,9 +126,7 @@ def same_place(first: str | Path, second: str | Path) -> bool:
 
 
 def weight_hashes(directory: Path) -> dict[str, Path]:
-    """SHA-256 of every weight file below a directory, and the file."""
-    if not (directory / SOURCE).exists():
-        raise SurefootError(f"{directory} is not a reward source: it has no {SOURCE}")
+    """SHA-256 of every weight file below a directory, and the file; nothing for a name on the hub."""
     found = {}
     for path in sorted(directory.rglob("*.safetensors")):
         with path.open("rb") as file:

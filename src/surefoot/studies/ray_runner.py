@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 import socket
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from surefoot.errors import ModelError, RunError
+from surefoot.studies.runner import Function, OnProgress, Tasks
 
 __all__ = ["RayRunner"]
 
@@ -19,7 +20,8 @@ _POLL_S = 0.5
 class RayRunner:
     """Runs every task as a Ray task; a task whose node died is run again elsewhere, at most `retries` times.
 
-    The nodes must see the study's folder (a shared file system) and have surefoot installed. What a task leaves is
+    The nodes must see the folder that the study was started in and the study's own (a shared file system), and have
+    surefoot installed. What a task leaves is
     written whole under its own address, so a task that ran twice leaves one record.
 
     Args:
@@ -36,12 +38,7 @@ class RayRunner:
     num_gpus: float = 0
     retries: int = 3
 
-    def __call__(
-        self,
-        function: Callable[..., Any],
-        tasks: Sequence[tuple[Any, ...]],
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[Any]:
+    def __call__(self, function: Function, tasks: Tasks, on_progress: OnProgress | None = None) -> list[Any]:
         if not tasks:
             return []
         ray = _ray()
@@ -63,15 +60,9 @@ class RayRunner:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise RunError(f"can't reach the Ray cluster {self.address or 'of this machine'}: {error}") from error
 
-    def _run(
-        self,
-        ray: Any,
-        function: Callable[..., Any],
-        tasks: Sequence[tuple[Any, ...]],
-        on_progress: Callable[[int, int], None] | None,
-    ) -> list[Any]:
-        remote = ray.remote(num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_retries=self.retries)(function)
-        promised = [remote.remote(*task) for task in tasks]
+    def _run(self, ray: Any, function: Function, tasks: Tasks, on_progress: OnProgress | None) -> list[Any]:
+        remote = ray.remote(num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_retries=self.retries)(_work)
+        promised = [remote.remote(os.getcwd(), function, task) for task in tasks]
         left = list(promised)
         try:
             while left:
@@ -86,6 +77,12 @@ class RayRunner:
         finally:
             for one in left:
                 ray.cancel(one, force=True)
+
+
+def _work(folder: str, function: Function, task: tuple[Any, ...]) -> Any:
+    """On the node: where the study was started, so that relative paths are the same files."""
+    os.chdir(folder)
+    return function(*task)
 
 
 def _knock(address: str | None) -> None:

@@ -16,30 +16,26 @@ from surefoot.errors import RunError
 
 __all__ = ["InlineRunner", "LocalRunner", "Runner", "run_tasks", "tick"]
 
+Function = Callable[..., Any]
+Tasks = Sequence[tuple[Any, ...]]
+"""Its arguments, task by task."""
+OnProgress = Callable[[int, int], None]
+"""Called now and then with (ticks so far, 0 if they aren't counted; tasks finished)."""
+
 _COUNTER: Any = None
 
 
 class Runner(Protocol):
     """Runs `function(*task)` for every task somewhere, and gives the results in the order of the tasks."""
 
-    def __call__(
-        self,
-        function: Callable[..., Any],
-        tasks: Sequence[tuple[Any, ...]],
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[Any]:
-        """`on_progress` is called now and then with (ticks so far, 0 if they aren't counted; tasks finished)."""
+    def __call__(self, function: Function, tasks: Tasks, on_progress: OnProgress | None = None) -> list[Any]:
+        """See above."""
 
 
 class InlineRunner:
     """One task after another in this process, where a debugger sees them."""
 
-    def __call__(
-        self,
-        function: Callable[..., Any],
-        tasks: Sequence[tuple[Any, ...]],
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[Any]:
+    def __call__(self, function: Function, tasks: Tasks, on_progress: OnProgress | None = None) -> list[Any]:
         results = []
         for task in tasks:
             results.append(function(*task))
@@ -54,12 +50,7 @@ class LocalRunner:
 
     workers: int
 
-    def __call__(
-        self,
-        function: Callable[..., Any],
-        tasks: Sequence[tuple[Any, ...]],
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[Any]:
+    def __call__(self, function: Function, tasks: Tasks, on_progress: OnProgress | None = None) -> list[Any]:
         return run_tasks(function, tasks, workers=self.workers, on_progress=on_progress)
 
 
@@ -84,11 +75,11 @@ def _end_with(parent: int) -> None:
 
 
 def run_tasks(
-    function: Callable[..., Any],
-    tasks: Sequence[tuple[Any, ...]],
+    function: Function,
+    tasks: Tasks,
     *,
     workers: int,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> list[Any]:
     """Call `function(*task)` for every task in fresh processes and return the results in the order of the tasks.
 
@@ -123,7 +114,7 @@ def run_tasks(
             raise
 
 
-def _watch(futures: list[Future[Any]], counter: Any, on_progress: Callable[[int, int], None] | None) -> None:
+def _watch(futures: list[Future[Any]], counter: Any, on_progress: OnProgress | None) -> None:
     while True:
         finished = [future for future in futures if future.done()]
         failed = [future for future in finished if future.exception() is not None]

@@ -17,7 +17,8 @@ from surefoot.data.preferences import load_preferences, load_prompts
 from surefoot.data.world import VARIANTS, build_world
 from surefoot.data.world.export import HELD_OUT_SEED
 from surefoot.errors import ConfigError, DataError
-from surefoot.studies.config import check_keys
+from surefoot.files import fingerprint
+from surefoot.studies.config import check_keys, file_hashes
 from surefoot.studies.gold import Gold, load_gold
 from surefoot.training.sampling import sample_completions
 from surefoot.types import Text
@@ -39,6 +40,7 @@ class Setting:
         train_prompts, evaluation_prompts: policies are trained on the former and judged on the latter.
         gold: the true reward.
         draws: gives the preferences of a seed.
+        identity: of its lines in the config and the files that they name; what is kept of it is kept under this.
     """
 
     policy: str
@@ -46,6 +48,7 @@ class Setting:
     evaluation_prompts: list[Text]
     gold: Gold
     draws: Draws
+    identity: str
 
     def preferences(self, seed: int) -> tuple[Dataset, Dataset]:
         """The seed's pairs: to train on, and held out."""
@@ -99,7 +102,9 @@ def _world(spec: dict[str, Any], folder: Path) -> Setting:
     def gold(prompts: Sequence[Text], completions: Sequence[Text]) -> list[float]:
         return world.true_reward(as_texts(prompts), as_texts(completions))
 
-    return Setting(str(world.policy_path), [*world.prompts("train")], [*world.prompts("test")], gold, draws)
+    train: list[Text] = [*world.prompts("train")]
+    test: list[Text] = [*world.prompts("test")]
+    return Setting(str(world.policy_path), train, test, gold, draws, _identity(spec))
 
 
 def _model(spec: dict[str, Any]) -> Setting:
@@ -114,7 +119,11 @@ def _model(spec: dict[str, Any]) -> Setting:
         draws = FromFile(str(spec["preferences"]), int(spec.get("pairs", 0)), int(spec.get("held_out_pairs", 200)))
     else:
         draws = FromPolicy(str(spec["model"]), prompts, gold, **_draw_settings(spec))
-    return Setting(str(spec["model"]), prompts, evaluation, gold, draws)
+    return Setting(str(spec["model"]), prompts, evaluation, gold, draws, _identity(spec))
+
+
+def _identity(spec: dict[str, Any]) -> str:
+    return fingerprint([spec, file_hashes(spec)])
 
 
 def _thirds(prompts: list[Text]) -> tuple[list[Text], list[Text]]:

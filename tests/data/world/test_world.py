@@ -150,3 +150,16 @@ def test_the_world_on_disk_serves_the_ordinary_commands(tmp_path: Path) -> None:
     assert (paths["policy"] / "model.safetensors").stat().st_mtime_ns == written
     with pytest.raises(RunError, match="seed: 4 there, 5 here"):
         export_world(tmp_path / "w", variant="uneven", pairs=50, test_pairs=20, seed=5)
+
+
+def test_two_that_build_at_once_keep_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a second that replaces what others read already, and one that breaks on the first's."""
+
+    def slower(folder: Path, seed: int) -> None:
+        for place, text in ((folder, "second"), (tmp_path / "policy", "first")):
+            place.mkdir(parents=True)
+            (place / "config.json").write_text(text)
+
+    monkeypatch.setattr("surefoot.data.world.world.train_reference", slower)
+    assert (build_world(tmp_path).policy_path / "config.json").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ from surefoot.data.world.language import all_prompts
 from surefoot.data.world.preferences import draw_preferences
 from surefoot.data.world.reference import train_reference
 from surefoot.data.world.truth import true_rewards
-from surefoot.files import whole_directory
 
 __all__ = ["World", "build_world"]
 
@@ -42,9 +42,19 @@ class World:
 
 
 def build_world(directory: str | Path, seed: int = 0) -> World:
-    """The world kept in `directory`, whose reference policy is trained if it isn't there yet."""
+    """The world kept in `directory`, whose reference policy is trained if it isn't there yet.
+
+    Several processes may do so at once: the first to finish is kept, and none takes it from another's hands.
+    """
     policy = Path(directory) / "policy"
     if not (policy / "config.json").exists():
-        with whole_directory(policy) as folder:
-            train_reference(folder, seed)
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".policy.") as temporary:
+            made = Path(temporary, "policy")
+            train_reference(made, seed)
+            try:
+                made.rename(policy)
+            except OSError:
+                if not (policy / "config.json").exists():
+                    raise
     return World(policy)
