@@ -2,13 +2,15 @@
 
 httpx's own connection pool costs more CPU than the rest of a call together (benchmarks/judge.py). And a connection
 that holds bytes nobody asked for, such as a response that a proxy sent twice, must not be used again: they would be
-taken for the reply to the next request. aiohttp looks when a connection is given back, not when it is taken out.
+taken for the reply to the next request. aiohttp looks when a connection is given back, not when it is taken out; here
+both are looked at, and a connection's first response is given a moment to show that it comes twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import select
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,25 +26,23 @@ __all__ = ["Client"]
 
 _OF_THE_WIRE = {b"content-encoding", b"content-length", b"transfer-encoding"}
 """Headers that say how the body came; it is decoded here."""
-
-
-_SECOND_COPY_S = 0.0003
-"""How long a response that came twice is given to show itself, before the next request may take the connection."""
+_SECOND_COPY_S = 0.01
+"""How long a connection's first response is given to show that it comes twice, before the next request takes it."""
+_MADE: ContextVar[list[ResponseHandler] | None] = ContextVar("made", default=None)
+"""Where a request's task finds the connection that was made for it."""
 
 
 class _Clean(ResponseHandler):
     """A connection that counts as closed if bytes are waiting on it, read by the loop or not yet."""
 
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        made = _MADE.get()
+        if made is not None:
+            made.append(self)
+
     def is_connected(self) -> bool:
         return super().is_connected() and not self.should_close and not _readable(self.transport)
-
-
-async def _rest() -> None:
-    """Turns of the loop for that long; a timer would take a millisecond, the selector's least."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + _SECOND_COPY_S
-    while loop.time() < end:
-        await asyncio.sleep(0)
 
 
 def _readable(transport: Any) -> bool:
@@ -89,12 +89,15 @@ class Client(httpx2.AsyncClient):
         """The whole response, once it is the request's turn (`enter`)."""
         await enter()
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
+        made: list[ResponseHandler] = []
+        _MADE.set(made)
         try:
             async with self._session.request(
                 request.method, str(request.url), headers=headers, data=request.content, allow_redirects=False
             ) as response:
                 content = await response.read()
-            await _rest()
+            if made:
+                await asyncio.sleep(_SECOND_COPY_S)
         except (aiohttp.ClientError, OSError) as error:
             raise httpx2.NetworkError(type(error).__name__, request=request) from None
         kept = [(name, value) for name, value in response.raw_headers if name.lower() not in _OF_THE_WIRE]
