@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from surefoot.cli.demo import demo_study
+from surefoot.cli.demo import HEADS, demo_study
 from surefoot.cli.main import main as surefoot
 from surefoot.files import read_json, write_json
 from surefoot.studies.cell import cell_path
@@ -26,6 +26,9 @@ from surefoot.studies.risk import run_study
 from surefoot.studies.runner import LocalRunner
 
 WINDOW = 10
+
+UNREGULARISED = {"heads": HEADS | {"weight_decay": 0.0}}
+"""What the published figures were measured with, before the demo's heads got a weight decay."""
 
 
 def main() -> None:
@@ -57,6 +60,7 @@ def world(options: argparse.Namespace) -> list[tuple[str, float, list[float]]]:
         "uneven",
         3000,
         options.seeds,
+        sources=UNREGULARISED,
         methods=method_settings(options.methods),
         kl_budgets=(options.budget,),
         policy=policy,

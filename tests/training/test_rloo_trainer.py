@@ -198,7 +198,8 @@ def test_the_budget_moves_beta_and_is_logged(policy_path: Path, tmp_path: Path) 
     assert betas[-1] < 0.8
     row = trainer.state.log_history[0]
     expected = {"sequence_kl", "reward", "reward/variance", "reward/penalty", "weight/mean", "weight/q25", "unscored",
-                "weight/at_floor", "weight/at_ceiling", "weight/effective_sample_size", "reward/member_2"}  # fmt: skip
+                "weight/at_floor", "weight/at_ceiling", "weight/effective_sample_size", "reward/member_2",
+                "weight/effect"}  # fmt: skip
     assert expected <= set(row)
     assert row["weight/effective_sample_size"] <= 1.0
 

@@ -1,6 +1,8 @@
 """The reward handed to the trainer is the objective's: by hand, in limits, by invariance, and by enumeration."""
 
 import itertools
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 from surefoot.errors import VarianceError
 from surefoot.maths.objectives import Objective, preset
 from surefoot.rewards.functions import FunctionMembers
+from surefoot.training.metrics import summary
 from surefoot.training.shaping import leave_one_out, shape_rewards
 from surefoot.types import Calibration, VariancePrior
 
@@ -30,6 +33,22 @@ def test_hand_worked() -> None:
         made, Objective(form="literal"), scores, torch.tensor([0, 0]), torch.tensor([0.5, -0.25]), beta=0.1
     )
     torch.testing.assert_close(literal.total(0.1), torch.tensor([7.5 - 0.3, 3.5 - 0.15], dtype=torch.float64))
+
+
+def test_the_effect_of_weighting_is_its_share_of_what_rewards_differ_by() -> None:
+    """Two prompts of two completions: surcharges −β(w − 1) ln π/π₀ of ±.3 about their means, rewards of ±2."""
+    made = source(2, VariancePrior(1.0, 1.0), 1.0)
+    scores = torch.tensor([[4.0, 4.0], [0.0, 0.0]] * 2)
+    shaped = shape_rewards(made, Objective(), scores, torch.tensor([0, 0, 1, 1]), torch.zeros(4), beta=0.1)
+    weight, ratio = torch.tensor([3.0, 1.0, 4.0, 2.0]), torch.tensor([3.0, 9.0, 2.0, 0.0])
+    shaped = replace(shaped, weight=weight, log_ratio=ratio, surcharge=-0.1 * (weight - 1) * ratio)
+    values = summary(shaped, Objective(), 0.1, None)
+    assert values["weight/effect"] == pytest.approx(0.3 / 2)
+    none = replace(shaped, surcharge=torch.zeros(4))
+    assert summary(none, Objective(), 0.1, None)["weight/effect"] == 0.0
+    even = replace(shaped, reward=torch.ones(4))
+    assert math.isnan(summary(even, Objective(), 0.1, None)["weight/effect"])
+    assert "weight/effect" not in summary(shaped, preset("mean"), 0.1, None)
 
 
 @pytest.mark.parametrize("name", ["vanilla", "mean", "wco", "lcb"])

@@ -35,10 +35,12 @@ HEADS: dict[str, Any] = {
     "bootstrap": "exponential",
     "prior_scale": 1.0,
     "learning_rate": 1e-2,
-    "weight_decay": 0.0,
+    "weight_decay": 1.0,
     "epochs": 60,
 }
 """Settings of `surefoot reward` that suit the offline world."""
+POLICY: dict[str, Any] = {"beta": 0.12, "learning_rate": 1e-3, "max_steps": 60}
+"""β starts near where it ends, so that the penalty counts from the beginning (docs/trainers.md)."""
 
 
 def run(arguments: list[str]) -> None:
@@ -92,6 +94,6 @@ def demo_study(variant: str, pairs: int, seeds: Iterable[int], **changes: Any) -
         "methods": method_settings(METHODS),
         "kl_budgets": (6.0,),
         "seeds": tuple(seeds),
-        "policy": {"beta": 0.4, "max_steps": 100},
+        "policy": POLICY,
     }
     return StudyConfig(**grid | changes)

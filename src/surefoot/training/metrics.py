@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -92,7 +93,31 @@ def summary(
         values["reward/variance"] = float(estimate.variance.nanmean())
     if objective.weights == "variance":
         values |= _weight_summary(shaped.weight[~shaped.weight.isnan()], objective)
+        if ratio_known:
+            values["weight/effect"] = _effect(shaped)
     return values
+
+
+def _effect(shaped: ShapedRewards) -> float:
+    """What weighting adds to the rewards of a prompt's completions, over what these differ by; both as deviations.
+
+    About 0 while β ln(π/π₀) is small beside the rewards' differences: then the run is an unweighted one, whatever the
+    weights are. NaN where no rewards differ.
+    """
+    spread = _deviation(shaped.reward, shaped)
+    return _deviation(shaped.surcharge, shaped) / spread if spread > 0 else math.nan
+
+
+def _deviation(values: Float[Tensor, "batch"], shaped: ShapedRewards) -> float:
+    """Root mean square of the differences to the prompt's mean, over scored completions."""
+    scored, groups = shaped.estimate.scored, shaped.estimate.groups
+    known = values[scored].double()
+    if groups is None:
+        return float((known - known.mean()).square().mean().sqrt())
+    _, place = torch.unique(groups[scored], return_inverse=True)
+    count = torch.bincount(place).double()
+    mean = torch.zeros_like(count).index_add_(0, place, known) / count
+    return float((known - mean[place]).square().mean().sqrt())
 
 
 def _weight_summary(weight: Float[Tensor, "scored"], objective: Objective) -> dict[str, float]:

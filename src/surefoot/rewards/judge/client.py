@@ -12,7 +12,7 @@ import gc
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from surefoot.rewards.judge.cache import ReplyCache, default_path
@@ -38,11 +38,12 @@ class Answers(Generic[Read]):
     """What came of a batch.
 
     Args:
-        read: what was made of each completion's outcomes, in order.
+        read: what was made of each completion's outcomes, in order; not in the repr, which asyncio makes of a
+            finished task and which would take longer than a reply.
         refusal: what the server said when it last refused a request.
     """
 
-    read: list[Read]
+    read: list[Read] = field(repr=False)
     refusal: str | None = None
 
 

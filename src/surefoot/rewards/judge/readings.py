@@ -128,6 +128,8 @@ def copies(readings: Iterable[Reading]) -> set[str]:
     calls are no ids, and then nothing can be told.
     """
     marks = {reading.key: reading.mark for reading in readings if reading.mark is not None}
+    if len(set(marks.values())) == len(marks):
+        return set()
     ids = {mark.rpartition(":")[0] for mark in marks.values()}
     if len(ids) < 2 and len({key.rpartition("-")[0] for key in marks}) > 1:
         return set()
