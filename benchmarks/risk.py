@@ -10,6 +10,7 @@ count, so that an unfinished study compares like with like.
 from __future__ import annotations
 
 import argparse
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from surefoot.reports.records import Group, Study, read_study
 from surefoot.reports.study_figures import trajectory_figure
 from surefoot.reports.summary import summarise_group, summary_rows
 
-STUDIES = ("uneven", "even_and_shared", "stories", "members")
+STUDIES = ("uneven", "uneven_first", "even_and_shared", "stories", "members")
 SHOWN = ("vanilla", "mean", "variance_aware")
 """Methods of the picture."""
 
@@ -71,6 +72,7 @@ def show(study: Study, group: Group, rows: list[dict[str, Any]]) -> None:
         "worst tenth",
         "KL",
         "at KL",
+        "least β",
         "CPU",
     )
     print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
@@ -86,9 +88,17 @@ def show(study: Study, group: Group, rows: list[dict[str, Any]]) -> None:
             number(row["worst"]),
             number(row["kl"]),
             f"{interval(row, 'gain_at_matched_kl')} at {number(row['matched_kl'])}",
+            f"{statistics.median(map(lowest_beta, group.of(row['method']))):.2f}",
             number(row["cpu_ratio"]),
         )
         print("| " + " | ".join(map(str, cells)) + " |")
+
+
+def lowest_beta(cell: dict[str, Any]) -> float:
+    """The smallest β of a run over its last: well below 1, the penalty was off while the policy climbed."""
+    path = [row["beta"] for row in cell["trajectory"]]
+    last: float = path[-1]
+    return min(path) / last
 
 
 def interval(row: dict[str, Any], name: str, *, percent: bool = False) -> str:

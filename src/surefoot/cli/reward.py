@@ -16,7 +16,8 @@ def run(arguments: list[str]) -> None:
     folder, record = _train(arguments)
     metrics = record["metrics"]
     count = len(metrics["accuracy_of_members"])
-    what = f"{count} members" if count else "one reward model with a variance"
+    alone = "an LLM judge" if record["config"].get("kind") == "judge" else "one reward model with a variance"
+    what = f"{count} members" if count else alone
     table = Table(title=f"{what}, {metrics['train_pairs']} training pairs")
     table.add_column("")
     table.add_column(f"accuracy on {metrics['held_out_pairs']} held-out pairs", justify="right")
@@ -25,7 +26,7 @@ def run(arguments: list[str]) -> None:
     table.add_row("their mean" if count else "the model", f"{metrics['accuracy_of_mean']:.3f}")
     console = Console()
     console.print(table)
-    console.print(f"took {metrics['train_seconds']:.0f} s to train; the source is in {folder}/source")
+    console.print(f"took {metrics['train_seconds']:.0f} s; the source is in {folder}/source")
     if count == 1:
         console.print("One member has no variance: weighting needs at least two.")
     else:

@@ -15,7 +15,8 @@ def model_card(kind: str, name: str, members: int | None, calibration: Calibrati
         members: K, or None for a source without members.
         repository: the name that `load_source` takes, in the example.
     """
-    said = f"{members} members" if members else "one reward model with a Gaussian or learnt variance"
+    alone = "an LLM judge" if kind == "judge" else "one reward model with a Gaussian or learnt variance"
+    said = f"{members} members" if members else alone
     lines = [
         "---",
         "library_name: surefoot",

@@ -198,6 +198,8 @@ def test_the_commands(preferences: Path, tmp_path: Path, capsys: pytest.CaptureF
         words = [*common, "--endpoint", server.endpoint, "--cache", str(tmp_path / "r.sqlite"), "--wordings", "2"]
         words += ["--samples", "2", "--held_out", "0.5", "--max_pairs", "10", "--output_dir", str(tmp_path / "run")]
         assert main(["reward", *words]) == 0
+        assert "an LLM judge" in capsys.readouterr().out
+        assert "an LLM judge" in (tmp_path / "run" / "source" / "README.md").read_text()
         record = json.loads((tmp_path / "run" / "record.json").read_text())
         assert record["metrics"]["held_out_pairs"] == 10
         assert record["metrics"]["accuracy_of_mean"] == 1
