@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from regularisation import COMMON, style_of
 from surefoot.files import write_json, write_text
 from surefoot.reports.figures import svg
 from surefoot.reports.records import Group, Study, read_study
@@ -73,6 +74,7 @@ def show(study: Study, group: Group, rows: list[dict[str, Any]]) -> None:
         "KL",
         "at KL",
         "least β",
+        "rare",
         "CPU",
     )
     print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
@@ -89,6 +91,7 @@ def show(study: Study, group: Group, rows: list[dict[str, Any]]) -> None:
             number(row["kl"]),
             f"{interval(row, 'gain_at_matched_kl')} at {number(row['matched_kl'])}",
             f"{statistics.median(map(lowest_beta, group.of(row['method']))):.2f}",
+            rare(group.of(row["method"])),
             number(row["cpu_ratio"]),
         )
         print("| " + " | ".join(map(str, cells)) + " |")
@@ -99,6 +102,16 @@ def lowest_beta(cell: dict[str, Any]) -> float:
     path = [row["beta"] for row in cell["trajectory"]]
     last: float = path[-1]
     return min(path) / last
+
+
+def rare(cells: list[dict[str, Any]]) -> str:
+    """Share of the kept samples that are in styles which annotators of the uneven world hardly saw."""
+    if any(cell["config"]["setting"].get("world") != "uneven" for cell in cells):
+        return ""
+    shares = [
+        sum(style_of(one["completion"]) >= COMMON for one in cell["samples"]) / len(cell["samples"]) for cell in cells
+    ]
+    return f"{100 * statistics.mean(shares):.0f}%"
 
 
 def interval(row: dict[str, Any], name: str, *, percent: bool = False) -> str:
