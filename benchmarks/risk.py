@@ -10,20 +10,33 @@ count, so that an unfinished study compares like with like.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from regularisation import COMMON, style_of
 from surefoot.files import write_json, write_text
+from surefoot.maths.statistics import bootstrap_mean
 from surefoot.reports.figures import svg
 from surefoot.reports.records import Group, Study, read_study
 from surefoot.reports.study_figures import trajectory_figure
 from surefoot.reports.summary import summarise_group, summary_rows
 
 STUDIES = ("uneven", "uneven_first", "even_and_shared", "stories", "members")
-SHOWN = ("vanilla", "mean", "variance_aware")
+PAIRS = {
+    "variance_aware_one": "vanilla",
+    "variance_aware": "mean",
+    "literal": "mean",
+    "variance_aware_lcb": "lcb",
+}
+"""Weighted methods, and the same without weights."""
+WITHIN = 0.1
+"""How far a smoothed KL may be from 0.8 of the budget, as a share of the budget, to count as equal."""
+SHOWN = ("vanilla", "variance_aware_one", "mean", "variance_aware")
 """Methods of the picture."""
 
 
@@ -31,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/risk"))
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--picture", type=Path, help="true reward against KL in the first study, largest budget")
+    parser.add_argument("--picture", type=Path, help="true reward against KL in the first study, smallest budget")
     options = parser.parse_args()
     found: list[dict[str, Any]] = []
     for name in STUDIES:
@@ -44,9 +57,10 @@ def main() -> None:
             rows = summary_rows(summarise_group(group)) if group.cells else []
             found += [{"study": name} | row for row in rows]
             show(study, group, rows)
+            settled(group)
         if name == STUDIES[0] and options.picture is not None:
-            shown = [cell for cell in groups[-1].cells if cell["method"] in SHOWN]
-            few = replace(groups[-1], methods=list(SHOWN), cells=shown)
+            shown = [cell for cell in groups[0].cells if cell["method"] in SHOWN]
+            few = replace(groups[0], methods=list(SHOWN), cells=shown)
             write_text(options.picture, svg(trajectory_figure(few), "risk", standalone=True))
     if options.json is not None:
         write_json(options.json, found)
@@ -95,6 +109,36 @@ def show(study: Study, group: Group, rows: list[dict[str, Any]]) -> None:
             number(row["cpu_ratio"]),
         )
         print("| " + " | ".join(map(str, cells)) + " |")
+
+
+def settled(group: Group) -> None:
+    """What weights add at equal KL where neither run climbs any more: second halves, KL .7 to .9 of the budget.
+
+    The level that trajectories first reach is passed on the way up, sooner by a weighted run, while gains go on
+    growing at the same KL.
+    """
+    if group.kl_budget is None:
+        return
+    for weighted, plain in PAIRS.items():
+        if {weighted, plain} <= set(group.methods):
+            ours, theirs = ({cell["seed"]: late_gain(cell) for cell in group.of(m)} for m in (weighted, plain))
+            both = [s for s in ours if not math.isnan(ours[s] - theirs.get(s, math.nan))]
+            found = bootstrap_mean([ours[s] - theirs[s] for s in both], np.random.default_rng(0)).to_dict()
+            if found["value"] is not None:
+                row = {"gain": found["value"], "gain_low": found["low"], "gain_high": found["high"]}
+                print(f"settled, {weighted} over {plain}: {interval(row, 'gain')}, N = {len(both)}")
+
+
+def late_gain(cell: dict[str, Any]) -> float:
+    """Mean true reward of the second half's updates near the level, over the reference's; NaN from fewer than five."""
+    path, budget = cell["trajectory"], cell["kl_budget"]
+    known = np.array([[row["kl"], row["gold"]] for row in path], dtype=float)
+    smooth = np.convolve(np.pad(known[:, 0], 3, mode="edge"), np.full(7, 1 / 7), "valid")
+    near = np.abs(smooth / budget - 0.8) <= WITHIN
+    near[: len(path) // 2] = False
+    if near.sum() < 5:
+        return math.nan
+    return float(known[near, 1].mean() - cell["metrics"]["gold_reference_train"])
 
 
 def lowest_beta(cell: dict[str, Any]) -> float:
