@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from regularisation import COMMON, style_of
-from surefoot.files import write_json, write_text
+from surefoot.files import read_json, write_json, write_text
 from surefoot.maths.statistics import bootstrap_mean
 from surefoot.reports.figures import svg
 from surefoot.reports.records import Group, Study, read_study
@@ -58,6 +58,7 @@ def main() -> None:
             found += [{"study": name} | row for row in rows]
             show(study, group, rows)
             settled(group)
+        variances(options.runs / name)
         if name == STUDIES[0] and options.picture is not None:
             shown = [cell for cell in groups[0].cells if cell["method"] in SHOWN]
             few = replace(groups[0], methods=list(SHOWN), cells=shown)
@@ -127,6 +128,25 @@ def settled(group: Group) -> None:
             if found["value"] is not None:
                 row = {"gain": found["value"], "gain_low": found["low"], "gain_high": found["high"]}
                 print(f"settled, {weighted} over {plain}: {interval(row, 'gain')}, N = {len(both)}")
+
+
+def variances(folder: Path) -> None:
+    """What the members' variance saw on the reference policy's completions, of every setting and source."""
+    seen: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for path in sorted((folder / "disagreement").glob("*.json")):
+        one = read_json(path)
+        seen.setdefault((one["setting"], one["source"]), []).append(one["known_errors"])
+    for (setting, source), found in seen.items():
+        rho = [one["spearman"]["value"] for one in found if one["spearman"]["value"] is not None]
+        figures = {
+            "coefficient of variation": [one["variance_cv"] for one in found],
+            "Spearman's rho with the squared error": rho,
+            "correlation of the mean with the truth": [one["mean_correlation"] for one in found],
+        }
+        print(f"\nvariance of {source}, {setting}, N = {len(found)} (rho is known of {len(rho)})")
+        for name, values in figures.items():
+            row = bootstrap_mean(values, np.random.default_rng(0)).to_dict()
+            print(f"  {name}: {interval({'a': row['value'], 'a_low': row['low'], 'a_high': row['high']}, 'a')}")
 
 
 def late_gain(cell: dict[str, Any]) -> float:
