@@ -17,18 +17,16 @@ from typing import Any
 
 import yaml
 
-from surefoot.cli.demo import HEADS, demo_study
+from surefoot.cli.demo import demo_study
 from surefoot.cli.main import main as surefoot
 from surefoot.files import read_json, write_json
 from surefoot.studies.cell import cell_path
 from surefoot.studies.config import method_settings
 from surefoot.studies.risk import run_study
 from surefoot.studies.runner import LocalRunner
+from world import UNREGULARISED
 
 WINDOW = 10
-
-UNREGULARISED = {"heads": HEADS | {"weight_decay": 0.0}}
-"""What the published figures were measured with, before the demo's heads got a weight decay."""
 
 
 def main() -> None:

@@ -14,17 +14,15 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from surefoot.cli.demo import HEADS, demo_study
+from surefoot.cli.demo import demo_study
 from surefoot.files import read_json, write_json
 from surefoot.studies.cell import cell_path
 from surefoot.studies.config import method_settings
 from surefoot.studies.risk import run_study
 from surefoot.studies.runner import LocalRunner
+from world import UNREGULARISED
 
 LEVELS = (0, 2, 4, 6, 8, 10, 15, 20, 25, 30, 40)
-
-UNREGULARISED = {"heads": HEADS | {"weight_decay": 0.0}}
-"""What the published figures were measured with, before the demo's heads got a weight decay."""
 
 
 def main() -> None:

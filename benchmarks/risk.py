@@ -58,6 +58,7 @@ def main() -> None:
             found += [{"study": name} | row for row in rows]
             show(study, group, rows)
             settled(group)
+            losses(group)
         variances(options.runs / name)
         if name == STUDIES[0] and options.picture is not None:
             shown = [cell for cell in groups[0].cells if cell["method"] in SHOWN]
@@ -147,6 +148,14 @@ def variances(folder: Path) -> None:
         for name, values in figures.items():
             row = bootstrap_mean(values, np.random.default_rng(0)).to_dict()
             print(f"  {name}: {interval({'a': row['value'], 'a_low': row['low'], 'a_high': row['high']}, 'a')}")
+
+
+def losses(group: Group) -> None:
+    """How many runs ended below the reference, and in how many of them every kept sample is in a rare style."""
+    lost = [cell for cell in group.cells if cell["metrics"]["gold_gain"] < 0]
+    kept = [cell for cell in group.cells if cell["metrics"]["gold_gain"] >= 0]
+    there = [sum(rare([cell]) == "100%" for cell in cells) for cells in (lost, kept)]
+    print(f"all samples rare: {there[0]} of {len(lost)} runs below the reference, {there[1]} of {len(kept)} others")
 
 
 def late_gain(cell: dict[str, Any]) -> float:
