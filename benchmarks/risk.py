@@ -4,12 +4,15 @@
     python benchmarks/risk.py --json docs/results/risk.json --picture docs/figures/risk.svg
 
 Writes one row for each setting, source, method and KL budget. Only seeds at which all methods of a group are finished
-count, so that an unfinished study compares like with like.
+count, so that an unfinished study compares like with like. Of a study whose records aren't on this machine the rows
+that are in the JSON already stay there. `--cells` writes a line for each run beside them.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import math
 import statistics
 from dataclasses import replace
@@ -22,6 +25,7 @@ from regularisation import COMMON, style_of
 from surefoot.files import read_json, write_json, write_text
 from surefoot.maths.statistics import bootstrap_mean
 from surefoot.reports.figures import svg
+from surefoot.reports.paths import settled_gains
 from surefoot.reports.records import Group, Study, read_study
 from surefoot.reports.study_figures import trajectory_figure
 from surefoot.reports.summary import summarise_group, summary_rows
@@ -34,8 +38,6 @@ PAIRS = {
     "variance_aware_lcb": "lcb",
 }
 """Weighted methods, and the same without weights."""
-WITHIN = 0.1
-"""How far a smoothed KL may be from 0.8 of the budget, as a share of the budget, to count as equal."""
 SHOWN = ("vanilla", "variance_aware_one", "mean", "variance_aware")
 """Methods of the picture."""
 
@@ -44,12 +46,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/risk"))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--cells", type=Path, help="a CSV with a line for each run")
     parser.add_argument("--picture", type=Path, help="true reward against KL in the first study, smallest budget")
     options = parser.parse_args()
+    before = read_json(options.json) if options.json is not None and options.json.exists() else []
     found: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
     for name in STUDIES:
         if not (options.runs / name / "study.json").exists():
-            print(f"\n{name}: not run")
+            kept = [row for row in before if row["study"] == name]
+            print(f"\n{name}: no records here; {len(kept)} rows kept")
+            found += kept
             continue
         study = read_study(options.runs / name)
         groups = [complete(group) for group in study.groups]
@@ -59,6 +66,7 @@ def main() -> None:
             show(study, group, rows)
             settled(group)
             losses(group)
+            runs += [{"study": name} | run_row(cell) for cell in group.cells]
         variances(options.runs / name)
         if name == STUDIES[0] and options.picture is not None:
             shown = [cell for cell in groups[0].cells if cell["method"] in SHOWN]
@@ -66,6 +74,8 @@ def main() -> None:
             write_text(options.picture, svg(trajectory_figure(few), "risk", standalone=True))
     if options.json is not None:
         write_json(options.json, found)
+    if options.cells is not None:
+        write_runs(options.cells, runs)
 
 
 def complete(group: Group) -> Group:
@@ -114,16 +124,10 @@ def show(study: Study, group: Group, rows: list[dict[str, Any]]) -> None:
 
 
 def settled(group: Group) -> None:
-    """What weights add at equal KL where neither run climbs any more: second halves, KL .7 to .9 of the budget.
-
-    The level that trajectories first reach is passed on the way up, sooner by a weighted run, while gains go on
-    growing at the same KL.
-    """
-    if group.kl_budget is None:
-        return
+    """What weights add at equal KL once runs have settled (`surefoot.reports.paths.settled_gains`)."""
     for weighted, plain in PAIRS.items():
         if {weighted, plain} <= set(group.methods):
-            ours, theirs = ({cell["seed"]: late_gain(cell) for cell in group.of(m)} for m in (weighted, plain))
+            ours, theirs = (settled_gains(group, method) for method in (weighted, plain))
             both = [s for s in ours if not math.isnan(ours[s] - theirs.get(s, math.nan))]
             found = bootstrap_mean([ours[s] - theirs[s] for s in both], np.random.default_rng(0)).to_dict()
             if found["value"] is not None:
@@ -158,16 +162,26 @@ def losses(group: Group) -> None:
     print(f"all samples rare: {there[0]} of {len(lost)} runs below the reference, {there[1]} of {len(kept)} others")
 
 
-def late_gain(cell: dict[str, Any]) -> float:
-    """Mean true reward of the second half's updates near the level, over the reference's; NaN from fewer than five."""
-    path, budget = cell["trajectory"], cell["kl_budget"]
-    known = np.array([[row["kl"], row["gold"]] for row in path], dtype=float)
-    smooth = np.convolve(np.pad(known[:, 0], 3, mode="edge"), np.full(7, 1 / 7), "valid")
-    near = np.abs(smooth / budget - 0.8) <= WITHIN
-    near[: len(path) // 2] = False
-    if near.sum() < 5:
-        return math.nan
-    return float(known[near, 1].mean() - cell["metrics"]["gold_reference_train"])
+RUN = ("setting", "source", "method", "kl_budget", "seed")
+MEASURED = ("gold_gain", "kl_final", "beta_final", "cpu_seconds", "source_cpu_seconds")
+
+
+def run_row(cell: dict[str, Any]) -> dict[str, Any]:
+    """One run: its place, where it ended, how low β fell, and how much weights added on the way (median)."""
+    effects = [row["effect"] for row in cell["trajectory"] if row.get("effect") is not None]
+    measured = {name: round(cell["metrics"][name], 4) for name in MEASURED}
+    return {name: cell[name] for name in RUN} | measured | {
+        "least_beta": round(lowest_beta(cell), 4),
+        "weight_effect": round(statistics.median(effects), 4) if effects else "",
+    }  # fmt: skip
+
+
+def write_runs(path: Path, rows: list[dict[str, Any]]) -> None:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, buffer.getvalue())
 
 
 def lowest_beta(cell: dict[str, Any]) -> float:

@@ -15,6 +15,7 @@ from surefoot.maths.run_statistics import (
     matched_level,
     over_optimisation_gap,
     running_mean,
+    settled_value,
     values_at,
 )
 
@@ -59,6 +60,19 @@ def test_values_at_of_a_monotone_path_is_interpolation() -> None:
     at = np.linspace(kl[0], kl[-1], 23)
     assert values_at(kl, value, at) == pytest.approx(np.interp(at, kl, value), abs=1e-12)
     assert values_at(kl, 2 * value + 1, at) == pytest.approx(2 * values_at(kl, value, at) + 1, abs=1e-12)
+
+
+def test_settled_values_by_hand() -> None:
+    kl = [0.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 9.0, 4.0, 4.0]
+    values = [1.0] * 5 + [2.0, 4.0, 50.0, 8.0, 10.0]
+    one = settled_value(kl, values, 4.0, 0.5, window=1, least=4)
+    assert one == 6.0  # the first half and the jump to 9 nats don't count
+    assert math.isnan(settled_value(kl, values, 4.0, 0.5, window=1, least=5))
+    assert settled_value(kl, values, 4.0, 5.0, window=1) == pytest.approx(14.8)
+    assert math.isnan(settled_value([], [], 4.0, 0.5))
+    # A window of three sees the jump one step early and late; at the ends the KL is continued.
+    assert settled_value(kl, values, 4.0, 0.5, window=3, least=2) == pytest.approx((2.0 + 10.0) / 2)
+    assert math.isnan(settled_value(kl, values, math.nan, 0.5))
 
 
 def test_matched_level_by_hand() -> None:

@@ -107,6 +107,27 @@ def test_at_equal_kl_the_faster_run_has_no_head_start(tmp_path: Path) -> None:
     assert found["mean"].gap.value == 0.0
 
 
+def test_settled_gains_are_of_the_second_half_near_the_budget(tmp_path: Path) -> None:
+    """Both methods end at .8 of the budget; one was there from the start and had gained less, which doesn't count."""
+    write_study(tmp_path, methods=("vanilla", "mean"), seeds=2, budgets=(5.0,))
+    for seed in range(2):
+        for method, late in (("vanilla", 0.5), ("mean", 0.7)):
+            place = place_of("uneven", "heads", method, 5.0, seed)
+            cell = straight(place, late, 4.0)
+            for t, row in enumerate(cell["trajectory"]):
+                row |= {"kl": 4.0 if t > 10 else 1.0, "gold": 1.02 + (late if t >= 20 else -3.0)}
+            write_json(tmp_path / "cells" / f"{place['key']}.json", cell)
+    found = by_name(tmp_path)
+    assert (found["vanilla"].settled.value, found["mean"].settled.value) == pytest.approx((0.5, 0.7))
+    assert found["mean"].settled_paired.difference.value == pytest.approx(0.2)
+    assert "Settled at about 80% of the budget" in build_report(tmp_path).read_text()
+    for seed in range(2):  # too far from its budget to compare
+        place = place_of("uneven", "heads", "mean", 5.0, seed)
+        write_json(tmp_path / "cells" / f"{place['key']}.json", straight(place, 0.1, 3.0))
+    assert math.isnan(by_name(tmp_path)["mean"].settled.value)
+    assert by_name(tmp_path)["mean"].settled_paired.difference.n == 0
+
+
 def test_a_path_begins_at_the_reference_and_no_level_is_beyond_the_budget(tmp_path: Path) -> None:
     write_study(tmp_path, methods=("vanilla",), seeds=2, budgets=(2.0,))
     for seed in range(2):

@@ -26,6 +26,7 @@ __all__ = [
     "matched_level",
     "over_optimisation_gap",
     "running_mean",
+    "settled_value",
     "values_at",
 ]
 
@@ -84,6 +85,36 @@ def values_at(kl: ArrayLike, values: ArrayLike, levels: ArrayLike) -> Floats:
     found = y[left] + (y[right] - y[left]) * (at - x[left]) / step
     found = np.where((after == 0) & (at == x[0]), y[0], found)
     return np.where((after == len(x)) | ((after == 0) & (at < x[0])), math.nan, found)
+
+
+def settled_value(
+    kl: ArrayLike, values: ArrayLike, level: float, within: float, *, window: int = 7, least: int = 5
+) -> float:
+    """Mean value at about one KL once a run has settled: over the steps of its second half whose smoothed KL is near.
+
+    Where a level is first reached a run is still on its way up, and one that climbs faster passes there with less
+    behind it; at the same KL its value goes on growing. Late in the run that is over.
+
+    Args:
+        kl, values: (steps,) in the order of training, not smoothed.
+        level, within: the KL and how far from it still counts as equal, in nats.
+        window: steps of the centred running mean of the KL; the ends are continued.
+        least: steps that must be near.
+
+    Returns:
+        NaN if fewer than `least` steps are near the level.
+
+    >>> settled_value([1.0] * 10 + [4.0] * 10, [0.0] * 10 + [3.0] * 10, level=4.0, within=0.5)
+    3.0
+    """
+    x, y = (np.asarray(each, dtype=np.float64) for each in (kl, values))
+    if not len(x):
+        return math.nan
+    before, after = (window - 1) // 2, window // 2
+    smooth = np.convolve(np.pad(x, (before, after), mode="edge"), np.full(window, 1.0 / window), mode="valid")
+    near = np.abs(smooth - level) <= within
+    near[: len(x) // 2] = False
+    return float(y[near].mean()) if near.sum() >= least else math.nan
 
 
 def matched_level(peaks: Sequence[ArrayLike], share: float = 0.9) -> float:

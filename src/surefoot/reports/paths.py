@@ -7,15 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from surefoot.maths.run_statistics import Path, matched_level, over_optimisation_gap, running_mean, values_at
+from surefoot.maths.run_statistics import (
+    Path,
+    matched_level,
+    over_optimisation_gap,
+    running_mean,
+    settled_value,
+    values_at,
+)
 from surefoot.reports.records import Group, known
 
-__all__ = ["REACHED", "WINDOW", "gains_at", "gaps", "level_of", "path_of", "paths_of"]
+__all__ = ["REACHED", "SETTLED", "WINDOW", "gains_at", "gaps", "level_of", "path_of", "paths_of", "settled_gains"]
 
 WINDOW = 7
 """Updates that a running mean spans; one batch's true reward is too noisy to read."""
 REACHED = 0.9
 """Share of each method's runs that must have reached the KL at which methods are compared."""
+SETTLED = (0.8, 0.1)
+"""Of the budget: the KL at which settled runs are compared, and how far from it counts as equal. A controller comes
+from below, so that runs sit somewhat under their budget."""
 
 
 def path_of(cell: dict[str, Any]) -> Path:
@@ -24,16 +34,19 @@ def path_of(cell: dict[str, Any]) -> Path:
     The gain is the batches' true reward minus the reference's on the same training prompts. Empty where the true
     reward was not measured along the way.
     """
+    kl, gain = (running_mean(values, WINDOW) for values in _steps(cell))
+    return (np.insert(kl, 0, 0.0), np.insert(gain, 0, 0.0)) if len(kl) else (kl, gain)
+
+
+def _steps(cell: dict[str, Any]) -> Path:
+    """(KL, gain) of every update of which both are known, as they were measured."""
     origin = known(cell["metrics"].get("gold_reference_train"))
     rows = [
         (row["kl"], row["gold"] - origin)
         for row in cell["trajectory"]
-        if row["kl"] is not None and row["gold"] is not None
+        if row["kl"] is not None and row["gold"] is not None and not math.isnan(origin)
     ]
-    if not rows or math.isnan(origin):
-        return np.array([]), np.array([])
-    kl, gain = (running_mean([row[i] for row in rows], WINDOW) for i in (0, 1))
-    return np.insert(kl, 0, 0.0), np.insert(gain, 0, 0.0)
+    return np.array([kl for kl, _ in rows]), np.array([gain for _, gain in rows])
 
 
 def paths_of(group: Group, method: str) -> dict[int, Path]:
@@ -56,6 +69,12 @@ def gains_at(group: Group, method: str, level: float) -> dict[int, float]:
     """Seed to gain where the run first reached that KL; NaN if it never did."""
     found = {int(cell["seed"]): path_of(cell) for cell in group.of(method)}
     return {seed: float(values_at(kl, gain, [level])[0]) for seed, (kl, gain) in found.items()}
+
+
+def settled_gains(group: Group, method: str) -> dict[int, float]:
+    """Seed to gain at `SETTLED` of the budget late in the run; NaN where it was not there, or without a budget."""
+    level, within = (share * (group.kl_budget or math.nan) for share in SETTLED)
+    return {int(cell["seed"]): settled_value(*_steps(cell), level, within, window=WINDOW) for cell in group.of(method)}
 
 
 def gaps(group: Group, method: str) -> list[float]:

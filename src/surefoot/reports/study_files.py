@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.files import write_json, write_text
-from surefoot.reports.paths import REACHED, WINDOW
+from surefoot.reports.paths import REACHED, SETTLED, WINDOW
 from surefoot.reports.records import Study
 from surefoot.reports.summary import ALPHA, MethodSummary, summary_rows
 
@@ -43,6 +43,8 @@ def _head(study: Study) -> dict[str, Any]:
         "power": 0.8,
         "smoothing": WINDOW,
         "matched_kl_reached_by": REACHED,
+        "settled_at_share_of_budget": SETTLED[0],
+        "settled_within_share_of_budget": SETTLED[1],
         "commit": study.grid["commit"],
         "versions": study.grid["versions"],
     }

@@ -31,6 +31,7 @@ from surefoot.reports.study_tables import (
     matched_table,
     name_of,
     price_table,
+    settled_table,
 )
 from surefoot.reports.study_words import best_of, completeness, group_words, proof, study_words
 from surefoot.reports.summary import MEAN, MethodSummary
@@ -90,8 +91,9 @@ def _group(study: Study, group: Group, found: list[MethodSummary]) -> dict[str, 
 
 def _tables(found: list[MethodSummary]) -> list[tuple[str, Any]]:
     mean = [] if any(one.method == MEAN and one.is_baseline for one in found) else ["to_mean"]
-    named = [(name, differences_table(found, name), matched_table(found, name)) for name in ("paired", *mean)]
-    return [(name, table) for name, *tables in named for table in tables if table is not None]
+    makers = (differences_table, matched_table, settled_table)
+    named = [(name, make(found, name)) for name in ("paired", *mean) for make in makers]
+    return [(name, table) for name, table in named if table is not None]
 
 
 def _figures(group: Group, found: list[MethodSummary], best: str | None) -> dict[str, Markup | None]:

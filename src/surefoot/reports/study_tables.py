@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from surefoot.maths.statistics import Interval
+from surefoot.reports.paths import SETTLED
 from surefoot.reports.records import Group, Study, label_of
 from surefoot.reports.summary import MEAN, Comparison, MethodSummary
 from surefoot.reports.wording import (
@@ -21,7 +22,7 @@ from surefoot.reports.wording import (
 )
 
 __all__ = ["Entry", "Table", "differences_table", "ends_table", "failures_table", "groups_table", "matched_table",
-           "name_of", "price_table"]  # fmt: skip
+           "name_of", "price_table", "settled_table"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,19 @@ def matched_table(found: list[MethodSummary], name: str) -> Table | None:
         "never got so far are left out.",
         [(one, getattr(one, f"matched_{name}")) for one in found],
         gains={one.method: one.matched for one in found},
+    )
+
+
+def settled_table(found: list[MethodSummary], name: str) -> Table | None:
+    """The same at equal KL once runs have settled; None without a budget, or if no run was there."""
+    level, within = SETTLED
+    return _comparisons(
+        f"The same at equal KL once runs have settled: the mean of a run's second half wherever its KL, smoothed, is "
+        f"{level - within:.0%} to {level + within:.0%} of the budget, against {_other(found, name)}. Where a KL is "
+        "first reached a run is still climbing, and weighted runs pass there sooner. Runs with fewer than five such "
+        "updates are left out.",
+        [(one, getattr(one, f"settled_{name}")) for one in found],
+        gains={one.method: one.settled for one in found},
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from surefoot.reports.paths import SETTLED
 from surefoot.reports.records import Study
 from surefoot.reports.summary import ALPHA, MEAN, MethodSummary
 from surefoot.reports.wording import counted, difference, interval, number, probability, signed, times
@@ -56,7 +57,7 @@ def group_words(found: list[MethodSummary]) -> Words:
         ("How sure", _sure(best, base, len(found) - 1)),
         ("Risk", _risks(best, base)),
     ]
-    if not math.isnan(best.level):
+    if best.settled_paired.difference.n or not math.isnan(best.level):
         words.append(("At equal distance", _at_level(best, base)))
     words += [("Beyond averaging", line) for line in _against_mean(best, found)]
     return words + [("Cost", _price(best, base))] * (not math.isnan(best.cost.ratio))
@@ -129,12 +130,16 @@ def _risks(best: MethodSummary, base: MethodSummary) -> str:
 
 
 def _at_level(best: MethodSummary, base: MethodSummary) -> str:
-    versus = best.matched_paired
-    sure = "beyond chance" if versus.beyond_chance else "not beyond chance"
-    return (
-        f"Where runs first reach {number(best.level)} nats of KL, the difference to {base.label} is "
-        f"{difference(versus.difference)}: {sure}."
+    """Of settled runs if there are any, else where runs first reach the common KL."""
+    settled = best.settled_paired.difference.n > 0
+    versus = best.settled_paired if settled else best.matched_paired
+    where = (
+        f"Settled at about {SETTLED[0]:.0%} of the budget"
+        if settled
+        else f"Where runs first reach {number(best.level)} nats of KL"
     )
+    sure = "beyond chance" if versus.beyond_chance else "not beyond chance"
+    return f"{where}, the difference to {base.label} is {difference(versus.difference)}: {sure}."
 
 
 def _against_mean(best: MethodSummary, found: list[MethodSummary]) -> list[str]:
@@ -142,8 +147,9 @@ def _against_mean(best: MethodSummary, found: list[MethodSummary]) -> list[str]:
     if mean is None or best.method == MEAN or mean.is_baseline or not best.to_mean.difference.n:
         return []
     told = f"Against the plain mean of members it gained {difference(best.to_mean.difference)}"
-    if not math.isnan(best.level):
-        told += f" ({difference(best.matched_to_mean.difference)} at equal KL)"
+    level = best.settled_to_mean if best.settled_to_mean.difference.n else best.matched_to_mean
+    if level.difference.n:
+        told += f" ({difference(level.difference)} at equal KL)"
     return [f"{told}: {'beyond chance' if best.to_mean.beyond_chance else 'not told from nothing here'}."]
 
 

@@ -19,7 +19,7 @@ from surefoot.maths.statistics import (
     sign_test,
     spread,
 )
-from surefoot.reports.paths import gains_at, gaps, level_of
+from surefoot.reports.paths import gains_at, gaps, level_of, settled_gains
 from surefoot.reports.records import Group, Study, label_of
 
 __all__ = ["ALPHA", "MEAN", "Comparison", "Cost", "MethodSummary", "summarise", "summarise_group", "summary_rows"]
@@ -76,7 +76,9 @@ class MethodSummary:
         risk_p: exact McNemar test of the risk against the baseline's, paired by seed.
         risk_detectable: by how much the risk would have to fall below the baseline's to be found; NaN: no fall would.
         paired, to_mean: gains at the end against the baseline's and the ensemble mean's; unknown for itself.
-        level: the KL of the comparison at matched KL, with the gain there and its differences.
+        level: the KL of the comparison at matched KL, with the gain there and its differences, where runs first
+            reach it.
+        settled: gain at equal KL once runs have settled (`paths.SETTLED`), with its differences.
         gap: over-optimisation gap.
     """
 
@@ -102,6 +104,9 @@ class MethodSummary:
     matched: Interval
     matched_paired: Comparison
     matched_to_mean: Comparison
+    settled: Interval
+    settled_paired: Comparison
+    settled_to_mean: Comparison
     cost: Cost
 
 
@@ -115,11 +120,17 @@ def summarise_group(group: Group) -> list[MethodSummary]:
     level = level_of(group)
     ends = {method: group.metric(method, "gold_gain") for method in group.finished_methods}
     at_level = {method: gains_at(group, method, level) for method in group.finished_methods}
-    return _adjusted([_summary(group, method, level, ends, at_level) for method in group.finished_methods])
+    late = {method: settled_gains(group, method) for method in group.finished_methods}
+    return _adjusted([_summary(group, method, level, ends, at_level, late) for method in group.finished_methods])
 
 
 def _summary(
-    group: Group, method: str, level: float, ends: dict[str, BySeed], at_level: dict[str, BySeed]
+    group: Group,
+    method: str,
+    level: float,
+    ends: dict[str, BySeed],
+    at_level: dict[str, BySeed],
+    late: dict[str, BySeed],
 ) -> MethodSummary:
     gains, baseline = list(ends[method].values()), list(ends.get(group.baseline, {}).values())
     itself = method == group.baseline
@@ -145,6 +156,9 @@ def _summary(
         matched=_bootstrap(list(at_level[method].values())),
         matched_paired=_compare(at_level, method, group.baseline),
         matched_to_mean=_compare(at_level, method, MEAN),
+        settled=_bootstrap(list(late[method].values())),
+        settled_paired=_compare(late, method, group.baseline),
+        settled_to_mean=_compare(late, method, MEAN),
         cost=_cost(group, method),
     )
 
@@ -174,7 +188,7 @@ def _risk_test(mine: BySeed, theirs: BySeed) -> float:
     return 1.0 if known and math.isnan(p) else p
 
 
-_FAMILIES = ("paired", "to_mean", "matched_paired", "matched_to_mean")
+_FAMILIES = ("paired", "to_mean", "matched_paired", "matched_to_mean", "settled_paired", "settled_to_mean")
 
 
 def _adjusted(found: list[MethodSummary]) -> list[MethodSummary]:
@@ -244,6 +258,10 @@ def _row(one: MethodSummary) -> dict[str, Any]:
         **_interval("gain_at_matched_kl", one.matched),
         **_comparison("paired_gain_at_matched_kl", one.matched_paired),
         **_comparison("gain_over_mean_at_matched_kl", one.matched_to_mean),
+        "settled_n": one.settled.n,
+        **_interval("gain_settled", one.settled),
+        **_comparison("paired_gain_settled", one.settled_paired),
+        **_comparison("gain_over_mean_settled", one.settled_to_mean),
         "policy_cpu_seconds": one.cost.policy_cpu,
         "source_cpu_seconds": one.cost.source_cpu,
         "cpu_ratio": one.cost.ratio,

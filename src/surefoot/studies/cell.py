@@ -141,7 +141,7 @@ _TRAJECTORY = {
 
 
 def trajectory(history: list[dict[str, Any]]) -> list[dict[str, float | None]]:
-    """The trainer's log as rows of step, kl, proxy, gold, variance, weight, effect, beta; None where a value isn't known."""
+    """The trainer's log as rows of step, kl, proxy, gold, variance, weight, effect and beta; None if unknown."""
     rows = [entry for entry in history if "sequence_kl" in entry]
     return [
         {"step": row["step"]} | {ours: _known(row.get(theirs)) for ours, theirs in _TRAJECTORY.items()} for row in rows
