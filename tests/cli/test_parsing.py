@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,21 @@ def config(tmp_path: Path) -> str:
 def test_the_command_line_wins_over_the_file(config: str) -> None:
     (settings,) = parse((Settings,), ["--config", config, "--members", "3", "--learning_rate", "1e-5"], "x")
     assert settings == Settings("here", 1e-5, 3, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("1e-3", 1e-3), ("2.5E+2", 250.0), ("-1e5", -1e5), (".5e1", 5.0), ("1.e2", 100.0), ("7", 7), ("e3", "e3"),
+     ("1e", "1e"), ("'1e-3'", "1e-3"), ("12e3b4", "12e3b4")],
+)  # fmt: skip
+def test_numbers_with_an_exponent_are_numbers_however_deep(tmp_path: Path, written: str, value: Any) -> None:
+    """YAML 1.1 reads 1e-3 as text; deep inside a study's settings nothing would turn it into a number later."""
+    path = tmp_path / "config.yaml"
+    path.write_text(f"output_dir: here\npolicy: {{learning_rate: {written}, list: [{written}]}}\n")
+    policy = given_settings([f"--config={path}"])["policy"]
+    assert policy == {"learning_rate": value, "list": [value]}
+    assert type(policy["learning_rate"]) is type(value)
+    assert given_settings(["--x", written]) == given_settings([f"--x={written}"]) == {"x": value}
 
 
 def test_what_was_given_is_kept_as_plain_values(config: str) -> None:

@@ -121,6 +121,17 @@ def test_a_wrong_grid_is_refused(changes: dict[str, Any], message: str) -> None:
     ("changes", "message"),
     [
         ({"policy": {"learnin_rate": 1e-3}}, "unknown key 'learnin_rate' in policy; did you mean 'learning_rate'"),
+        ({"policy": {"learning_rate": "fast"}}, "policy.learning_rate must be a number, got 'fast'"),
+        ({"policy": {"max_steps": 2.5}}, "policy.max_steps must be a whole number, got 2.5"),
+        ({"policy": {"bf16": 1, "beta": True}}, "policy.beta must be a number, got True"),
+        (
+            {"sources": {"heads": {"kind": "heads", "learning_rate": "1e"}}},
+            "sources.heads.learning_rate must be a num",
+        ),
+        (
+            {"sources": {"l": {"kind": "laplace", "single": {"kind": "independent", "members": 1, "epochs": "x"}}}},
+            "sources.l.single.epochs must be a number, got 'x'",
+        ),
         ({"policy": {"seed": 1}}, "policy.seed is set by the study's own axes"),
         ({"sources": {"heads": {"kind": "heads", "membrs": 3}}}, "did you mean 'members'"),
         ({"sources": {"heads": {"kind": "heads", "rank": 3}}}, "kind: heads has no rank"),

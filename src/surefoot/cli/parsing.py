@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,6 +13,15 @@ import yaml
 from surefoot.errors import ConfigError
 
 __all__ = ["given_settings", "parse"]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with 1.2's numbers: to YAML 1.1 `1e-3` is text, which nobody means and which fails late if it is nested."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def parse(types: tuple[type, ...], arguments: list[str], command: str) -> tuple[Any, ...]:
@@ -71,9 +81,9 @@ def given_settings(arguments: list[str]) -> dict[str, Any]:
         if word.startswith("--"):
             key, _, value = word[2:].partition("=")
             key = key.replace("-", "_")
-            settings[key] = yaml.safe_load(value) if value else True
+            settings[key] = yaml.load(value, _Loader) if value else True
         elif key is not None:
-            value = yaml.safe_load(word)
+            value = yaml.load(word, _Loader)
             held = settings[key]
             settings[key] = value if held is True else [*(held if isinstance(held, list) else [held]), value]
     return settings
@@ -97,7 +107,7 @@ def _split_config(arguments: list[str]) -> tuple[list[str], Path | None]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise ConfigError(f"config file {path} does not exist") from None
     except yaml.YAMLError as error:

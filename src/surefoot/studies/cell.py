@@ -23,7 +23,7 @@ from surefoot.files import read_json, write_json
 from surefoot.records import make_record
 from surefoot.rewards.borrowed import BorrowedVariance
 from surefoot.rewards.source import MemberSource, RewardSource
-from surefoot.studies.config import Cell, check_keys, objective_of
+from surefoot.studies.config import Cell, check_keys, check_numbers, objective_of
 from surefoot.studies.evaluation import judge_policy, reference_of
 from surefoot.studies.members import cost_of, load_sources
 from surefoot.studies.settings import Setting, as_texts
@@ -39,7 +39,7 @@ _OURS = ("output_dir", "seed", "target_kl", "preset", "aggregate", "aggregate_pa
 
 
 def check_policy(trainer: str, policy: dict[str, Any]) -> None:
-    """Refuse unknown settings and those that the grid sets.
+    """Refuse unknown settings, those that the grid sets, and text where a number belongs.
 
     Raises:
         ConfigError: the key, and the nearest one that is known.
@@ -49,6 +49,7 @@ def check_policy(trainer: str, policy: dict[str, Any]) -> None:
             raise ConfigError(f"policy.{name} is set by the study's own axes; remove it")
     known = {field.name for config in (_CONFIGS[trainer], ModelConfig) for field in fields(config)}
     check_keys(policy, known - {"model_name_or_path"}, "policy")
+    check_numbers(policy, (_CONFIGS[trainer], ModelConfig), "policy")
 
 
 def cell_path(folder: Path, key: str) -> Path:

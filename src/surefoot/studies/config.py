@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from surefoot.errors import ConfigError
 from surefoot.files import fingerprint
@@ -216,6 +216,22 @@ def check_keys(given: Collection[str], known: Collection[str], what: str) -> Non
             near = difflib.get_close_matches(key, sorted(known), 1)
             hint = f"; did you mean '{near[0]}'?" if near else f" (known: {', '.join(sorted(known))})"
             raise ConfigError(f"unknown key '{key}' in {what}{hint}")
+
+
+def check_numbers(given: dict[str, Any], declared: Iterable[type], what: str) -> None:
+    """Refuse a value that isn't a number where the dataclasses declare one; nested settings aren't parsed elsewhere.
+
+    Raises:
+        ConfigError: the first such setting.
+    """
+    hints = {name: hint for one in declared for name, hint in get_type_hints(one).items()}
+    for name, value in given.items():
+        kinds = set(get_args(hints.get(name)) or (hints.get(name),)) - {type(None)}
+        whole = kinds == {int}
+        if value is None or not kinds or not kinds <= {int, float}:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            raise ConfigError(f"{what}.{name} must be {'a whole number' if whole else 'a number'}, got {value!r}")
 
 
 def file_hashes(spec: dict[str, Any]) -> dict[str, str]:

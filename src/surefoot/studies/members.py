@@ -17,7 +17,7 @@ from surefoot.rewards.borrowed import BorrowedVariance
 from surefoot.rewards.config import RewardSourceArguments
 from surefoot.rewards.run_reward import run_reward
 from surefoot.rewards.source import RewardSource, load_source
-from surefoot.studies.config import check_keys, single_of
+from surefoot.studies.config import check_keys, check_numbers, single_of
 from surefoot.studies.disagreement import known_errors, measure_disagreement
 from surefoot.studies.settings import Setting, prompt_groups
 
@@ -45,10 +45,12 @@ def check_source(name: str, spec: dict[str, Any], policy: str) -> None:
         return
     known = {field.name for field in fields(RewardSourceArguments)} - set(_OURS) - {"seed"}
     check_keys(spec, known | set(_OWN_KEYS), f"source '{name}'")
+    check_numbers(spec, (RewardSourceArguments,), f"sources.{name}")
     _arguments(spec, policy, 0, Path("unused")).check()
     single = single_of(spec)
     if single is not spec:
         check_keys(single, known, f"the single model of source '{name}'")
+        check_numbers(single, (RewardSourceArguments,), f"sources.{name}.single")
         _arguments(single, policy, 0, Path("unused")).check()
 
 
