@@ -224,19 +224,50 @@ def test_a_budget_stops_cleanly_and_goes_on(budget: dict[str, Any], judge: Make)
         assert set(server.seen.values()) == {1}
 
 
-def test_the_form_of_json_is_found_out_once(judge: Make) -> None:
-    def act(request: Request) -> Act:
-        refused = "response_format" in request.body
-        return Act(status=400, body=b'{"error": {"message": "response_format?"}}') if refused else good(request)
+def has_form(request: Request) -> bool:
+    return "response_format" in request.body
 
+
+def test_the_form_of_json_is_found_out_by_the_first_calls(judge: Make) -> None:
+    """Those in flight at once may all be refused, and go again; after them no request has the form."""
+
+    def act(request: Request) -> Act:
+        refused = Act(status=400, body=b'{"error": {"message": "response_format?"}}')
+        return refused if has_form(request) else good(request)
+
+    texts = [str(1 + i % 9) for i in range(20)]
     with JudgeServer(act) as server:
-        assert judge(server, structured="auto").score(["p"] * 4, ["1", "2", "3", "4"])[:, 0].tolist() == [1, 2, 3, 4]
-        assert sum("response_format" in request.body for request in server.requests) == 1
+        scores = judge(server, structured="auto", concurrency=4).score([f"p{i}" for i in range(20)], texts)
+        assert scores[:, 0].tolist() == [1 + i % 9 for i in range(20)]
+        tried = sum(map(has_form, server.requests))
+        assert 1 <= tried <= 4
+        assert len(server.requests) == 3 * 20 + tried
         judge(server, structured="auto").score(["p"], ["5"])
-        assert sum("response_format" in request.body for request in server.requests) == 1
+        assert sum(map(has_form, server.requests)) == tried  # remembered with the replies
     with JudgeServer(good) as server:
         judge(server, structured="auto").score(["p"] * 2, ["1", "2"])
+        assert len(server.requests) == 6
         assert all(r.body["response_format"]["type"] == "json_schema" for r in server.requests)
+
+
+def test_once_the_form_is_known_a_refusal_is_of_what_is_said(judge: Make) -> None:
+    def act(request: Request) -> Act:
+        refused = Act(status=400, body=b'{"error": {"message": "no"}}')
+        return refused if "rude" in str(request.body) else good(request)
+
+    with JudgeServer(act) as server:
+        judge(server, structured="auto", samples=2).score(["p"], ["1"])
+        with pytest.warns(UserWarning, match="left 1 of 2 completions unscored"):
+            scores = judge(server, structured="auto", samples=2).score(["p"] * 2, ["rude 2", "3"])
+        assert scores.isnan()[:, 0].tolist() == [True, False]
+        assert all(map(has_form, server.requests))
+        assert len(server.requests) == 6
+    with JudgeServer(act) as server:  # refused before anything is known: once more without the form
+        with pytest.warns(UserWarning, match="unscored"):
+            judge(server, structured="auto", samples=2).score(["q"], ["rude 4"])
+        assert sorted(map(has_form, server.requests)) == [False, False, True, True]
+        judge(server, structured="auto", samples=2).score(["q"], ["5"])
+        assert all(map(has_form, server.requests[4:]))  # nothing was learnt from it
 
 
 def test_the_key_is_nowhere_but_in_the_request(

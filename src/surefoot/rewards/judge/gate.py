@@ -79,7 +79,7 @@ class Turn:
     """One call's turns, try by try; each is held from its request until `give`.
 
     Attributes:
-        tries: requests that went out; the two of a probe are one.
+        tries: requests that went out; a second without the form of JSON isn't counted.
         first: when the first did, in the loop's time.
     """
 

@@ -28,7 +28,6 @@ class Tries:
         self._gate, self._config, self._endpoint, self._rates = gate, gate.config, endpoint, rates
         self._cache, self._fact = cache, f"structured {gate.config.endpoint} {model}"
         self._structured = cache.fact(self._fact)
-        self._probing = asyncio.Lock()
 
     async def outcome(self, call: Call, turn: Turn) -> Reply | Missing:
         """The reply, with the turn still held; or why there is none."""
@@ -71,23 +70,32 @@ class Tries:
         return True
 
     async def _sent(self, call: Call) -> Reply:
-        """One try, with the form of JSON that the server knows; the first call of all finds out which that is."""
+        """One try, with the form of JSON unless the server is known to refuse it.
+
+        As long as that isn't known, calls don't wait for one of them to find out: each that is refused goes again
+        without the form. One reply in the form settles it, for what is refused later is refused for what it says.
+        """
         if call.structured != "auto" or call.form is None:
             return await self._posted(call, call.form)
-        if self._structured is None:
-            async with self._probing:
-                if self._structured is None:
-                    return await self._probed(call)
-        return await self._posted(call, call.form if self._structured == "json_schema" else None)
-
-    async def _probed(self, call: Call) -> Reply:
+        if self._structured == "none":
+            return await self._posted(call, None)
         try:
-            reply, found = await self._posted(call, call.form), "json_schema"
+            reply = await self._posted(call, call.form)
         except Refused:
-            reply, found = await self._posted(call, None), "none"
-        self._structured = found
-        self._cache.note(self._fact, found)
+            if self._structured == "json_schema":
+                raise
+            await self._rates.wait(call)
+            reply = await self._posted(call, None)
+            if self._structured is None:
+                self._found("none")
+        else:
+            if self._structured != "json_schema":
+                self._found("json_schema")
         return reply
+
+    def _found(self, form: str) -> None:
+        self._structured = form
+        self._cache.note(self._fact, form)
 
     async def _posted(self, call: Call, form: dict[str, Any] | None) -> Reply:
         body = call.body if form is None else {**call.body, "response_format": form}
