@@ -27,7 +27,7 @@ class DemoConfig:
     )
 
 
-METHODS = ("vanilla", "mean", "variance_aware")
+METHODS = ("vanilla", "variance_aware_one", "mean", "variance_aware")
 HEADS: dict[str, Any] = {
     "kind": "heads",
     "members": 5,
@@ -51,8 +51,8 @@ def run(arguments: list[str]) -> None:
     (demo,) = parse((DemoConfig,), arguments, "demo")
     console = Console()
     console.print(
-        "A small language model with a known true reward is aligned three ways at the same KL budget:\n"
-        "with one reward model, with the mean of five, and with their variance weighing the KL.\n"
+        "A small language model with a known true reward is aligned four ways at the same KL budget: with one\n"
+        "reward model and with the mean of five, each with and without the five's variance weighing the KL.\n"
     )
     folder = Path(demo.output_dir)
     _study(demo, folder)

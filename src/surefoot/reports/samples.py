@@ -9,7 +9,7 @@ from surefoot.reports.wording import number
 
 __all__ = ["samples_of"]
 
-_SHOWN_METHODS = ("vanilla", "mean", "variance_aware")
+_SHOWN_METHODS = ("vanilla", "variance_aware_one", "mean", "variance_aware")
 _SHOWN_SAMPLES = 4
 _SHOWN_TEXT = 900
 """Characters of a text that the page shows; the record has the rest."""
