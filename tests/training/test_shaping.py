@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from surefoot.errors import VarianceError
 from surefoot.maths.objectives import Objective, preset
 from surefoot.rewards.functions import FunctionMembers
-from surefoot.training.metrics import summary
+from surefoot.training.metrics import IdleWeights, summary
 from surefoot.training.shaping import leave_one_out, shape_rewards
 from surefoot.types import Calibration, VariancePrior
 
@@ -145,3 +146,33 @@ def test_policy_gradient_against_enumeration_of_all_sequences(form: str, weights
         divergence = (w * pi * (logs - reference)).sum()
     (exact,) = torch.autograd.grad((pi * shaped.reward).sum() - beta * divergence, logits)
     assert float((estimated - exact).norm() / exact.norm()) < 1e-12
+
+
+def batches(effect: float, share: float = 0.8) -> dict[str, float]:
+    return {"weight/effect": effect, "weight/effective_sample_size": share, "beta": 0.05}
+
+
+def test_weights_that_do_nothing_are_told_of_once() -> None:
+    idle = IdleWeights(start=10, window=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(10):
+            idle.see(batches(0.01))  # the first batches are near the reference
+    with pytest.warns(UserWarning, match=r"adds 1\.0% of what .* median of the last 5 batches.*β is 0\.05"):
+        idle.see(batches(0.01))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        idle.see(batches(0.0))
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [batches(0.2), batches(0.0, share=1.0), batches(math.nan), {"beta": 0.1}],
+    ids=["it acts", "even weights", "unknown", "unweighted"],
+)
+def test_of_weights_that_act_or_cannot_act_nothing_is_said(seen: dict[str, float]) -> None:
+    idle = IdleWeights(start=3, window=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(20):
+            idle.see(seen)

@@ -88,6 +88,7 @@ class PenaltyBridge:
         self._watched: list[torch.Tensor] | None = None
         self._forward: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._recorder: TokenRecorder | None = None
+        self._idle = metrics.IdleWeights()
         self._shaped: ShapedRewards | None = None
         self.last_shaped: ShapedRewards | None = None
         args = keywords["args"]
@@ -304,13 +305,13 @@ class PenaltyBridge:
 
     def _log_batch(self, shaped: ShapedRewards, scores: torch.Tensor, prompts: Any, completions: Any) -> None:
         raw = scores if isinstance(self.source, MemberSource) else None
-        for name, value in metrics.summary(
-            shaped, self.objective, self.beta, raw, ratio_known=self._ratio_needed
-        ).items():
+        values = metrics.summary(shaped, self.objective, self.beta, raw, ratio_known=self._ratio_needed)
+        self._idle.see(values)
+        for name, value in values.items():
             self._log_metric(name, value)  # type: ignore[attr-defined]
         for name, function in self.monitors.items():
-            values = function(prompts, completions)
-            self._log_metric(f"monitor/{name}", sum(values) / len(values))  # type: ignore[attr-defined]
+            judged = function(prompts, completions)
+            self._log_metric(f"monitor/{name}", sum(judged) / len(judged))  # type: ignore[attr-defined]
 
     def _check_advantages(self, shaped: ShapedRewards, advantages: torch.Tensor) -> None:
         """Compare TRL's advantages with the objective's own (float64): native KL once, surcharge once."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 import warnings
+from collections import deque
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +19,7 @@ from surefoot.training.shaping import ShapedRewards
 from surefoot.types import Calibration
 
 __all__ = [
+    "IdleWeights",
     "RewardColumn",
     "columns",
     "magnitude",
@@ -28,6 +31,8 @@ __all__ = [
 
 _EVEN = 0.1
 """A spread of the weights below this is called nothing to work with."""
+_IDLE = 0.03
+"""Weighting that adds less than this, of what rewards differ by, is called idle."""
 
 
 class RewardColumn:
@@ -133,6 +138,35 @@ def _weight_summary(weight: Float[Tensor, "scored"], objective: Objective) -> di
         "weight/at_ceiling": float((weight >= objective.weight_ceiling).double().mean()),
         "weight/effective_sample_size": effective_sample_size(weight),
     }
+
+
+class IdleWeights:
+    """Warns once if weighting does nothing, although the weights differ: β ln(π/π₀) is too small for them to act on.
+
+    Args:
+        start: batches before anything is said; a policy begins at its reference, where weights have no effect.
+        window: of the last batches, whose median counts.
+    """
+
+    def __init__(self, start: int = 40, window: int = 30) -> None:
+        self._left, self._recent, self._said = start, deque[float](maxlen=window), False
+
+    def see(self, values: dict[str, float]) -> None:
+        """Take the summary of the next batch."""
+        effect, share = values.get("weight/effect", math.nan), values.get("weight/effective_sample_size", 1.0)
+        self._left -= 1
+        if self._said or math.isnan(effect) or share > 1 / (1 + _EVEN**2):  # of even weights one hears beforehand
+            return
+        self._recent.append(effect)
+        if self._left < 0 and (found := statistics.median(self._recent)) < _IDLE:
+            self._said = True
+            warnings.warn(
+                f"weighting adds {found:.1%} of what rewards differ by (weight/effect, median of the last "
+                f"{len(self._recent)} batches): β ln(π/π₀) is too small for the weights to act on, and this run is an "
+                f"unweighted one so far. β is {values['beta']:.3g}; start it nearer to where it ends, or raise the "
+                "learning rate (docs/trainers.md)",
+                stacklevel=3,
+            )
 
 
 def with_extra_rewards(
