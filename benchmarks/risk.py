@@ -30,7 +30,16 @@ from surefoot.reports.records import Group, Study, read_study
 from surefoot.reports.study_figures import trajectory_figure
 from surefoot.reports.summary import summarise_group, summary_rows
 
-STUDIES = ("uneven", "uneven_first", "even_and_shared", "stories", "members")
+STUDIES = (
+    "uneven",
+    "uneven_first",
+    "even_and_shared",
+    "laplace",
+    "laplace_again",
+    "stories",
+    "stories_skewed",
+    "members",
+)
 PAIRS = {
     "variance_aware_one": "vanilla",
     "variance_aware": "mean",
@@ -62,12 +71,17 @@ def main() -> None:
         groups = [complete(group) for group in study.groups]
         for group in groups:
             rows = summary_rows(summarise_group(group)) if group.cells else []
-            found += [{"study": name} | row for row in rows]
+            found += [{"study": name} | row | {"setting": setting_of(name, row["setting"])} for row in rows]
             show(study, group, rows)
             settled(group)
             losses(group)
-            runs += [{"study": name} | run_row(cell) for cell in group.cells]
-        variances(options.runs / name)
+            runs += [
+                {"study": name} | run_row(cell) | {"setting": setting_of(name, cell["setting"])}
+                for cell in group.cells
+            ]
+        seen = variances(options.runs / name)
+        if len(study.grid["sources"]) > 1:
+            by_source(groups, seen)
         if name == STUDIES[0] and options.picture is not None:
             shown = [cell for cell in groups[0].cells if cell["method"] in SHOWN]
             few = replace(groups[0], methods=list(SHOWN), cells=shown)
@@ -76,6 +90,11 @@ def main() -> None:
         write_json(options.json, found)
     if options.cells is not None:
         write_runs(options.cells, runs)
+
+
+def setting_of(study: str, setting: str) -> str:
+    """Its name among all studies: "even" is a variant of the offline world."""
+    return f"stories260k_{setting}" if study.startswith("stories") else setting
 
 
 def complete(group: Group) -> Group:
@@ -135,23 +154,60 @@ def settled(group: Group) -> None:
                 print(f"settled, {weighted} over {plain}: {interval(row, 'gain')}, N = {len(both)}")
 
 
-def variances(folder: Path) -> None:
+SEEN = {
+    "coefficient of variation": "variance_cv",
+    "Spearman's rho with the squared error": "spearman",
+    "correlation of the mean with the truth": "mean_correlation",
+}
+Seen = dict[tuple[str, str], dict[str, dict[str, Any]]]
+
+
+def variances(folder: Path) -> Seen:
     """What the members' variance saw on the reference policy's completions, of every setting and source."""
-    seen: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for path in sorted((folder / "disagreement").glob("*.json")):
         one = read_json(path)
-        seen.setdefault((one["setting"], one["source"]), []).append(one["known_errors"])
-    for (setting, source), found in seen.items():
-        rho = [one["spearman"]["value"] for one in found if one["spearman"]["value"] is not None]
-        figures = {
-            "coefficient of variation": [one["variance_cv"] for one in found],
-            "Spearman's rho with the squared error": rho,
-            "correlation of the mean with the truth": [one["mean_correlation"] for one in found],
-        }
-        print(f"\nvariance of {source}, {setting}, N = {len(found)} (rho is known of {len(rho)})")
-        for name, values in figures.items():
-            row = bootstrap_mean(values, np.random.default_rng(0)).to_dict()
-            print(f"  {name}: {interval({'a': row['value'], 'a_low': row['low'], 'a_high': row['high']}, 'a')}")
+        found.setdefault((one["setting"], one["source"]), []).append(one["known_errors"])
+    return {place: _seen(*place, rows) for place, rows in found.items()}
+
+
+def _seen(setting: str, source: str, rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    given = {what: [row[key] for row in rows] for what, key in SEEN.items()}
+    rho = [one["value"] for one in given["Spearman's rho with the squared error"] if one["value"] is not None]
+    given["Spearman's rho with the squared error"] = rho
+    print(f"\nvariance of {source}, {setting}, N = {len(rows)} (rho is known of {len(rho)})")
+    found = {}
+    for what, values in given.items():
+        row = bootstrap_mean(values, np.random.default_rng(0)).to_dict()
+        found[what] = {"a": row["value"], "a_low": row["low"], "a_high": row["high"]}
+        print(f"  {what}: {interval(found[what], 'a')}")
+    return found
+
+
+def by_source(groups: list[Group], seen: Seen) -> None:
+    """One line for each source: its own methods compared, and what its variance saw."""
+    head = ("source", "N", "one model", "mean", "variance-aware", "over one model", "over the mean", "settled",
+            "below: one, mean, weighted", "variance: cv", "ρ", "correlation", "CPU")  # fmt: skip
+    print("\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
+    for group in groups:
+        if not group.cells:
+            continue
+        rows = {row["method"]: row for row in summary_rows(summarise_group(group))}
+        ours = rows["variance_aware"]
+        methods = ("vanilla", "mean", "variance_aware")
+        figures = seen.get((group.setting, group.source), {})
+        cells = (
+            f"`{group.source}`",
+            ours["n"],
+            *(interval(rows[method], "gain") for method in methods),
+            interval(ours, "paired_gain"),
+            interval(ours, "gain_over_mean"),
+            interval(ours, "gain_over_mean_settled"),
+            ", ".join(str(round(rows[method]["risk"] * rows[method]["n"])) for method in methods),
+            *(interval(figures[what], "a") if figures else "" for what in SEEN),
+            number(ours["cpu_ratio"]),
+        )
+        print("| " + " | ".join(map(str, cells)) + " |")
 
 
 def losses(group: Group) -> None:

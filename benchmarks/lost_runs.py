@@ -1,0 +1,66 @@
+"""What runs that ended below the reference say, and what weight their completions have: did the variance see it?
+
+    python benchmarks/lost_runs.py runs/risk/laplace
+
+For each seed at which some method ended below the reference: every method's gain, the weights s̃²/s̄² of its kept
+samples under the seed's own reward source (not clipped; 1 is the mean over the reference's completions), and a sample.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from surefoot.files import read_json
+from surefoot.quiet import quieten
+from surefoot.rewards.source import RewardSource
+from surefoot.studies.members import load_sources
+from surefoot.studies.settings import prompt_groups
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder: Path = parser.parse_args().folder
+    quieten()
+    runs: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for path in sorted((folder / "cells").glob("*.json")):
+        cell = read_json(path)
+        runs[cell["setting"], cell["source"], cell["kl_budget"], cell["seed"]].append(cell)
+    for place, cells in sorted(runs.items(), key=str):
+        if any(cell["metrics"]["gold_gain"] < 0 for cell in cells):
+            print(*place)
+            source, mean = calibrated(cells, folder)
+            for cell in cells:
+                show(cell, source, mean)
+
+
+def calibrated(cells: list[dict[str, Any]], folder: Path) -> tuple[RewardSource, float]:
+    """The seed's source with its variance, and s̄² on the reference's completions that the study judged."""
+    weighted = next((cell for cell in cells if cell["method"].startswith("variance_aware")), cells[0])
+    source = load_sources(weighted["config"], folder)
+    reference = read_json(next((folder / "reference").glob("*.json")))
+    prompts = reference["prompts"]
+    found = source.calibrate(source.score(prompts, reference["completions"]), torch.tensor(prompt_groups(prompts)))
+    if found.reference_variance is None:
+        raise SystemExit(f"'{source.name}' has no variance")
+    return source, found.reference_variance
+
+
+def show(cell: dict[str, Any], source: RewardSource, mean: float) -> None:
+    samples = cell["samples"]
+    prompts, completions = ([one[name] for one in samples] for name in ("prompt", "completion"))
+    weights = (source.estimate(source.score(prompts, completions)).variance / mean).tolist()
+    strangest = completions[weights.index(max(weights))]
+    print(
+        f"  {cell['method']:<18} gain {cell['metrics']['gold_gain']:5.2f}  weights "
+        f"{' '.join(f'{weight:.1f}' for weight in sorted(weights))}  most: {strangest[:60]!r}"
+    )
+
+
+if __name__ == "__main__":
+    main()
