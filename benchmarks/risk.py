@@ -26,7 +26,7 @@ from surefoot.files import read_json, write_json, write_text
 from surefoot.maths.statistics import bootstrap_mean
 from surefoot.reports.figures import svg
 from surefoot.reports.paths import settled_gains
-from surefoot.reports.records import Group, Study, read_study
+from surefoot.reports.records import Group, read_study
 from surefoot.reports.study_figures import trajectory_figure
 from surefoot.reports.summary import summarise_group, summary_rows
 
@@ -36,10 +36,12 @@ STUDIES = (
     "even_and_shared",
     "laplace",
     "laplace_again",
+    "laplace_both",
     "stories",
     "stories_skewed",
     "members",
 )
+TOGETHER = {"laplace_both": ("laplace", "laplace_again")}
 PAIRS = {
     "variance_aware_one": "vanilla",
     "variance_aware": "mean",
@@ -62,25 +64,23 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     runs: list[dict[str, Any]] = []
     for name in STUDIES:
-        if not (options.runs / name / "study.json").exists():
+        folders = [options.runs / part for part in TOGETHER.get(name, (name,))]
+        if not all((folder / "study.json").exists() for folder in folders):
             kept = [row for row in before if row["study"] == name]
             print(f"\n{name}: no records here; {len(kept)} rows kept")
             found += kept
             continue
-        study = read_study(options.runs / name)
-        groups = [complete(group) for group in study.groups]
+        groups = groups_of(folders)
         for group in groups:
             rows = summary_rows(summarise_group(group)) if group.cells else []
             found += [{"study": name} | row | {"setting": setting_of(name, row["setting"])} for row in rows]
-            show(study, group, rows)
+            show(name, group, rows)
             settled(group)
             losses(group)
-            runs += [
-                {"study": name} | run_row(cell) | {"setting": setting_of(name, cell["setting"])}
-                for cell in group.cells
-            ]
-        seen = variances(options.runs / name)
-        if len(study.grid["sources"]) > 1:
+            if name not in TOGETHER:
+                runs += [run_row(name, cell) for cell in group.cells]
+        seen = variances(folders)
+        if len({group.source for group in groups}) > 1:
             by_source(groups, seen)
         if name == STUDIES[0] and options.picture is not None:
             shown = [cell for cell in groups[0].cells if cell["method"] in SHOWN]
@@ -90,6 +90,16 @@ def main() -> None:
         write_json(options.json, found)
     if options.cells is not None:
         write_runs(options.cells, runs)
+
+
+def groups_of(folders: list[Path]) -> list[Group]:
+    """The groups of one study, or of several with the same grid but other seeds, at the seeds that are complete."""
+    alike = zip(*(read_study(folder).groups for folder in folders), strict=True)
+    together = [
+        replace(same[0], cells=[cell for group in same for cell in group.cells], planned=sum(g.planned for g in same))
+        for same in alike
+    ]
+    return [complete(group) for group in together]
 
 
 def setting_of(study: str, setting: str) -> str:
@@ -103,10 +113,9 @@ def complete(group: Group) -> Group:
     return replace(group, cells=[cell for cell in group.cells if cell["seed"] in seeds])
 
 
-def show(study: Study, group: Group, rows: list[dict[str, Any]]) -> None:
-    print(
-        f"\n{group.setting}, {group.source}, budget {group.kl_budget}: {len(group.cells)} of {group.planned} cells\n"
-    )
+def show(study: str, group: Group, rows: list[dict[str, Any]]) -> None:
+    place = f"{group.setting}, {group.source}, budget {group.kl_budget}"
+    print(f"\n{study}: {place}: {len(group.cells)} of {group.planned} cells\n")
     head = (
         "method",
         "N",
@@ -162,10 +171,10 @@ SEEN = {
 Seen = dict[tuple[str, str], dict[str, dict[str, Any]]]
 
 
-def variances(folder: Path) -> Seen:
+def variances(folders: list[Path]) -> Seen:
     """What the members' variance saw on the reference policy's completions, of every setting and source."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for path in sorted((folder / "disagreement").glob("*.json")):
+    for path in sorted(path for folder in folders for path in (folder / "disagreement").glob("*.json")):
         one = read_json(path)
         found.setdefault((one["setting"], one["source"]), []).append(one["known_errors"])
     return {place: _seen(*place, rows) for place, rows in found.items()}
@@ -222,11 +231,12 @@ RUN = ("setting", "source", "method", "kl_budget", "seed")
 MEASURED = ("gold_gain", "kl_final", "beta_final", "cpu_seconds", "source_cpu_seconds")
 
 
-def run_row(cell: dict[str, Any]) -> dict[str, Any]:
+def run_row(study: str, cell: dict[str, Any]) -> dict[str, Any]:
     """One run: its place, where it ended, how low β fell, and how much weights added on the way (median)."""
     effects = [row["effect"] for row in cell["trajectory"] if row.get("effect") is not None]
     measured = {name: round(cell["metrics"][name], 4) for name in MEASURED}
-    return {name: cell[name] for name in RUN} | measured | {
+    place = {name: cell[name] for name in RUN} | {"setting": setting_of(study, cell["setting"])}
+    return {"study": study} | place | measured | {
         "least_beta": round(lowest_beta(cell), 4),
         "weight_effect": round(statistics.median(effects), 4) if effects else "",
     }  # fmt: skip
