@@ -51,7 +51,7 @@ def run(arguments: list[str]) -> None:
     (demo,) = parse((DemoConfig,), arguments, "demo")
     console = Console()
     console.print(
-        "A small language model with a known true reward is aligned four ways at the same KL budget: with one\n"
+        "A small language model with a known true reward is aligned four ways at the same KL budget: with one "
         "reward model and with the mean of five, each with and without the five's variance weighing the KL.\n"
     )
     folder = Path(demo.output_dir)
