@@ -57,7 +57,7 @@ def test_other_examples_parse(path: Path, tmp_path: Path) -> None:
     if command(path) == "bon":
         assert parsed[0].objective().aggregate == "lcb"
     if command(path) == "study":
-        assert len(configure(parsed[0]).cells()) == 24
+        assert len(configure(parsed[0]).cells()) == {"study_world": 24, "study_stories": 18}[path.stem]
     if getattr(parsed[0], "reward_config", None):
         assert (EXAMPLES.parent / parsed[0].reward_config) in REWARDS
 
