@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState, DistributedType, PartialState
 from datasets import Dataset
 
 from surefoot.rewards.functions import FunctionReward
+from surefoot.training.end import end_training
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
 
@@ -102,10 +103,7 @@ def main(policy: str, output: str, sharded: str) -> None:
     found["log_ratio"] = sorted(trainer.last_shaped.log_ratio.tolist())
     if trainer.accelerator.is_main_process:
         Path(output, "found.json").write_text(json.dumps(found))
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    end_training(trainer)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,15 @@
 import json
 import os
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from torch.nn.parallel import DistributedDataParallel
 
 from surefoot.rewards.functions import FunctionMembers
+from surefoot.training.end import end_training
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
 
@@ -41,9 +44,10 @@ def main(policy: str, output: str) -> None:
         "weights": float(sum(p.detach().double().sum() for p in trainer.model.parameters())),
     }
     Path(output, f"rank{trainer.accelerator.process_index}.json").write_text(json.dumps(found))
-    # Without this a process may be torn down while its partner's gloo threads still run, and abort.
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    wrapped = weakref.ref(trainer.model_wrapped)
+    assert isinstance(wrapped(), DistributedDataParallel)
+    end_training(trainer)
+    assert wrapped() is None  # whoever frees the reducer last, after the group was left, may hang
 
 
 if __name__ == "__main__":

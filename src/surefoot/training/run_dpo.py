@@ -15,6 +15,7 @@ from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.source import load_source
 from surefoot.training.dpo_config import VarianceAwareDPOConfig
 from surefoot.training.dpo_trainer import VarianceAwareDPOTrainer
+from surefoot.training.end import end_training
 from surefoot.training.preference_weights import VARIANCES
 from surefoot.training.run_online import averages, load_policy_tokenizer, with_model_settings
 
@@ -89,7 +90,7 @@ def run_dpo(
         write_record(folder, record | {"log": trainer.state.log_history})
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
-    trainer.accelerator.end_training()
+    end_training(trainer)
     return record
 
 

@@ -15,6 +15,7 @@ from surefoot.errors import ConfigError, ModelError
 from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.source import RewardSource, load_source
+from surefoot.training.end import end_training
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.grpo_trainer import VarianceAwareGRPOTrainer
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
@@ -102,7 +103,7 @@ def run_online(
         write_record(folder, record | {"log": trainer.state.log_history})
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
-    trainer.accelerator.end_training()  # leaves no process group to be torn down while a partner still uses it
+    end_training(trainer)
     return record
 
 
