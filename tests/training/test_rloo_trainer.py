@@ -199,7 +199,7 @@ def test_the_budget_moves_beta_and_is_logged(policy_path: Path, tmp_path: Path) 
     row = trainer.state.log_history[0]
     expected = {"sequence_kl", "reward", "reward/variance", "reward/penalty", "weight/mean", "weight/q25", "unscored",
                 "weight/at_floor", "weight/at_ceiling", "weight/effective_sample_size", "reward/member_2",
-                "weight/effect"}  # fmt: skip
+                "weight/effect", "reward/penalty_share"}  # fmt: skip
     assert expected <= set(row)
     assert row["weight/effective_sample_size"] <= 1.0
 

@@ -11,7 +11,7 @@ import torch
 from surefoot.errors import VarianceError
 from surefoot.maths.objectives import Objective, preset
 from surefoot.rewards.functions import FunctionMembers
-from surefoot.training.metrics import IdleWeights, summary
+from surefoot.training.metrics import IdleWeights, penalty_share, summary
 from surefoot.training.shaping import leave_one_out, shape_rewards
 from surefoot.types import Calibration, VariancePrior
 
@@ -50,6 +50,21 @@ def test_the_effect_of_weighting_is_its_share_of_what_rewards_differ_by() -> Non
     even = replace(shaped, reward=torch.ones(4))
     assert math.isnan(summary(even, Objective(), 0.1, None)["weight/effect"])
     assert "weight/effect" not in summary(shaped, preset("mean"), 0.1, None)
+
+
+def test_the_penalty_s_share_by_hand_and_at_the_optimum() -> None:
+    """Two prompts of two completions: rewards ±2 about their means, penalties ±.4 and ±.2; then the optimum."""
+    made = source(2, VariancePrior(1.0, 1.0), 1.0)
+    scores = torch.tensor([[4.0, 4.0], [0.0, 0.0]] * 2)
+    groups, ratio = torch.tensor([0, 0, 1, 1]), torch.tensor([9.0, 1.0, 0.0, 4.0])
+    shaped = shape_rewards(made, preset("mean"), scores, groups, ratio, beta=0.1)
+    values = summary(shaped, preset("mean"), 0.1, None)
+    assert values["reward/penalty_share"] == pytest.approx(math.sqrt((0.4**2 + 0.2**2) / 2) / 2)
+    weighted = replace(shaped, surcharge=-0.1 * ratio)  # w = 2
+    assert penalty_share(weighted, 0.1) == pytest.approx(2 * penalty_share(shaped, 0.1))
+    optimum = replace(shaped, log_ratio=(shaped.reward + 7.0) / 0.1)
+    assert penalty_share(optimum, 0.1) == pytest.approx(1.0)
+    assert math.isnan(penalty_share(replace(shaped, reward=torch.full((4,), math.nan)), 0.1))
 
 
 @pytest.mark.parametrize("name", ["vanilla", "mean", "wco", "lcb"])

@@ -207,7 +207,8 @@ class PenaltyBridge:
         self._check_advantages(shaped, output["advantages"])
         self.last_shaped = shaped
         if self.controller is not None and self.model.training:
-            self.beta = self.controller.update(float(shaped.log_ratio.nanmean()))
+            kl, share = float(shaped.log_ratio.nanmean()), metrics.penalty_share(shaped, self.beta)
+            self.beta = self.controller.update(kl, share)
         return output
 
     def _get_per_token_logps_and_entropies(

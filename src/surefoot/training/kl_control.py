@@ -1,7 +1,8 @@
 """β adapts so that the policy stays on a KL budget: proportional-integral control of log β, in velocity form.
 
 The velocity form changes log β by a bounded step and keeps no accumulated error, so it can't wind up while β sits at a
-bound. β starts high, so the budget is approached from below.
+bound. β starts high, so the budget is approached from below, and is lowered only where the penalty is what holds the
+policy back: one that is switched off because a slow policy hasn't arrived yet protects nobody.
 """
 
 from __future__ import annotations
@@ -19,11 +20,18 @@ __all__ = ["KLController"]
 class KLController:
     """Keeps E[ln π/π₀] at `target` nats.
 
-        Δ log β_t = proportional · (e_t − e_{t−1}) + integral · (e_t + return_gain · max(0, e_t − tolerance))
-        e_t = log(KL_t / target), clipped to ±1, KL_t smoothed;   |Δ log β_t| ≤ max_step
+        Δ log β_t = proportional · (p_t − p_{t−1}) + integral · i_t,   |Δ log β_t| ≤ max_step
+        e_t = log(KL_t / target), clipped to ±1, KL_t smoothed;   p_t = max(e_t, −near)
+        i_t = e_t + return_gain · max(0, e_t − tolerance)   where e_t ≥ −tolerance
+        i_t = e_t · (share_t − free) / (bound − free)       below; the fraction clipped to [0, 1]
 
-    The proportional part alone makes β ∝ KL²: stiff enough for a policy that jumps, within a few updates, from one
-    mode of its reward to another at several times the KL. The integral part is slow beside it.
+    The proportional part alone makes β ∝ KL² near and above the budget: stiff enough for a policy that jumps, within a
+    few updates, from one mode of its reward to another at several times the KL. The integral part is slow beside it.
+
+    Below the budget β is lowered only as far as the penalty is what holds the policy back. Its share is the spread of
+    β·penalty among a prompt's completions over that of their rewards. For the optimum of the penalised objective,
+    β ln(π/π₀) = r − const, it is 1; a policy whose share is small is slow for other reasons, and lowering β would only
+    switch the penalty off before it is needed.
 
     Within the tolerance both sides of the budget count alike, so that noise doesn't push the KL below it; above it,
     coming back is more urgent than using the budget up.
@@ -33,7 +41,9 @@ class KLController:
         beta: current coefficient; its first value should be high rather than low.
         smoothing: weight of the newest KL in the running mean, in (0, 1].
         proportional, integral, return_gain: gains per update.
+        near: how far below the budget, in log KL, the proportional part begins.
         tolerance: of log KL over log target, above which `return_gain` counts.
+        free, bound: shares of the penalty up to which β stays, and from which it is lowered at full speed.
         max_step: largest change of log β per update.
         minimum, maximum: bounds of β.
 
@@ -48,7 +58,10 @@ class KLController:
     proportional: float = 2.0
     integral: float = 0.06
     return_gain: float = 2.0
+    near: float = 0.6
     tolerance: float = 0.05
+    free: float = 0.3
+    bound: float = 0.7
     max_step: float = 1.0
     minimum: float = 1e-5
     maximum: float = 1e3
@@ -61,22 +74,32 @@ class KLController:
         if not self.minimum <= self.beta <= self.maximum:
             raise ConfigError(f"beta must start within [{self.minimum}, {self.maximum}], got {self.beta}")
 
-    def update(self, kl: float) -> float:
-        """Take the KL of the newest batch (nats per sequence; may be noisy or negative) and return the next β.
+    def update(self, kl: float, share: float = 1.0) -> float:
+        """Take the newest batch and return the next β. A KL of NaN changes nothing.
 
-        A NaN is passed over: nothing is known, so nothing changes.
+        Args:
+            kl: nats per sequence; may be noisy or negative.
+            share: of the penalty, see above; 1 lets β fall whenever the KL is below its budget, NaN never.
         """
         if math.isnan(kl):
             return self.beta
         self.kl = kl if self.kl is None else self.kl + self.smoothing * (kl - self.kl)
         error = max(-1.0, min(1.0, math.log(max(self.kl, 1e-9) / self.target)))
-        change = self.integral * (error + self.return_gain * max(0.0, error - self.tolerance))
+        change = self.integral * self._pull(error, share)
         if self.error is not None:
-            change += self.proportional * (error - self.error)
+            change += self.proportional * (max(error, -self.near) - max(self.error, -self.near))
         self.error = error
         step = max(-self.max_step, min(self.max_step, change))
         self.beta = max(self.minimum, min(self.maximum, self.beta * math.exp(step)))
         return self.beta
+
+    def _pull(self, error: float, share: float) -> float:
+        """What the integral part integrates."""
+        if error >= -self.tolerance:
+            return error + self.return_gain * max(0.0, error - self.tolerance)
+        if math.isnan(share):
+            return 0.0
+        return error * max(0.0, min(1.0, (share - self.free) / (self.bound - self.free)))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update depends on, as JSON values."""
@@ -84,4 +107,4 @@ class KLController:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "KLController":
-        return cls(**{field.name: state[field.name] for field in fields(cls)})
+        return cls(**{field.name: state[field.name] for field in fields(cls) if field.name in state})

@@ -23,6 +23,7 @@ __all__ = [
     "RewardColumn",
     "columns",
     "magnitude",
+    "penalty_share",
     "summary",
     "warn_if_even",
     "warn_if_uninformative",
@@ -91,6 +92,7 @@ def summary(
     if ratio_known:
         values["sequence_kl"] = float(shaped.log_ratio.nanmean())
         values["reward/penalty"] = float((shaped.log_ratio * beta - shaped.surcharge).nanmean())
+        values["reward/penalty_share"] = penalty_share(shaped, beta)
     if raw is not None:
         for k, score in enumerate(raw.nanmean(dim=0).tolist()):
             values[f"reward/member_{k}"] = score
@@ -101,6 +103,20 @@ def summary(
         if ratio_known:
             values["weight/effect"] = _effect(shaped)
     return values
+
+
+def penalty_share(shaped: ShapedRewards, beta: float) -> float:
+    """How far a prompt's completions differ in their penalty, over how far in their rewards; both as deviations.
+
+    1 for the optimum of the penalised objective, where β ln(π/π₀) = r − const; about 0 while the penalty has no say.
+    NaN where no rewards differ.
+
+    Args:
+        shaped: of one batch.
+        beta: with which it was shaped.
+    """
+    spread = _deviation(shaped.reward, shaped)
+    return _deviation(shaped.log_ratio * beta - shaped.surcharge, shaped) / spread if spread > 0 else math.nan
 
 
 def _effect(shaped: ShapedRewards) -> float:
