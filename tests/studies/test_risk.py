@@ -2,6 +2,10 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +79,52 @@ def test_a_small_study_runs_once_and_a_change_reruns_only_what_it_touches(study_
     }
     listed = json.loads((folder / "study.json").read_text())["cells"]
     assert [one["method"] for one in listed] == ["vanilla", "mean"]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.studies.test_risk import small
+from surefoot.studies.risk import run_study
+run_study(small(["variance_aware"], [0], policy={"max_steps": 12, "save_steps": 2}), Path(sys.argv[1]), title="killed")
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_cell_goes_on_from_its_last_whole_checkpoint_to_the_same_end(
+    study_folder: Path, tmp_path: Path
+) -> None:
+    killed = Path(shutil.copytree(study_folder, tmp_path / "killed"))
+    config = small(["variance_aware"], [0], policy={"max_steps": 12, "save_steps": 2})
+    run_study(config, study_folder, title="whole")
+    whole = cells(study_folder)["variance_aware", 0]
+    (cell,) = config.cells()
+    place = killed / "work" / cell.key
+
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(killed)], cwd=Path(__file__).parents[2])
+    try:
+        until = time.monotonic() + 240.0
+        while not (place / "checkpoint-4" / "trainer_state.json").exists():
+            assert process.poll() is None, "the study ended before it could be killed"
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    assert not cells(killed)
+    half = place / "checkpoint-10"  # as a kill in the middle of saving leaves it
+    half.mkdir(exist_ok=True)
+    (half / "trainer_state.json").write_text('{"global_step": 10, "log_his')
+
+    steps: list[str] = []
+    run_study(config, killed, title="killed", on_progress=lambda stage, *rest: steps.append(stage))
+    again = cells(killed)["variance_aware", 0]
+    assert steps.count("policies") <= 9  # the twelve updates without the first four, and the record
+    assert again["trajectory"] == whole["trajectory"]
+    assert again["samples"] == whole["samples"]
+    assert again["metrics"]["gold_gain"] == whole["metrics"]["gold_gain"]
+    assert any("is not whole" in warning for warning in again["warnings"])
+    assert not place.exists()
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from surefoot.errors import RunError
-from surefoot.training.checkpoints import last_checkpoint_under
+from surefoot.training.checkpoints import last_checkpoint_under, last_whole_checkpoint
 
 
 def run(folder: Path, kls: list[float | None], every: int = 2) -> Path:
@@ -32,3 +32,14 @@ def test_what_is_refused(tmp_path: Path) -> None:
         last_checkpoint_under(run(tmp_path / "a", [None, None]), 1.0)
     with pytest.raises(RunError, match="the nearest has 4"):
         last_checkpoint_under(run(tmp_path / "b", [4.0, 4.0, 8.0, 8.0]), 1.0)
+
+
+def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path: Path) -> None:
+    assert last_whole_checkpoint(tmp_path / "nothing") is None
+    folder = run(tmp_path, [1.0] * 12)
+    (folder / "checkpoint-best").mkdir()  # not the trainer's
+    assert last_whole_checkpoint(folder) == str(folder / "checkpoint-12")  # 12 after 8, by number
+    (folder / "checkpoint-12" / "trainer_state.json").write_text('{"log_hist')
+    (folder / "checkpoint-14").mkdir()
+    with pytest.warns(UserWarning, match="checkpoint-1[24] is not whole"):
+        assert last_whole_checkpoint(folder) == str(folder / "checkpoint-10")

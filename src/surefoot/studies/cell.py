@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from surefoot.errors import ConfigError
@@ -27,6 +26,7 @@ from surefoot.studies.config import Cell, check_keys, check_numbers, objective_o
 from surefoot.studies.evaluation import judge_policy, reference_of
 from surefoot.studies.members import cost_of, load_sources
 from surefoot.studies.settings import Setting, as_texts
+from surefoot.training.checkpoints import last_whole_checkpoint
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.run_online import TRAINERS, with_model_settings
@@ -76,7 +76,7 @@ def run_cell(setting: Setting, cell: Cell, folder: Path, on_step: Callable[[], N
         warnings.simplefilter("always", UserWarning)
         trainer = _trainer(setting, cell, source, place)
         trainer.add_callback(_OnStep(on_step))
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(place)) if place.is_dir() else None)
+        trainer.train(resume_from_checkpoint=last_whole_checkpoint(place))
         record = _record(setting, cell, folder, trainer, source)
     record["warnings"] = sorted({str(one.message) for one in caught if one.category is UserWarning})
     record["metrics"] |= {

@@ -165,8 +165,9 @@ def method_settings(methods: Sequence[str] | dict[str, Any]) -> dict[str, dict[s
 
 
 def policy_settings(setting: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """The trainer's settings: what the study gives, over the usual ones."""
-    return _USUAL | (_ON_THE_WORLD if "world" in setting else {}) | given
+    """The trainer's settings: what the study gives, over the usual ones. `save_steps` asks for checkpoints."""
+    saving = {"save_strategy": "steps"} if "save_steps" in given else {}
+    return _USUAL | (_ON_THE_WORLD if "world" in setting else {}) | saving | given
 
 
 def objective_of(method: dict[str, Any]) -> Objective:

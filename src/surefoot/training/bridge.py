@@ -36,6 +36,7 @@ from surefoot.files import read_json, write_json, write_text
 from surefoot.maths.objectives import Objective
 from surefoot.rewards.source import MemberSource, RewardSource
 from surefoot.training import metrics
+from surefoot.training.checkpoints import last_whole_checkpoint
 from surefoot.training.kl_control import KLController
 from surefoot.training.policy_card import policy_card
 from surefoot.training.preference_weights import WEIGHTS
@@ -352,11 +353,9 @@ class PenaltyBridge:
             return None
         if isinstance(resume, str):
             return resume
-        from transformers.trainer_utils import get_last_checkpoint
-
-        found: str | None = get_last_checkpoint(self.args.output_dir)
+        found = last_whole_checkpoint(self.args.output_dir)
         if found is None:
-            raise ConfigError(f"there is no checkpoint in {self.args.output_dir} to resume from")
+            raise ConfigError(f"there is no whole checkpoint in {self.args.output_dir} to resume from")
         return found
 
     def _is_finished(self, checkpoint: str) -> bool:

@@ -1,16 +1,39 @@
-"""Which of a run's checkpoints to compare at a KL budget."""
+"""Which of a run's checkpoints to go on from, and which to compare at a KL budget."""
 
 from __future__ import annotations
 
+import json
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from surefoot.errors import RunError
 from surefoot.files import read_json
 
-__all__ = ["last_checkpoint_under"]
+__all__ = ["last_checkpoint_under", "last_whole_checkpoint"]
 
 _STATE = "trainer_state.json"
+
+
+def last_whole_checkpoint(output_dir: str | Path) -> str | None:
+    """The checkpoint to go on from, or None. One that was being written when its process was killed is passed over.
+
+    The trainer's state is what a checkpoint gets last: one where it is missing or doesn't end isn't whole.
+    """
+    for folder in reversed(_in_order(Path(output_dir).glob("checkpoint-*"))):
+        try:
+            json.loads((folder / _STATE).read_text())
+        except (OSError, ValueError):
+            warnings.warn(f"{folder} is not whole, as if the run was killed while it saved; passed over", stacklevel=2)
+            continue
+        return str(folder)
+    return None
+
+
+def _in_order(folders: Iterable[Path]) -> list[Path]:
+    numbered = [(int(number), path) for path in folders if (number := path.name.split("-")[1]).isdigit()]
+    return [path for _, path in sorted(numbered)]
 
 
 def last_checkpoint_under(output_dir: str | Path, budget: float, *, window: int = 10) -> Path:
@@ -26,10 +49,10 @@ def last_checkpoint_under(output_dir: str | Path, budget: float, *, window: int 
         RunError: there is no checkpoint, none logged its KL, or all are over the budget (the smallest KL is named).
     """
     folder = Path(output_dir)
-    states = sorted(folder.glob(f"checkpoint-*/{_STATE}"), key=lambda path: int(path.parent.name.split("-")[1]))
-    if not states:
+    found = _in_order(path.parent for path in folder.glob(f"checkpoint-*/{_STATE}"))
+    if not found:
         raise RunError(f"{folder} holds no checkpoint; set save_steps")
-    kls = {path.parent: _kl(read_json(path), window) for path in states}
+    kls = {path: _kl(read_json(path / _STATE), window) for path in found}
     known = {path: kl for path, kl in kls.items() if kl is not None}
     if not known:
         raise RunError(f"no checkpoint in {folder} logged its KL; train with a penalty or a target_kl")

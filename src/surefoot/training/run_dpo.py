@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 
 from surefoot.data.preferences import data_hash, load_preferences
@@ -13,6 +12,7 @@ from surefoot.errors import ConfigError
 from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.source import load_source
+from surefoot.training.checkpoints import last_whole_checkpoint
 from surefoot.training.dpo_config import VarianceAwareDPOConfig
 from surefoot.training.dpo_trainer import VarianceAwareDPOTrainer
 from surefoot.training.end import end_training
@@ -76,7 +76,7 @@ def run_dpo(
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
     )
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or get_last_checkpoint(args.output_dir))
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_whole_checkpoint(args.output_dir))
     trainer.save_model(args.output_dir)
     rows = [row for row in trainer.state.log_history if "loss" in row]
     tenth = max(1, len(rows) // 10)

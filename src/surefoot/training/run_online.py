@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 
 from surefoot.data.preferences import data_hash, load_prompts
@@ -15,6 +14,7 @@ from surefoot.errors import ConfigError, ModelError
 from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.source import RewardSource, load_source
+from surefoot.training.checkpoints import last_whole_checkpoint
 from surefoot.training.end import end_training
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.grpo_trainer import VarianceAwareGRPOTrainer
@@ -96,7 +96,7 @@ def run_online(
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
     )
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or get_last_checkpoint(args.output_dir))
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_whole_checkpoint(args.output_dir))
     trainer.save_model(args.output_dir)
     record = make_record(kind, settings, seed=args.seed, data_hash=data_hash(prompts), metrics=summarise(trainer))
     if trainer.accelerator.is_main_process:
