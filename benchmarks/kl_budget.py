@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/kl_budget"))
     parser.add_argument("--config", type=Path, help="a `surefoot rloo` config with target_kl, instead of the world")
     parser.add_argument("--methods", nargs="+", default=["variance_aware", "vanilla"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(410, 415)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(440, 445)))
     parser.add_argument("--budget", type=float, default=6.0)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--learning_rate", type=float)

@@ -40,6 +40,8 @@ STUDIES = (
     "stories",
     "stories_skewed",
     "members",
+    "slow",
+    "uneven_again",
 )
 TOGETHER = {"laplace_both": ("laplace", "laplace_again")}
 PAIRS = {
@@ -103,7 +105,9 @@ def groups_of(folders: list[Path]) -> list[Group]:
 
 
 def setting_of(study: str, setting: str) -> str:
-    """Its name among all studies: "even" is a variant of the offline world."""
+    """Its name among all studies: "even" is a variant of the offline world, "slow" a policy on it."""
+    if study == "slow":
+        return f"{setting}_slow"
     return f"stories260k_{setting}" if study.startswith("stories") else setting
 
 

@@ -112,6 +112,7 @@ def test_a_killed_cell_goes_on_from_its_last_whole_checkpoint_to_the_same_end(
         process.kill()
         process.wait()
     assert not cells(killed)
+    spent = json.loads((place / "spent.json").read_text())
     half = place / "checkpoint-10"  # as a kill in the middle of saving leaves it
     half.mkdir(exist_ok=True)
     (half / "trainer_state.json").write_text('{"global_step": 10, "log_his')
@@ -123,6 +124,7 @@ def test_a_killed_cell_goes_on_from_its_last_whole_checkpoint_to_the_same_end(
     assert again["trajectory"] == whole["trajectory"]
     assert again["samples"] == whole["samples"]
     assert again["metrics"]["gold_gain"] == whole["metrics"]["gold_gain"]
+    assert all(again["metrics"][name] > seconds > 0 for name, seconds in spent.items())
     assert any("is not whole" in warning for warning in again["warnings"])
     assert not place.exists()
 

@@ -59,8 +59,8 @@ def cell_path(folder: Path, key: str) -> Path:
 def run_cell(setting: Setting, cell: Cell, folder: Path, on_step: Callable[[], None] | None = None) -> dict[str, Any]:
     """Train one policy and measure its true reward; the record is written whole, and returned if it already exists.
 
-    With `save_steps` in the policy's settings, an interrupted run goes on from its last checkpoint. What the trainer
-    warned of is kept in the record.
+    With `save_steps` in the policy's settings, an interrupted run goes on from its last whole checkpoint, and its time
+    is that of both parts. What the trainer warned of is kept in the record.
 
     Args:
         on_step: called after every policy update, for progress.
@@ -69,19 +69,18 @@ def run_cell(setting: Setting, cell: Cell, folder: Path, on_step: Callable[[], N
     if path.exists():
         record: dict[str, Any] = read_json(path)
         return record
-    started, cpu = time.perf_counter(), time.process_time()
-    source = load_sources(cell.work, folder)
     place = folder / "work" / cell.key
+    spent = _Spent(place / "spent.json")
+    source = load_sources(cell.work, folder)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         trainer = _trainer(setting, cell, source, place)
         trainer.add_callback(_OnStep(on_step))
+        trainer.add_callback(spent)
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(place))
         record = _record(setting, cell, folder, trainer, source)
     record["warnings"] = sorted({str(one.message) for one in caught if one.category is UserWarning})
-    record["metrics"] |= {
-        "seconds": time.perf_counter() - started,
-        "cpu_seconds": time.process_time() - cpu,
+    record["metrics"] |= spent.so_far() | {
         "source_cpu_seconds": cost_of(cell.work, folder)[0],
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
@@ -128,6 +127,22 @@ class _OnStep(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
         if self.function is not None:
             self.function()
+
+
+class _Spent(TrainerCallback):
+    """Time of a cell, with what an interrupted run had used when it saved its last checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.before = read_json(path) if path.exists() else {"seconds": 0.0, "cpu_seconds": 0.0}
+        self.started = {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}
+
+    def so_far(self) -> dict[str, float]:
+        now = {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}
+        return {name: self.before[name] + now[name] - self.started[name] for name in now}
+
+    def on_save(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        write_json(self.path, self.so_far())
 
 
 _TRAJECTORY = {
