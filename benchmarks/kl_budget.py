@@ -6,7 +6,7 @@
 KL is the mean over the last ten batches (one batch is noisy). Overshoot is its largest value over the budget, less 1;
 held is its mean over the last quarter of the run, over the budget. Wanted: overshoot at most .20, held .90 to 1.10.
 On the way is of the batches before 90% of the budget is reached: the smallest β over the last quarter's mean, and the
-mean of weight/effect; a penalty that is switched off there protects nobody.
+mean of weight/effect; a penalty that is switched off there protects nobody. Gain is the true reward's, at the end.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     runs = stories(options) if options.config is not None else world(options)
-    rows = [{"run": name, "budget": budget} | measure(path, budget) for name, budget, path in runs]
-    head = ("overshoot", "held", "reached at", "least beta", "effect")
+    rows = [{"run": name, "budget": budget, "gain": gain} | measure(path, budget) for name, budget, path, gain in runs]
+    head = ("overshoot", "held", "reached at", "least beta", "effect", "gain")
     print(f"{'run':<34} {'budget':>7} " + " ".join(f"{name:>10}" for name in head))
     for row in rows:
         figures = [f"{row['overshoot']:.2f}", f"{row['held']:.2f}", str(row["reached"]), f"{row['least_beta']:.2f}"]
-        figures.append("" if row["effect"] is None else f"{row['effect']:.2f}")
+        figures += ["" if row[name] is None else f"{row[name]:.2f}" for name in ("effect", "gain")]
         print(f"{row['run']:<34} {row['budget']:>7.1f} " + " ".join(f"{figure:>10}" for figure in figures))
     kept = sum(row["overshoot"] <= 0.20 and 0.90 <= row["held"] <= 1.10 for row in rows)
     print(f"{kept} of {len(rows)} runs within 20% overshoot and 10% of the budget")
@@ -60,6 +60,8 @@ def main() -> None:
 
 Batches = list[dict[str, float | None]]
 """A run's batches: kl, beta and effect."""
+Run = tuple[str, float, Batches, float | None]
+"""Its name, budget and batches, and what it gained in true reward where that is known."""
 
 
 def policy_settings(options: argparse.Namespace) -> dict[str, float | int]:
@@ -67,7 +69,7 @@ def policy_settings(options: argparse.Namespace) -> dict[str, float | int]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def world(options: argparse.Namespace) -> list[tuple[str, float, Batches]]:
+def world(options: argparse.Namespace) -> list[Run]:
     config = demo_study(
         "uneven",
         3000,
@@ -78,16 +80,17 @@ def world(options: argparse.Namespace) -> list[tuple[str, float, Batches]]:
         policy={"beta": 1.0} | policy_settings(options),
     )
     run_study(config, options.out, title="KL budget", runner=LocalRunner(options.workers))
-    found = []
+    found: list[Run] = []
     for cell in sorted(config.cells(), key=lambda cell: (options.methods.index(cell.method), cell.seed)):
-        path = read_json(cell_path(options.out, cell.key))["trajectory"]
-        found.append((f"world, {cell.method}, seed {cell.seed}", options.budget, path))
+        record = read_json(cell_path(options.out, cell.key))
+        name = f"world, {cell.method}, seed {cell.seed}"
+        found.append((name, options.budget, record["trajectory"], record["metrics"]["gold_gain"]))
     return found
 
 
-def stories(options: argparse.Namespace) -> list[tuple[str, float, Batches]]:
+def stories(options: argparse.Namespace) -> list[Run]:
     settings = yaml.safe_load(options.config.read_text())
-    found = []
+    found: list[Run] = []
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as folder:
             words = ["--output_dir", f"{folder}/out", "--seed", str(seed), "--logging_steps", "1"]
@@ -97,7 +100,7 @@ def stories(options: argparse.Namespace) -> list[tuple[str, float, Batches]]:
             log = read_json(Path(folder, "out", "record.json"))["log"]
         names = {"kl": "sequence_kl", "beta": "beta", "effect": "weight/effect"}
         path = [{name: row.get(key) for name, key in names.items()} for row in log if "sequence_kl" in row]
-        found.append((f"{options.config.stem}, seed {seed}", float(settings["target_kl"]), path))
+        found.append((f"{options.config.stem}, seed {seed}", float(settings["target_kl"]), path, None))
     return found
 
 

@@ -179,8 +179,8 @@ class IdleWeights:
             warnings.warn(
                 f"weighting adds {found:.1%} of what rewards differ by (weight/effect, median of the last "
                 f"{len(self._recent)} batches): β ln(π/π₀) is too small for the weights to act on, and this run is an "
-                f"unweighted one so far. β is {values['beta']:.3g}; start it nearer to where it ends, or raise the "
-                "learning rate (docs/trainers.md)",
+                f"unweighted one so far. β is {values['beta']:.3g}; start it higher, or raise the learning "
+                "rate (docs/trainers.md)",
                 stacklevel=3,
             )
 
