@@ -88,6 +88,10 @@ def main() -> None:
             shown = [cell for cell in groups[0].cells if cell["method"] in SHOWN]
             few = replace(groups[0], methods=list(SHOWN), cells=shown)
             write_text(options.picture, svg(trajectory_figure(few), "risk", standalone=True))
+    if all((options.runs / name / "study.json").exists() for name in ("slow", "slow_before")):
+        now, then = (groups_of([options.runs / name])[0] for name in ("slow", "slow_before"))
+        by_controller(now, then)
+        runs += [run_row("slow_before", cell) for cell in then.cells]
     if options.json is not None:
         write_json(options.json, found)
     if options.cells is not None:
@@ -106,8 +110,8 @@ def groups_of(folders: list[Path]) -> list[Group]:
 
 def setting_of(study: str, setting: str) -> str:
     """Its name among all studies: "even" is a variant of the offline world, "slow" a policy on it."""
-    if study == "slow":
-        return f"{setting}_slow"
+    if study.startswith("slow"):
+        return f"{setting}_{study}"
     return f"stories260k_{setting}" if study.startswith("stories") else setting
 
 
@@ -229,6 +233,26 @@ def losses(group: Group) -> None:
     kept = [cell for cell in group.cells if cell["metrics"]["gold_gain"] >= 0]
     there = [sum(rare([cell]) == "100%" for cell in cells) for cells in (lost, kept)]
     print(f"all samples rare: {there[0]} of {len(lost)} runs below the reference, {there[1]} of {len(kept)} others")
+
+
+def by_controller(now: Group, before: Group) -> None:
+    """The same seeds and sources with the present KL controller and with the one before it."""
+    print("\n| method | N | gain, present over before | largest KL, before | present |\n|---|---|---|---|---|")
+    for method in before.methods:
+        ours, theirs = ({cell["seed"]: cell for cell in group.of(method)} for group in (now, before))
+        both = sorted(ours.keys() & theirs.keys())
+        gained = [ours[s]["metrics"]["gold_gain"] - theirs[s]["metrics"]["gold_gain"] for s in both]
+        row = bootstrap_mean(gained, np.random.default_rng(0)).to_dict()
+        shown = interval({"gain": row["value"], "gain_low": row["low"], "gain_high": row["high"]}, "gain")
+        peaks = [[peak(cells[s]) for s in both] for cells in (theirs, ours)]
+        spans = " | ".join(f"{min(some):.1f} to {max(some):.1f}" for some in peaks)
+        print(f"| `{method}` | {len(both)} | {shown} | {spans} |")
+
+
+def peak(cell: dict[str, Any]) -> float:
+    """The largest mean KL of ten updates in a row."""
+    kls = [row["kl"] for row in cell["trajectory"]]
+    return max(statistics.fmean(kls[i : i + 10]) for i in range(len(kls) - 9))
 
 
 RUN = ("setting", "source", "method", "kl_budget", "seed")
