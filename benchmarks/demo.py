@@ -1,6 +1,6 @@
-"""The demo's three methods over many fresh seeds, as a table and a picture.
+"""The demo's four methods over many fresh seeds, as a table and a picture.
 
-    python benchmarks/demo.py --out runs/demo --seeds 12 --json demo.json --picture demo.svg
+    python benchmarks/demo.py --out runs/demo --seeds 12 --json docs/results/demo.json --picture demo.svg
 
 This is `surefoot demo --seeds 12 --first_seed 600`; the folder may be one that the command has filled.
 """
