@@ -65,7 +65,7 @@ def test_one_update_by_hand() -> None:
     first = 0.05 * (log2 + 5 * (log2 - 0.05))
     assert controller.update(20.0) == pytest.approx(math.exp(first))  # 0.195: no change of the error is known yet
     assert controller.update(10.0) == pytest.approx(math.exp(first - 0.2))  # −log 2, limited to max_step
-    assert controller.update(9.6) == pytest.approx(math.exp(first - 0.2 + 1.05 * math.log(0.96)))
+    assert controller.update(9.5) == pytest.approx(math.exp(first - 0.2 + 1.05 * math.log(0.95)))
 
 
 def test_noise_of_either_sign_counts_alike_within_the_tolerance() -> None:
