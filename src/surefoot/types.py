@@ -6,8 +6,8 @@ Higher reward is better throughout; every variance is in reward². NaN means *un
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,9 @@ from torch import Tensor
 from surefoot.errors import DataError, VarianceError
 
 __all__ = [
+    "ANCHOR_KINDS",
+    "AnchorKind",
+    "Anchors",
     "Calibration",
     "Completions",
     "MarginEstimate",
@@ -27,6 +30,10 @@ __all__ = [
 Message = dict[str, str]
 Text = str | list[Message]
 """A prompt or completion in either of TRL's formats: plain text, or a list of messages."""
+AnchorKind = Literal["reference", "dataset", "calibration", "group"]
+"""Whose completions a prompt's anchor is the mean of: the reference policy's, the dataset's own for that prompt, the
+calibration set's (of other prompts), or the group that is being scored (right only if the reference drew it)."""
+ANCHOR_KINDS: tuple[AnchorKind, ...] = get_args(AnchorKind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +83,59 @@ class Completions:
 
 
 @dataclass(frozen=True, eq=False)
+class Anchors:
+    """Anchors of a batch: what each completion's scored row is centred by before its variance is taken (DESIGN 2.1).
+
+    A preference fixes a reward only up to a constant per prompt. The anchor is that constant: the mean of the source's
+    scored row over `count` completions of the prompt, drawn once and then fixed. It must not depend on the policy that
+    is being trained: as the policy concentrates, its own completions become alike, and their variance vanishes.
+
+    Args:
+        rows: (batch, columns) mean scored rows, in the columns of `RewardSource.score`; NaN where unknown.
+        kind: whose completions they are the mean of.
+        count: (batch,) how many completions; infinite where the anchor has no sampling error.
+        holds_own: whether the mean counts the completion itself, as it does where a group is its own anchor.
+
+    Raises:
+        DataError: shapes disagree, or an unknown kind.
+    """
+
+    rows: Float[Tensor, "batch columns"]
+    kind: AnchorKind
+    count: Float[Tensor, "batch"]
+    holds_own: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in ANCHOR_KINDS:
+            raise DataError(f"unknown kind of anchor '{self.kind}' (known: {', '.join(ANCHOR_KINDS)})")
+        if self.rows.ndim != 2 or self.count.shape != self.rows.shape[:1]:
+            raise DataError(
+                f"anchors need rows of shape (batch, columns) and one count each, got {tuple(self.rows.shape)} and "
+                f"{tuple(self.count.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def columns(self, start: int | None, end: int | None = None) -> Anchors:
+        """The anchors of some of the columns, for a source that is made of others."""
+        return replace(self, rows=self.rows[:, start:end])
+
+
+@dataclass(frozen=True, eq=False)
 class RewardEstimate:
     """Rewards of a batch of completions, each with what is known of its error.
 
     Args:
         mean: (batch,) reward; NaN where the completion is unscored.
-        members: (batch, members) the members' rewards, centred (DESIGN 2.1) and brought back to one common offset
-            per group, so that they average to `mean`; None for a source that has no members.
-        epistemic: (batch,) variance of the centred reward, or None where the source can't tell (one member).
+        members: (batch, members) the members' rewards, centred by their anchors and brought back to one common offset
+            per prompt, so that they average to `mean`; None for a source that has no members.
+        epistemic: (batch,) variance of the anchored reward, or None where the source can't tell (one member).
             Read it as `variance`, which raises rather than return None.
         degrees_of_freedom: (batch,) of the raw variance estimate; infinite for a variance known in closed form.
+        groups: (batch,) prompt ids, where an aggregate needs to know which completions share a prompt.
+        anchor: (batch,) index into `ANCHOR_KINDS` of the anchor that the variance was taken from; None for a source
+            whose variance is given as it stands.
 
     Raises:
         DataError: shapes disagree, or a variance is negative or infinite.
@@ -96,12 +146,13 @@ class RewardEstimate:
     epistemic: Float[Tensor, "batch"] | None = None
     degrees_of_freedom: Float[Tensor, "batch"] | None = None
     groups: Int[Tensor, "batch"] | None = None
+    anchor: Int[Tensor, "batch"] | None = None
 
     def __post_init__(self) -> None:
         rows = self.mean.shape
         if len(rows) != 1:
             raise DataError(f"RewardEstimate.mean must have shape (batch,), got {tuple(rows)}")
-        for name in ("members", "epistemic", "degrees_of_freedom", "groups"):
+        for name in ("members", "epistemic", "degrees_of_freedom", "groups", "anchor"):
             value = getattr(self, name)
             if value is not None and value.shape[:1] != rows:
                 raise DataError(f"RewardEstimate.{name} has {value.shape[0]} rows, but mean has {rows[0]}")
@@ -130,6 +181,13 @@ class RewardEstimate:
     def scored(self) -> "torch.Tensor":
         """(batch,) True where the completion has a reward."""
         return ~self.mean.isnan()
+
+    @property
+    def anchor_kinds(self) -> list[AnchorKind | None]:
+        """The kind of anchor of each row; None for a source whose variance is given as it stands."""
+        if self.anchor is None:
+            return [None] * len(self)
+        return [ANCHOR_KINDS[code] for code in self.anchor.tolist()]
 
     def __len__(self) -> int:
         return self.mean.shape[0]
@@ -175,14 +233,15 @@ class Calibration:
     """What a calibration set says of a source's members; stored beside the source as JSON.
 
     Args:
-        offsets: each member's mean, subtracted where a prompt has one completion only.
+        offsets: each member's mean over the calibration set: the anchor of a completion that has no other.
         scales: each member's standard deviation after centring, or all 1 where scaling is off.
         prior: of the members' variance; None for one member.
         reference_variance: s̄², mean moderated variance of the reference policy's completions; makes the mean weight 1.
         rows: completions seen.
-        notes: figures worth keeping beside, such as `weight_cv`, the coefficient of variation of the weights.
+        notes: figures worth keeping beside: `weight_cv`, the coefficient of variation of the weights, and
+            `reliability` of the variance (DESIGN 2.2), where it is known.
         variance_factor: multiplies every variance of the source; fitted by likelihood on held-out pairs.
-        variance_kind: "moderated" or "raw"; what `reference_variance` is the mean of.
+        variance_kind: "moderated", "raw" or "smoothed"; what `reference_variance` is the mean of.
     """
 
     offsets: tuple[float, ...]
@@ -192,7 +251,7 @@ class Calibration:
     rows: int
     notes: dict[str, float] = field(default_factory=dict)
     variance_factor: float = 1.0
-    variance_kind: Literal["moderated", "raw"] = "moderated"
+    variance_kind: Literal["moderated", "raw", "smoothed"] = "moderated"
 
     def __post_init__(self) -> None:
         if not (self.variance_factor > 0 and math.isfinite(self.variance_factor)):

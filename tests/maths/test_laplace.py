@@ -9,7 +9,15 @@ import torch
 from scipy import optimize
 
 from surefoot.errors import ConfigError
-from surefoot.maths.laplace import Covariance, curvature, evidence_precision, posterior, random_features
+from surefoot.maths.laplace import (
+    Covariance,
+    curvature,
+    evidence_precision,
+    posterior,
+    random_features,
+    sandwich,
+    score_scatter,
+)
 
 
 def problem(pairs: int = 200, features: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,10 +97,33 @@ def test_agrees_with_a_long_run_sampler() -> None:
     torch.testing.assert_close(sampled, found, rtol=0, atol=0.1 * float(found.diagonal().max()))
 
 
+def test_sandwich_against_the_dense_product_and_autograds_gradients() -> None:
+    """(H + τ1)⁻¹ G (H + τ1)⁻¹, G the scatter of the pairs' own gradients as autograd gives them."""
+    d, w = problem()
+    each = torch.autograd.functional.jacobian(lambda x: torch.nn.functional.softplus(-(d @ x)), w)
+    scatter = score_scatter(d, d @ w)
+    torch.testing.assert_close(scatter, each.T @ each, rtol=1e-10, atol=1e-12)
+    inverse = torch.linalg.inv(torch.autograd.functional.hessian(lambda x: loss(x, d), w))
+    found = sandwich(curvature(d, d @ w), scatter, 0.5)
+    torch.testing.assert_close(dense(found), inverse @ scatter @ inverse, rtol=1e-6, atol=1e-10)
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.testing.assert_close(found.quadratic(x), (x @ dense(found) * x).sum(dim=1), rtol=1e-8, atol=1e-12)
+
+
+def test_sandwich_says_nothing_of_what_no_pair_shows() -> None:
+    """A feature that never differs: its weight never moves, so its variance is 0; the posterior's is the prior's."""
+    d, w = problem()
+    d, w = torch.cat([d, torch.zeros(len(d), 1)], dim=1), torch.cat([w, torch.zeros(1)])
+    unseen = torch.eye(7, dtype=torch.float64)[6:]
+    hessian = curvature(d, d @ w)
+    assert float(sandwich(hessian, score_scatter(d, d @ w), 0.5).quadratic(unseen)) == pytest.approx(0.0, abs=1e-12)
+    assert float(posterior(hessian, 0.5).quadratic(unseen)) == pytest.approx(2.0)
+
+
 def test_samples_have_the_covariance() -> None:
     d, w = problem()
-    for structure in ("full", "low_rank", "diagonal"):
-        found = posterior(curvature(d, d @ w), 0.5, structure, 3)
+    covariances = [posterior(curvature(d, d @ w), 0.5, structure, 3) for structure in ("full", "low_rank", "diagonal")]
+    for found in (*covariances, sandwich(curvature(d, d @ w), score_scatter(d, d @ w), 0.5)):
         draws = found.sample(200_000, torch.Generator().manual_seed(0))
         torch.testing.assert_close(torch.cov(draws), dense(found), rtol=0, atol=0.02 * float(dense(found).max()))
 
@@ -135,3 +166,5 @@ def test_bad_settings() -> None:
         posterior(torch.eye(2), 1.0, "kron")
     with pytest.raises(ConfigError, match="precision must be positive"):
         posterior(torch.eye(2), 0.0)
+    with pytest.raises(ConfigError, match="precision must be positive"):
+        sandwich(torch.eye(2), torch.eye(2), -1.0)

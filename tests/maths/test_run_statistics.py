@@ -14,10 +14,13 @@ from surefoot.maths.run_statistics import (
     holm,
     matched_level,
     over_optimisation_gap,
+    prompt_risk,
+    prompt_risk_difference,
     running_mean,
     settled_value,
     values_at,
 )
+from surefoot.maths.statistics import wilson
 
 
 def test_running_mean_by_hand() -> None:
@@ -197,3 +200,110 @@ def test_detectable_risk_in_its_limits() -> None:
     discordant = 0.5 * (1 - (0.5 - many)) + (0.5 - many) * 0.5
     normal = (1.96 * math.sqrt(discordant) + 0.8416 * math.sqrt(discordant - many**2)) / math.sqrt(300)
     assert many == pytest.approx(normal, rel=0.05)  # the exact test is a little stricter than its limit
+
+
+GAINS = np.array([[-1.0, 0.5, 0.0, 2.0], [-2.0, -0.5, 1.0, math.nan], [-0.1, 0.4, 3.0, 1.0]])
+"""Three runs, four prompts: the first prompt is worse in every run, the second in one; a gain of 0 isn't worse."""
+
+
+def fresh() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_prompt_risk_by_hand() -> None:
+    found = prompt_risk(GAINS, fresh())
+    assert (found.value, found.n) == (pytest.approx(4 / 11), 3)  # the unknown gain isn't counted
+    assert 0 < found.low < 4 / 11 < found.high < 1
+    nothing_more = np.vstack([np.column_stack([GAINS, np.full(3, math.nan)]), np.full(5, math.nan)])
+    assert prompt_risk(nothing_more, fresh()) == found  # a run and a prompt of which nothing is known
+
+
+def test_prompt_risk_knows_no_interval_without_runs_and_prompts_to_resample() -> None:
+    for gains, value in ((GAINS[:1], 0.25), (GAINS[:, :1], 1.0)):
+        found = prompt_risk(gains, fresh())
+        assert found.value == value
+        assert math.isnan(found.low)
+        assert math.isnan(found.high)
+    nothing = prompt_risk(np.full((2, 3), math.nan), fresh())
+    assert math.isnan(nothing.value)
+    assert nothing.n == 0
+
+
+@pytest.mark.parametrize(("sign", "share"), [(1.0, 0.0), (-1.0, 1.0)])
+def test_a_prompt_risk_at_its_ends_is_wilson_s_over_the_fewer_of_runs_and_prompts(sign: float, share: float) -> None:
+    """Twelve runs of five prompts, all alike: at worst five independent observations, and not sixty."""
+    found = prompt_risk(sign * np.ones((12, 5)), fresh())
+    theirs = wilson(int(5 * share), 5)
+    assert (found.value, found.low, found.high) == pytest.approx((share, theirs.low, theirs.high), abs=1e-12)
+
+
+def test_the_order_of_prompts_and_runs_does_not_matter() -> None:
+    """To the noise of the bootstrap: 1% of the interval at 40,000 draws."""
+    gains = np.random.default_rng(1).normal(0.8, 1.0, (20, 15))
+    found, turned = prompt_risk(gains, fresh(), draws=40_000), prompt_risk(gains.T, fresh(), draws=40_000)
+    assert turned.value == found.value
+    assert (turned.low, turned.high) == pytest.approx((found.low, found.high), abs=0.01 * (found.high - found.low))
+    assert prompt_risk(3 * gains, fresh()) == prompt_risk(gains, fresh())  # only signs count
+
+
+def _two_way_variance(x: np.ndarray) -> float:
+    """Of the mean when rows and columns are resampled, exactly: Σ x_ij x_kl E[w_i w_k] E[v_j v_l] / (RP)² − x̄²."""
+    rows, columns = x.shape
+    w, v = np.eye(rows) + 1 - 1 / rows, np.eye(columns) + 1 - 1 / columns
+    return float(np.einsum("ij,kl,ik,jl->", x, x, w, v) / x.size**2 - x.mean() ** 2)
+
+
+def test_the_prompt_risk_s_bounds_solve_wilson_s_equation_with_the_two_way_variance() -> None:
+    """(share − p)² = t²·p(1 − p)/n at both bounds, n from the exact variance; within the noise of 40,000 draws."""
+    rng = np.random.default_rng(2)
+    gains = 1 + rng.normal(size=(12, 1)) + rng.normal(size=(1, 9)) + 0.3 * rng.normal(size=(12, 9))
+    found = prompt_risk(gains, fresh(), draws=40_000)
+    n = found.value * (1 - found.value) / _two_way_variance((gains < 0).astype(float))
+    t = stats.t.ppf(0.975, 8)
+    for bound in (found.low, found.high):
+        assert (found.value - bound) ** 2 == pytest.approx(t**2 * bound * (1 - bound) / n, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("mean", "runs_sd", "prompts_sd", "runs"),
+    [(0.5, 0.7, 0.7, 30), (1.5, 0.9, 0.2, 12), (1.5, 0.2, 0.9, 30), (2.2, 0.7, 0.7, 12)],
+)
+def test_the_prompt_risk_s_interval_covers(mean: float, runs_sd: float, prompts_sd: float, runs: int) -> None:
+    """Gains with effects of run, of prompt and of both, 24 prompts, 300 studies; true shares of 2% to 33%.
+
+    Over 1,500 studies each it covered 92% to 98%, and the bootstrap's own percentiles 77% to 94%; .87 leaves three
+    standard errors at 300 studies.
+    """
+    rng = np.random.default_rng(3)
+    truth = stats.norm.cdf(-mean / math.sqrt(runs_sd**2 + prompts_sd**2 + 0.25))
+    hits = 0
+    for _ in range(300):
+        effects = runs_sd * rng.normal(size=(runs, 1)) + prompts_sd * rng.normal(size=(1, 24))
+        found = prompt_risk(mean + effects + 0.5 * rng.normal(size=(runs, 24)), rng, draws=400)
+        hits += found.low <= truth <= found.high
+    assert 0.87 <= hits / 300 <= 0.995
+
+
+def test_prompt_risk_differences_are_paired_by_run_and_prompt() -> None:
+    other = GAINS.copy()
+    other[0, 1:] = -1.0  # three prompts more, in one run
+    found = prompt_risk_difference(GAINS, other, fresh())
+    assert (found.value, found.n) == (pytest.approx(-3 / 11), 3)
+    assert found.low < -3 / 11 < found.high
+    assert prompt_risk_difference(other, GAINS, fresh()).value == pytest.approx(3 / 11)
+    other[2, 3] = math.nan  # a pair counts where both are known
+    assert prompt_risk_difference(GAINS, other, fresh()).value == pytest.approx(-3 / 10)
+    none = prompt_risk_difference(GAINS, GAINS, fresh())
+    assert none.value == 0.0
+    assert math.isnan(none.low)  # resampling equal differences says nothing
+    assert math.isnan(prompt_risk_difference(GAINS[:0], other[:0], fresh()).value)
+
+
+def test_the_difference_s_interval_against_loops() -> None:
+    """Resampled one study at a time with another generator; within the noise of 4,000 draws."""
+    rng = np.random.default_rng(4)
+    ours, theirs = rng.normal(1.0, 1.0, (10, 8)), rng.normal(0.2, 1.0, (10, 8))
+    x = (ours < 0).astype(float) - (theirs < 0)
+    means = [x[rng.integers(10, size=10)][:, rng.integers(8, size=8)].mean() for _ in range(4000)]
+    found = prompt_risk_difference(ours, theirs, fresh())
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.02)

@@ -10,7 +10,7 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
@@ -25,10 +25,12 @@ __all__ = [
     "fit_prior",
     "fit_priors",
     "fit_variance_factor",
+    "group_anchors",
     "group_means",
     "margins",
     "moderate",
     "offset_share",
+    "reliability",
     "sample_variance",
     "trigamma_inverse",
 ]
@@ -60,71 +62,55 @@ def group_means(
     return (totals / counts)[index]
 
 
+def group_anchors(
+    members: Float[Tensor, "batch members"], groups: Int[Tensor, "batch"]
+) -> tuple[Float[Tensor, "batch members"], Float[Tensor, "batch"]]:
+    """Each row's group as its own anchor: (mean row of the group, completions that it is the mean of).
+
+    A member that scored fewer than two rows of a group has no anchor there (NaN): its centred score would be a 0 that
+    says nothing.
+
+    Args:
+        members: (batch, members) raw scores; NaN is unscored.
+        groups: (batch,) prompt ids.
+
+    >>> rows, count = group_anchors(torch.tensor([[1.0], [3.0], [10.0]]), torch.tensor([0, 0, 7]))
+    >>> rows.flatten().tolist(), count.tolist()
+    ([2.0, 2.0, nan], [2.0, 2.0, 1.0])
+    """
+    scored = ~members.isnan()
+    of_member = _per_group(scored.to(torch.float64), groups)
+    of_row = _per_group(scored.any(dim=1).to(torch.float64)[:, None], groups)[:, 0]
+    return torch.where(of_member < 2, torch.nan, group_means(members, groups)), of_row
+
+
+def _per_group(values: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"]) -> Float[Tensor, "batch columns"]:
+    """Sums over each row's group, repeated to its rows."""
+    _, index = torch.unique(groups, return_inverse=True)
+    rows = int(index.max()) + 1 if len(index) else 0
+    return values.new_zeros(rows, values.shape[1]).index_add(0, index, values)[index]
+
+
 def centre(
-    members: Float[Tensor, "batch members"],
-    groups: Int[Tensor, "batch"] | None = None,
-    offsets: Float[Tensor, "members"] | None = None,
+    members: Float[Tensor, "batch members"], anchors: Float[Tensor, "batch members"] | Float[Tensor, "members"]
 ) -> Float[Tensor, "batch members"]:
-    """Take from each member the constant that preferences can't fix (DESIGN 2.1).
+    """r̃_k = r_k − b_k: take from each member the constant that preferences can't fix (DESIGN 2.1).
 
     Args:
         members: (batch, members) raw scores, NaN where unscored.
-        groups: (batch,) prompt ids: each member's mean over the group is subtracted.
-        offsets: (members,) each member's mean on a calibration set: subtracted from rows that are alone in their
-            group (whose centred score would be a certain-looking 0), and from all rows when `groups` is None.
-
-    A score that is its member's only one in the group, in a row that other members can compare, is left out (NaN): its
-    centred value would be a 0 that says nothing.
+        anchors: (batch, members) b_k(x) of each row's prompt, or (members,) for all rows alike; NaN where unknown.
 
     Raises:
-        DataError: a completion is alone in its group (or there are no groups) and no offsets are given, or a score is
-            infinite.
+        DataError: a score is infinite.
 
-    >>> centre(torch.tensor([[1.0, 50.0], [3.0, 52.0]]), torch.tensor([0, 0])).tolist()
+    >>> centre(torch.tensor([[1.0, 50.0], [3.0, 52.0]]), torch.tensor([2.0, 51.0])).tolist()
     [[-1.0, -1.0], [1.0, 1.0]]
     """
-    _refuse_infinite(members)
-    if groups is None:
-        if offsets is None:
-            raise DataError("centring needs the groups of the completions, or offsets from a calibration set")
-        return members - offsets.to(members)
-    alone = _alone(members, groups)
-    if bool(alone.any()) and offsets is None:
-        row = int(alone.nonzero()[0])
-        raise DataError(
-            f"row {row} is the only scored completion of its prompt, so its reward can't be centred on its siblings; "
-            "calibrate the source first, or score at least two completions per prompt"
-        )
-    centred = torch.where(_lone_scores(members, groups), torch.nan, members - group_means(members, groups))
-    if offsets is None:
-        return centred
-    return torch.where(alone[:, None], members - offsets.to(members), centred)
-
-
-def _refuse_infinite(members: Float[Tensor, "batch members"]) -> None:
     infinite = members.isinf()
     if bool(infinite.any()):
         row, member = (int(i) for i in infinite.nonzero()[0])
         raise DataError(f"member {member} scored row {row} with {float(members[row, member])}; NaN means unscored")
-
-
-def _lone_scores(
-    members: Float[Tensor, "batch members"], groups: Int[Tensor, "batch"]
-) -> Bool[Tensor, "batch members"]:
-    """Scores whose member scored no other row of the group."""
-    scored = (~members.isnan()).to(members.dtype)
-    _, index = torch.unique(groups, return_inverse=True)
-    rows = int(index.max()) + 1 if len(index) else 0
-    counts = scored.new_zeros(rows, members.shape[1]).index_add(0, index, scored)
-    return counts[index] < 2
-
-
-def _alone(members: Float[Tensor, "batch members"], groups: Int[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
-    """Rows that are scored but have no scored sibling in their group."""
-    scored = ~members.isnan().all(dim=1)
-    _, index = torch.unique(groups, return_inverse=True)
-    counts = torch.bincount(index, weights=scored.to(torch.float64))
-    return scored & (counts[index] < 2)
+    return members - anchors.to(members)
 
 
 def degrees_of_freedom(members: Float[Tensor, "batch members"]) -> Float[Tensor, "batch"]:
@@ -257,18 +243,19 @@ def moderate(
 
 def calibrate(
     members: Float[Tensor, "batch members"],
-    groups: Int[Tensor, "batch"] | None = None,
+    anchors: Float[Tensor, "batch members"] | None = None,
     *,
     scale: bool = False,
-    variance: VarianceKind = "moderated",
 ) -> Calibration:
-    """Offsets, scales, variance prior and mean variance from completions of the reference policy (or held-out text).
+    """Offsets, scales and the variance prior, from completions of the reference policy (or held-out text).
 
     Args:
         members: (batch, members) raw scores.
-        groups: (batch,) prompt ids; None where every prompt has one completion.
+        anchors: (batch, members) each row's; None takes each member's mean over these rows.
         scale: divide each member by its standard deviation after centring.
-        variance: which variance `reference_variance` is the mean of; the one that `estimate` will be asked for.
+
+    Returns:
+        A Calibration without `reference_variance`, which is the mean of what the source then estimates.
 
     Raises:
         DataError: a member scored nothing, or gives the same score throughout while `scale` is on.
@@ -278,21 +265,15 @@ def calibrate(
     offsets = x.nanmean(dim=0)
     if bool(offsets.isnan().any()):
         raise DataError(f"member {int(offsets.isnan().nonzero()[0])} scored none of the {len(x)} calibration rows")
-    centred = centre(x, groups, offsets)
+    centred = centre(x, offsets if anchors is None else anchors)
     scales = _standard_deviations(centred) if scale else torch.ones_like(offsets)
     if bool((scales == 0).any()):
         raise DataError(f"member {int((scales == 0).nonzero()[0])} gives one constant score; it can't be scaled")
-    prior, reference_variance, notes = None, None, {}
+    prior = None
     if x.shape[1] > 1:
         scaled = centred / scales
-        s2, d = sample_variance(scaled), degrees_of_freedom(scaled)
-        prior = fit_prior(s2, d)
-        scored = ~scaled.isnan().all(dim=1)
-        used = (moderate(s2, d, prior) if variance == "moderated" else s2)[scored]
-        used = used[~used.isnan()]
-        reference_variance = float(used.mean())
-        notes = {"weight_cv": float(used.std(correction=1) / used.mean())}
-    return Calibration(tuple(offsets.tolist()), tuple(scales.tolist()), prior, reference_variance, len(x), notes)
+        prior = fit_prior(sample_variance(scaled), degrees_of_freedom(scaled))
+    return Calibration(tuple(offsets.tolist()), tuple(scales.tolist()), prior, None, len(x))
 
 
 def _standard_deviations(centred: Float[Tensor, "batch members"]) -> Float[Tensor, "members"]:
@@ -303,19 +284,20 @@ def _standard_deviations(centred: Float[Tensor, "batch members"]) -> Float[Tenso
 
 def estimate(
     members: Float[Tensor, "batch members"],
-    groups: Int[Tensor, "batch"] | None = None,
+    anchors: Float[Tensor, "batch members"] | None = None,
     calibration: Calibration | None = None,
     *,
     variance: VarianceKind = "moderated",
 ) -> RewardEstimate:
     """Members' raw scores to a reward with a variance.
 
-    Centres each member within its group, scales it if the calibration says so, takes the variance over members, and
-    moderates it. `mean` keeps the members' average offset per group, so that it reads like the users' own scores.
+    Centres each member by its anchor, scales it if the calibration says so, takes the variance over members, and
+    moderates it. What centring took is given back as one number a prompt, the members' average, so that `mean` reads
+    like the users' own scores.
 
     Args:
         members: (batch, members) raw scores; NaN is unscored.
-        groups: (batch,) prompt ids, or None where every prompt has one completion (needs a calibration).
+        anchors: (batch, members) each row's anchor; None takes the calibration's offsets for all.
         calibration: from `calibrate`. Without one the prior is fitted on this batch.
         variance: "moderated" (default) or "raw" sample variance, which can be riskier than none at all (DESIGN 2.2).
 
@@ -323,32 +305,24 @@ def estimate(
         A RewardEstimate of `batch` rows. With one member it has a mean and no variance.
 
     Raises:
-        DataError: the calibration is of another number of members, or centring is impossible.
+        DataError: the calibration is of another number of members, or there is neither an anchor nor a calibration.
     """
     x = members.to(torch.float64)
     offsets, scales = _constants(x, calibration)
-    centred = centre(x, groups, offsets) / scales
-    taken = (offsets / scales).expand_as(x) if groups is None and offsets is not None else x / scales - centred
-    shown = centred + _common_offset(taken, groups)
     if x.shape[1] < 2:
-        return RewardEstimate(mean=shown[:, 0], members=shown)
+        return RewardEstimate(mean=x[:, 0] / scales, members=x / scales)
+    if anchors is None and offsets is None:
+        raise DataError("centring needs anchors, or the offsets of a calibration; calibrate the source first")
+    anchor = (offsets if anchors is None else anchors.to(x)).expand_as(x)  # type: ignore[union-attr]
+    centred = centre(x, anchor) / scales
+    # One offset for all completions of a prompt: else a row gains reward when a low-scoring member is missing.
+    shown = centred + (anchor / scales).nanmean(dim=1, keepdim=True)
     d = degrees_of_freedom(centred)
     s2 = sample_variance(centred)
     if variance == "moderated":
         s2 = _moderated(s2, d, calibration)
-    unscored = centred.isnan().all(dim=1)
-    s2 = torch.where(unscored, torch.nan, s2)
+    s2 = torch.where(centred.isnan().all(dim=1), torch.nan, s2)
     return RewardEstimate(mean=shown.nanmean(dim=1), members=shown, epistemic=s2, degrees_of_freedom=d)
-
-
-def _common_offset(
-    taken: Float[Tensor, "batch members"], groups: Int[Tensor, "batch"] | None
-) -> Float[Tensor, "batch one"]:
-    """What centring took, averaged over members: one number for all rows of a group.
-
-    A row that lacks a member gets its group's number and not its own: else a harsh member's silence would be a gift.
-    """
-    return (taken if groups is None else group_means(taken, groups)).nanmean(dim=1, keepdim=True)
 
 
 def _constants(
@@ -367,6 +341,40 @@ def _moderated(
 ) -> Float[Tensor, "batch"]:
     prior = calibration.prior if calibration is not None else None
     return moderate(s2, d, prior if prior is not None else fit_prior(s2, d))
+
+
+def reliability(centred: Float[Tensor, "batch members"], splits: int = 32) -> float:
+    """How far a variance over these members would agree with one over as many others, in (−∞, 1]; NaN if unknown.
+
+    Splits the members into two halves, correlates ln s² of the halves over the rows, averages over `splits` random
+    splits, and steps the correlation up to the whole number of members: 2r/(1 + r) (Spearman and Brown, 1910).
+    About 1: the variance is precise. Below about .6: weights made of it are mostly noise.
+
+    Args:
+        centred: (batch, members) anchored scores of completions of the reference policy.
+        splits: random splits, the same in every call.
+
+    Returns:
+        NaN for fewer than four members, whose halves have no variance, and for fewer than three rows.
+
+    >>> round(reliability(torch.tensor([[1.0], [2.0], [4.0]]) * torch.tensor([[-2.0, 1.0, 3.0, -1.0]])), 6)
+    1.0
+    """
+    x = centred.to(torch.float64)
+    x = x[~x.isnan().any(dim=1)]
+    count = x.shape[1]
+    if count < 4 or len(x) < 3:
+        return math.nan
+    stream = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(splits):
+        order = torch.randperm(count, generator=stream)
+        halves = [sample_variance(x[:, part]) for part in (order[: count // 2], order[count // 2 :])]
+        usable = (halves[0] > 0) & (halves[1] > 0)
+        if int(usable.sum()) > 2:
+            found.append(torch.corrcoef(torch.stack([half[usable].log() for half in halves]))[0, 1])
+    r = float(torch.stack(found).nanmean()) if found else math.nan
+    return 2 * r / (1 + r) if r > -1 else math.nan
 
 
 def margins(
@@ -443,5 +451,5 @@ def offset_share(members: Float[Tensor, "batch members"], groups: Int[Tensor, "b
     raw = sample_variance(x).mean()
     _, index, counts = torch.unique(groups, return_inverse=True, return_counts=True)
     correction = (counts / (counts - 1).clamp(min=1)).to(x)[index]
-    centred = (sample_variance(centre(x, groups)) * correction).mean()
+    centred = (sample_variance(x - group_means(x, groups)) * correction).mean()
     return float(1 - centred / raw)

@@ -18,19 +18,28 @@ from torch import Tensor
 
 from surefoot.errors import ConfigError
 
-__all__ = ["Covariance", "curvature", "evidence_precision", "posterior", "random_features"]
+__all__ = [
+    "Covariance",
+    "curvature",
+    "evidence_precision",
+    "posterior",
+    "random_features",
+    "sandwich",
+    "score_scatter",
+]
 
 _STRUCTURES = ("full", "low_rank", "diagonal")
 
 
 @dataclass(frozen=True, eq=False)
 class Covariance:
-    """Σ of the weights, as Σ = τ⁻¹1 + B diag(c) Bᵀ (full and low_rank), or as its diagonal.
+    """Σ of the weights, as Σ = s1 + B diag(c) Bᵀ (full and low_rank), or as its diagonal.
 
     Args:
         basis: (features, rank) orthonormal columns; (features, 0) for "diagonal".
-        shift: (rank,) c ≤ 0: how much less than the prior's variance is left in each direction of the basis.
-        scale: (features,) the variance without the basis: 1/τ throughout, or the diagonal.
+        shift: (rank,) c ≥ −s: the variance of each direction of the basis, less the variance outside of it.
+        scale: (features,) s, the variance outside the basis, the same throughout: 1/τ of a posterior, 0 of a sandwich;
+            for "diagonal" the diagonal.
     """
 
     basis: Float[Tensor, "features rank"]
@@ -48,13 +57,11 @@ class Covariance:
     def sample(self, count: int, stream: torch.Generator) -> Float[Tensor, "features count"]:
         """Draws of w − ŵ."""
         noise = torch.randn(len(self.scale), count, generator=stream, dtype=torch.float64)
-        draws = noise * self.scale.sqrt()[:, None]
-        if self.basis.shape[1]:
-            # In the basis the variance is 1/τ + c; the part of the draw that lies there is rescaled to it.
-            tau = 1 / self.scale[0]
-            inside = self.basis.T @ draws
-            draws = draws + self.basis @ (((1 + tau * self.shift).clamp(min=0).sqrt() - 1)[:, None] * inside)
-        return draws
+        if not self.basis.shape[1]:
+            return noise * self.scale.sqrt()[:, None]
+        inside = self.basis.T @ noise
+        within = (self.scale[0] + self.shift).clamp(min=0.0).sqrt()
+        return self.scale[0].sqrt() * (noise - self.basis @ inside) + self.basis @ (within[:, None] * inside)
 
 
 def curvature(
@@ -85,8 +92,7 @@ def posterior(
     """
     if structure not in _STRUCTURES:
         raise ConfigError(f"structure must be one of {', '.join(_STRUCTURES)}, got '{structure}'")
-    if not (precision > 0 and math.isfinite(precision)):
-        raise ConfigError(f"the prior's precision must be positive, got {precision}")
+    _check_precision(precision)
     h = hessian.to(torch.float64)
     size = len(h)
     if structure == "diagonal":
@@ -96,6 +102,48 @@ def posterior(
     values, vectors = values[size - kept :].clamp(min=0), vectors[:, size - kept :]
     shift = 1 / (values + precision) - 1 / precision
     return Covariance(vectors.contiguous(), shift, h.new_full((size,), 1 / precision))
+
+
+def score_scatter(
+    differences: Float[Tensor, "pairs features"], margins: Float[Tensor, "pairs"]
+) -> Float[Tensor, "features features"]:
+    """G = Σ (1 − p)² δδᵀ, p = σ(margin): the scatter of the pairs' gradients, as the labels turned out.
+
+    Its expectation is the curvature where the model is right, so H⁻¹GH⁻¹ is then about H⁻¹ (White 1982).
+
+    >>> float(score_scatter(torch.tensor([[2.0]]), torch.tensor([0.0])))
+    1.0
+    """
+    d, p = differences.to(torch.float64), torch.sigmoid(margins.to(torch.float64))
+    return d.T @ (d * (1 - p).square()[:, None])
+
+
+def sandwich(
+    hessian: Float[Tensor, "features features"], scatter: Float[Tensor, "features features"], precision: float
+) -> Covariance:
+    """Σ = (H + τ1)⁻¹ G (H + τ1)⁻¹: how the weights would vary over fresh pairs and labels (White 1982).
+
+    Unlike the posterior it doesn't assume that labels follow the model. It says nothing of directions that no pair
+    shows: there the weights never move, and its variance is 0.
+
+    Args:
+        hessian: H of the likelihood alone. scatter: G (`score_scatter`).
+        precision: τ of the prior or penalty that the weights were fitted with.
+
+    Raises:
+        ConfigError: a precision that isn't positive.
+    """
+    _check_precision(precision)
+    h, g = hessian.to(torch.float64), scatter.to(torch.float64)
+    inverse = torch.linalg.inv(h + precision * torch.eye(len(h), dtype=torch.float64, device=h.device))
+    product = inverse @ g @ inverse
+    values, vectors = torch.linalg.eigh((product + product.T) / 2)
+    return Covariance(vectors.contiguous(), values.clamp(min=0.0), h.new_zeros(len(h)))
+
+
+def _check_precision(precision: float) -> None:
+    if not (precision > 0 and math.isfinite(precision)):
+        raise ConfigError(f"the prior's precision must be positive, got {precision}")
 
 
 def evidence_precision(hessian: Float[Tensor, "features features"], weights: Float[Tensor, "features"]) -> float:

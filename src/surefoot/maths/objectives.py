@@ -202,6 +202,11 @@ class Objective:
         """Whether some part of it reads the variance, so that one member won't do."""
         return self.weights == "variance" or self.aggregate in ("lcb", "uwo")
 
+    @property
+    def needs_anchor(self) -> bool:
+        """Whether it compares members, or reads their variance, so that the constants of members must be taken out."""
+        return self.needs_variance or self.aggregate in ("wco", "cvar", "kl_robust", "brme")
+
 
 def _known(what: str, name: str, names: Collection[str]) -> None:
     if name not in names:

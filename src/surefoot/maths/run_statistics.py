@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from surefoot.maths.statistics import Floats
+from surefoot.maths.statistics import Floats, Interval, wilson_bounds
 
 __all__ = [
     "Frontier",
@@ -25,6 +25,8 @@ __all__ = [
     "holm",
     "matched_level",
     "over_optimisation_gap",
+    "prompt_risk",
+    "prompt_risk_difference",
     "running_mean",
     "settled_value",
     "values_at",
@@ -250,3 +252,99 @@ def _most_losses(n: int, alpha: float) -> Floats:
     counts = np.arange(n + 1)
     quantile = stats.binom.ppf(alpha / 2, counts, 0.5)
     return np.where(2 * stats.binom.cdf(quantile, counts, 0.5) <= alpha, quantile, quantile - 1)
+
+
+def prompt_risk(
+    gains: ArrayLike, rng: np.random.Generator, *, draws: int = 4000, confidence: float = 0.95
+) -> Interval:
+    """Share of prompts on which the final policy is worse than the reference (gain < 0), over runs and prompts.
+
+    The interval is Wilson's with an effective number of observations, p(1 − p)/v, v the variance of the share p when
+    runs and prompts are both resampled (the pigeonhole bootstrap, Owen 2007, arXiv:0712.1111), and Student's quantile
+    with min(runs, prompts) − 1 degrees of freedom. Near 0, where a good method should be, the bootstrap's own
+    percentiles cover far too seldom. If no gain is below 0, or all are, v is 0 and says nothing: then the number is
+    min(runs, prompts), as if each prompt, or each run, were worse altogether or not at all.
+
+    Args:
+        gains: (runs, prompts) mean true reward of the run's completions of the prompt minus the reference's; NaN where
+            unknown, which isn't counted.
+
+    Returns:
+        Share of the known gains below 0, and the number of runs that have any. The interval is unknown (NaN) for fewer
+        than two runs or two prompts.
+
+    >>> found = prompt_risk([[-1.0, 2.0], [1.0, math.nan]], np.random.default_rng(0)); round(found.value, 4), found.n
+    (0.3333, 2)
+    """
+    worse = _dense(_below_zero(gains))
+    share, fewest = _share(worse), min(worse.shape)
+    if fewest < 2:
+        return Interval(share, math.nan, math.nan, len(worse))
+    variance = float(np.nanvar(_two_way_bootstrap(worse, rng, draws), ddof=1))
+    if not 0 < share < 1 or variance == 0:
+        bounds = wilson_bounds(share, float(fewest), float(stats.norm.ppf(0.5 + confidence / 2)))
+    else:
+        n = min(share * (1 - share) / variance, float((~np.isnan(worse)).sum()))
+        bounds = wilson_bounds(share, n, float(stats.t.ppf(0.5 + confidence / 2, fewest - 1)))
+    return Interval(share, *bounds, len(worse))
+
+
+def prompt_risk_difference(
+    gains: ArrayLike,
+    baseline: ArrayLike,
+    rng: np.random.Generator,
+    *,
+    draws: int = 4000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Prompt risk minus a baseline's at the same runs (seeds) and prompts, with its two-way percentile bootstrap.
+
+    Args:
+        gains, baseline: (runs, prompts), rows of one seed and columns of one prompt; NaN where unknown.
+
+    Returns:
+        Below 0 the method is better. Unknown without pairs; its interval is unknown for fewer than two runs or two
+        prompts, and where no difference stands out from the others, since resampling says nothing then.
+
+    >>> prompt_risk_difference([[1.0, 2.0]], [[-1.0, 1.0]], np.random.default_rng(0)).value
+    -0.5
+    """
+    differences = _dense(_below_zero(gains) - _below_zero(baseline))
+    mean = _share(differences)
+    if min(differences.shape) < 2 or np.nanmin(differences) == np.nanmax(differences):
+        return Interval(mean, math.nan, math.nan, len(differences))
+    means = _two_way_bootstrap(differences, rng, draws)
+    low, high = np.nanquantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return Interval(mean, float(low), float(high), len(differences))
+
+
+def _below_zero(gains: ArrayLike) -> Floats:
+    """1 where a gain is below 0, 0 where it isn't, NaN where it is unknown."""
+    x = np.asarray(gains, dtype=np.float64)
+    return np.where(np.isnan(x), math.nan, x < 0)
+
+
+def _dense(values: Floats) -> Floats:
+    """Without the rows and columns of which nothing is known."""
+    known = ~np.isnan(values)
+    return values[known.any(axis=1)][:, known.any(axis=0)]
+
+
+def _share(values: Floats) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+def _two_way_bootstrap(values: Floats, rng: np.random.Generator, draws: int) -> Floats:
+    """(draws,) means of the known values, rows and columns resampled independently of each other."""
+    known = ~np.isnan(values)
+    rows, columns = (_times_drawn(size, draws, rng) for size in values.shape)
+    total = ((rows @ np.where(known, values, 0.0)) * columns).sum(axis=1)
+    count = ((rows @ known.astype(np.float64)) * columns).sum(axis=1)
+    return total / np.where(count > 0, count, math.nan)
+
+
+def _times_drawn(size: int, draws: int, rng: np.random.Generator) -> Floats:
+    """(draws, size) how often each of `size` comes up in a bootstrap's draw of as many."""
+    picked = rng.integers(size, size=(draws, size)) + size * np.arange(draws)[:, None]
+    return np.bincount(picked.ravel(), minlength=draws * size).reshape(draws, size).astype(np.float64)

@@ -26,6 +26,7 @@ __all__ = [
     "spearman",
     "spread",
     "wilson",
+    "wilson_bounds",
 ]
 
 Floats = NDArray[np.float64]
@@ -55,11 +56,25 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
         raise ValueError(f"{successes} successes in {n} trials")
     if n == 0:
         return Interval(math.nan, 0.0, 1.0, 0)
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
-    p, z2 = successes / n, z * z
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return Interval(p, max(0.0, centre - half), min(1.0, centre + half), n)
+    low, high = wilson_bounds(successes / n, float(n), float(stats.norm.ppf(0.5 + confidence / 2)))
+    return Interval(successes / n, low, high, n)
+
+
+def wilson_bounds(share: float, n: float, quantile: float) -> tuple[float, float]:
+    """Wilson's bounds (1927) of a proportion: the p with |share − p| ≤ quantile·√(p(1 − p)/n).
+
+    Args:
+        share: observed, in [0, 1].
+        n: number of independent observations, which may be a fraction where it is estimated (a design's effective n).
+        quantile: of the standard normal distribution, or of Student's where the variance is estimated.
+
+    >>> low, high = wilson_bounds(0.5, 4.0, 2.0); round(low, 4), round(high, 4)
+    (0.1464, 0.8536)
+    """
+    z2 = quantile * quantile
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = quantile / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def risk(gains: ArrayLike, confidence: float = 0.95) -> Interval:
