@@ -1,6 +1,6 @@
 """Is a KL budget reached, overshot and held? On the offline world over several seeds, and on a small real model.
 
-    python benchmarks/kl_budget.py --json docs/results/kl_budget.json
+    python benchmarks/kl_budget.py --steps 160 --budgets 6 12 --json docs/results/kl_budget.json
     python benchmarks/kl_budget.py --config examples/stories260k.yaml --json docs/results/kl_budget_stories.json
 
 KL is the mean over the last ten batches (one batch is noisy). Overshoot is its largest value over the budget, less 1;
@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from surefoot.cli.demo import demo_study
+from surefoot.cli.demo import LINEAR, demo_study
 from surefoot.cli.main import main as surefoot
 from surefoot.files import read_json, write_json
 from surefoot.studies.cell import cell_path
@@ -29,6 +29,7 @@ from surefoot.studies.runner import LocalRunner
 from world import UNREGULARISED
 
 WINDOW = 10
+SOURCES: dict[str, dict[str, Any]] = {"linear": {"linear": LINEAR}, "heads": UNREGULARISED}
 
 
 def main() -> None:
@@ -37,7 +38,8 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="a `surefoot rloo` config with target_kl, instead of the world")
     parser.add_argument("--methods", nargs="+", default=["variance_aware", "vanilla"])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(440, 445)))
-    parser.add_argument("--budget", type=float, default=6.0)
+    parser.add_argument("--source", choices=sorted(SOURCES), default="linear")
+    parser.add_argument("--budgets", type=float, nargs="+", default=[6.0])
     parser.add_argument("--steps", type=int)
     parser.add_argument("--learning_rate", type=float)
     parser.add_argument("--beta", type=float)
@@ -74,17 +76,19 @@ def world(options: argparse.Namespace) -> list[Run]:
         "uneven",
         3000,
         options.seeds,
-        sources=UNREGULARISED,
+        sources=SOURCES[options.source],
         methods=method_settings(options.methods),
-        kl_budgets=(options.budget,),
+        kl_budgets=tuple(options.budgets),
         policy={"beta": 1.0} | policy_settings(options),
     )
     run_study(config, options.out, title="KL budget", runner=LocalRunner(options.workers))
     found: list[Run] = []
-    for cell in sorted(config.cells(), key=lambda cell: (options.methods.index(cell.method), cell.seed)):
+    for cell in sorted(
+        config.cells(), key=lambda cell: (cell.kl_budget, options.methods.index(cell.method), cell.seed)
+    ):
         record = read_json(cell_path(options.out, cell.key))
-        name = f"world, {cell.method}, seed {cell.seed}"
-        found.append((name, options.budget, record["trajectory"], record["metrics"]["gold_gain"]))
+        name = f"{options.source}, {cell.method}, seed {cell.seed}"
+        found.append((name, float(cell.kl_budget or 0.0), record["trajectory"], record["metrics"]["gold_gain"]))
     return found
 
 

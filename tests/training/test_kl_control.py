@@ -49,8 +49,8 @@ def test_lowers_beta_by_the_penalty_s_share() -> None:
         return math.log(KLController(target=8.0, beta=1.0).update(4.0, share))
 
     assert after(0.0) == after(0.3) == after(math.nan) == 0.0
-    assert after(0.5) == pytest.approx(0.06 * 0.5 * math.log(0.5))
-    assert after(0.7) == after(math.inf) == pytest.approx(0.06 * math.log(0.5))
+    assert after(0.5) == pytest.approx(0.06 * 2.0 * 0.5 * math.log(0.5))
+    assert after(0.7) == after(math.inf) == pytest.approx(0.06 * 2.0 * math.log(0.5))
 
 
 def test_raises_beta_above_the_budget_whatever_the_share() -> None:
@@ -65,7 +65,7 @@ def test_one_update_by_hand() -> None:
     first = 0.05 * (log2 + 5 * (log2 - 0.05))
     assert controller.update(20.0) == pytest.approx(math.exp(first))  # 0.195: no change of the error is known yet
     assert controller.update(10.0) == pytest.approx(math.exp(first - 0.2))  # −log 2, limited to max_step
-    assert controller.update(9.5) == pytest.approx(math.exp(first - 0.2 + 1.05 * math.log(0.95)))
+    assert controller.update(9.5) == pytest.approx(math.exp(first - 0.2 + (1.0 + 2.0 * 0.05) * math.log(0.95)))
 
 
 def test_noise_of_either_sign_counts_alike_within_the_tolerance() -> None:

@@ -23,7 +23,7 @@ class KLController:
         Δ log β_t = proportional · (p_t − p_{t−1}) + integral · i_t,   |Δ log β_t| ≤ max_step
         e_t = log(KL_t / target), clipped to ±1, KL_t smoothed;   p_t = max(e_t, −near)
         i_t = e_t + return_gain · max(0, e_t − tolerance)   where e_t ≥ −tolerance
-        i_t = e_t · (share_t − free) / (bound − free)       below; the fraction clipped to [0, 1]
+        i_t = approach · e_t · (share_t − free) / (bound − free)       below; the fraction clipped to [0, 1]
 
     The proportional part alone makes β ∝ KL² near and above the budget: stiff enough for a policy that jumps, within a
     few updates, from one mode of its reward to another at several times the KL. The integral part is slow beside it.
@@ -42,7 +42,8 @@ class KLController:
         smoothing: weight of the newest KL in the running mean, in (0, 1].
         proportional, integral, return_gain: gains per update.
         near: how far below the budget, in log KL, the proportional part begins.
-        tolerance: of log KL over log target, above which `return_gain` counts.
+        tolerance: of log KL over log target, above which `return_gain` counts, and below which `approach` does.
+        approach: how much faster β falls far below the budget than it drifts near it.
         free, bound: shares of the penalty up to which β stays, and from which it is lowered at full speed.
         max_step: largest change of log β per update.
         minimum, maximum: bounds of β.
@@ -58,6 +59,7 @@ class KLController:
     proportional: float = 2.0
     integral: float = 0.06
     return_gain: float = 2.0
+    approach: float = 2.0
     near: float = 0.6
     tolerance: float = 0.05
     free: float = 0.3
@@ -99,7 +101,7 @@ class KLController:
             return error + self.return_gain * max(0.0, error - self.tolerance)
         if math.isnan(share):
             return 0.0
-        return error * max(0.0, min(1.0, (share - self.free) / (self.bound - self.free)))
+        return self.approach * error * max(0.0, min(1.0, (share - self.free) / (self.bound - self.free)))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update depends on, as JSON values."""
