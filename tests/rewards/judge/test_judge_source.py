@@ -12,13 +12,16 @@ from datasets import Dataset
 
 from surefoot.cli.main import main
 from surefoot.errors import ConfigError, DataError
+from surefoot.rewards.anchors import group_anchors
+from surefoot.rewards.borrowed import BorrowedVariance
 from surefoot.rewards.functions import FunctionMembers
 from surefoot.rewards.judge import extra
 from surefoot.rewards.judge.config import JudgeConfig
 from surefoot.rewards.judge.mixed import MixedSources
 from surefoot.rewards.judge.source import JudgeSource
-from surefoot.rewards.source import load_source
+from surefoot.rewards.source import RewardSource, load_source
 from surefoot.training.shaping import shape_rewards
+from surefoot.types import Anchors
 from tests.rewards.judge.servers import Act, JudgeServer, Request, number_in, rated, reply
 
 Make = Callable[..., JudgeSource]
@@ -34,13 +37,14 @@ def test_saved_and_loaded(judge: Make, tmp_path: Path) -> None:
     with JudgeServer(noisy) as server:
         source = judge(server, wordings=2, key_variable=None)
         scores = source.score(["p"] * 4, ["2", "4", "6", "8"])
-        source.calibrate(scores, torch.tensor([0, 0, 1, 1]))
+        anchors = group_anchors(scores, torch.tensor([0, 0, 1, 1]))
+        source.calibrate(scores, anchors)
         source.save(tmp_path / "source")
         loaded = load_source(tmp_path / "source")
         assert isinstance(loaded, JudgeSource)
         assert loaded.calibration == source.calibration
-        groups = torch.tensor([0, 0, 1, 1])
-        torch.testing.assert_close(loaded.estimate(scores, groups).variance, source.estimate(scores, groups).variance)
+        found, again = source.estimate(scores, anchors), loaded.estimate(scores, anchors)
+        torch.testing.assert_close(again.variance, found.variance)
         paid = len(server.requests)
         torch.testing.assert_close(loaded.score(["p"] * 4, ["2", "4", "6", "8"]), scores, equal_nan=True)
         assert len(server.requests) == paid
@@ -95,13 +99,15 @@ def test_too_few_valid_replies_are_unscored_all_the_way(judge: Make) -> None:
     assert scores[:, 0].isnan().tolist() == [False, True, False, False]
     assert bool(scores[1].isnan().all())
     groups = torch.zeros(4, dtype=torch.long)
-    source.calibrate(scores, groups)
-    found = source.estimate(scores, groups)
+    anchors = group_anchors(scores, groups)
+    source.calibrate(scores, anchors)
+    found = source.estimate(scores, anchors)
     assert found.scored.tolist() == [True, False, True, True]
-    shaped = shape_rewards(source, Objective(weights="variance"), scores, groups, torch.zeros(4), 0.1)
+    shaped = shape_rewards(source, Objective(weights="variance"), scores, anchors, groups, torch.zeros(4), 0.1)
     for values in (shaped.reward, shaped.weight, shaped.surcharge):
         assert values.isnan().tolist() == [False, True, False, False]
-    alone = source.estimate(scores[[0, 2, 3]], groups[:3])
+    without = scores[[0, 2, 3]]
+    alone = source.estimate(without, group_anchors(without, groups[:3]))
     torch.testing.assert_close(found.mean[[0, 2, 3]], alone.mean)
 
 
@@ -147,7 +153,7 @@ def test_a_distribution_from_one_call(judge: Make) -> None:
         assert len(server.requests) == 2
     expected = [[3 + 1 / 3, 3 + 1 / 3, 2 / 9, math.inf], [6 + 1 / 3, 6 + 1 / 3, 2 / 9, math.inf]]
     torch.testing.assert_close(scores, torch.tensor(expected))
-    found = source.estimate(scores, torch.tensor([0, 0]))
+    found = source.estimate(scores, group_anchors(scores, torch.tensor([0, 0])))
     torch.testing.assert_close(found.variance, torch.tensor([1 / 9, 1 / 9], dtype=torch.float64), rtol=1e-6, atol=0)
     with JudgeServer(lambda r: Act(reply("7"))) as server, pytest.warns(UserWarning, match="no log-probabilities"):
         assert bool(judge(server, reading="logprobs").score(["p"], ["3"]).isnan().all())
@@ -166,20 +172,45 @@ def test_judges_and_reward_models_as_members(judge: Make, tmp_path: Path) -> Non
         scores = source.score(["p"] * 4, texts)
         assert scores[:, 2].tolist() == [210, 465, 630, 840]
         groups = torch.zeros(4, dtype=torch.long)
+        anchors = group_anchors(scores, groups)
         with pytest.raises(DataError, match="mixes sources of different scales; calibrate it first"):
-            source.estimate(scores, groups)
-        source.calibrate(scores, groups)
-        found = source.estimate(scores, groups)
+            source.estimate(scores, anchors)
+        source.calibrate(scores, anchors)
+        found = source.estimate(scores, anchors)
         assert float(found.variance.max()) < 0.2
         assert found.mean.argsort().tolist() == [0, 1, 2, 3]
         both = MixedSources(judges)
-        both.calibrate(both.score(["p"] * 4, texts), groups)
+        scores = both.score(["p"] * 4, texts)
+        anchors = group_anchors(scores, groups)
+        both.calibrate(scores, anchors)
         both.save(tmp_path / "mixed")
         loaded = load_source(tmp_path / "mixed")
         assert isinstance(loaded, MixedSources)
         assert loaded.scale_members
-        again = loaded.estimate(loaded.score(["p"] * 4, texts), groups)
-        torch.testing.assert_close(again.variance, both.estimate(both.score(["p"] * 4, texts), groups).variance)
+        again = loaded.estimate(loaded.score(["p"] * 4, texts), anchors)
+        torch.testing.assert_close(again.variance, both.estimate(scores, anchors).variance)
+
+
+@pytest.mark.parametrize("judged", ["reward", "variance"])
+def test_a_judge_lends_or_borrows_a_variance(judged: str, judge: Make) -> None:
+    """Its rows stand beside those of two members; anchors are split as the rows are, and nothing is asked to do so."""
+    models = FunctionMembers(lambda p, c: [[float(x), 1.5 * float(x)] for x in c], 2, name="models")
+    with JudgeServer(noisy) as server:
+        rater = judge(server, wordings=2)
+        sources: dict[str, RewardSource] = {"reward": models, "variance": models} | {judged: rater}
+        scores = BorrowedVariance(**sources).score(["p"] * 4, ["2", "4", "6", "8"])
+        paid = len(server.requests)
+        source = BorrowedVariance(**sources)  # another process, which scored nothing
+        anchors = Anchors(scores.double().mean(dim=0).expand(4, -1), "reference", torch.full((4,), 4.0))
+        source.calibrate(scores, anchors)
+        found = source.estimate(scores, anchors)
+        assert len(server.requests) == paid
+    split = 7 if judged == "reward" else 2
+    mean = sources["reward"].estimate(scores[:, :split], anchors.columns(0, split)).mean
+    known = sources["variance"].estimate(scores[:, split:], anchors.columns(split))
+    torch.testing.assert_close(found.mean, mean)
+    torch.testing.assert_close(found.variance, known.variance)
+    assert found.anchor_kinds == ["reference"] * 4
 
 
 @pytest.fixture

@@ -55,4 +55,9 @@ def test_a_judge_in_the_loop(kind: str, judge: Callable[..., JudgeSource], tmp_p
     assert any(0 < row["unscored"] < 1 for row in rows)
     assert shaped.reward[~shaped.estimate.scored].isnan().all()
     assert bool((shaped.estimate.variance[shaped.estimate.scored] > 0).all())
+    assert set(shaped.estimate.anchor_kinds) <= {"reference", "calibration"}  # a prompt may have got no answer at all
+    assert "reference" in shaped.estimate.anchor_kinds
+    drawn = trainer.anchors.store.of([prompt for prompt in PROMPTS[:6] if prompt in trainer.anchors.store])
+    assert len(drawn) >= 4
+    assert not bool(drawn.rows.isnan().all())
     assert torch.isfinite(torch.cat([p.flatten() for p in trainer.model.parameters()])).all()

@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.judge.injections import InjectionSet, injection_report
 from surefoot.rewards.judge.source import JudgeSource
 
@@ -102,8 +103,9 @@ def test_a_served_model_judges(served: tuple[str, str], judge: Callable[..., Jud
     assert source.totals().tokens[1] == 24
     counts = scores[:, [3, 6]]
     assert float(counts.max()) == 3
-    source.calibrate(scores, torch.tensor([0, 0, 1, 1]))
-    found = source.estimate(scores, torch.tensor([0, 0, 1, 1]))
+    anchors = group_anchors(scores, torch.tensor([0, 0, 1, 1]))
+    source.calibrate(scores, anchors)
+    found = source.estimate(scores, anchors)
     assert float(found.variance.min()) > 0
     again = make()
     torch.testing.assert_close(again.score(prompts, completions), scores, equal_nan=True)

@@ -1,17 +1,19 @@
-r"""From rows of readings to a reward with a variance; pure arithmetic.
+r"""A judge's rewards with their variance, from rows of readings; pure arithmetic.
 
 A row is the mean rating, then for each of W wordings the mean mᵥ, the sample variance s²ᵥ and the number nᵥ of its
 replicates. The model behind it is nested: rᵢ, plus what wording v adds to all completions of the prompt, plus an
 interaction of wording and completion, plus noise of the replicate.
 
-Each wording is centred by itself over the completions of a prompt, so what it adds to all of them is no variance. Then
+An anchor is the mean of such rows over M completions of the prompt, column by column. Each wording is centred by the
+anchor's mean of that wording, so what it adds to all completions of the prompt is no variance. Then
 
 - within: s², noise of one replicate about its wording's mean, pooled over wordings; d = Σ(nᵥ − 1);
 - B, the sample variance of the centred wordings' means; d = W − 1. E[B] is the interaction's variance plus the noise
   that is left in the means, so *between* = B − noise is unbiased, and negative at times;
 - s² of a reply: between + within. s²/n of the mean: B/W, or the noise of the mean where there is one wording.
 
-A centred reward holds a part of its siblings' noise: N(v)ᵢ = (1 − 2/G)vᵢ + v̄/G in a group of G.
+A centred reward holds the noise of its anchor as well: vᵢ + v̄/M, v̄ the mean of v over the anchor's completions. Where
+the row is one of these completions, its own noise cancels in part: (1 − 2/M)vᵢ + v̄/M.
 """
 
 from __future__ import annotations
@@ -19,23 +21,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from surefoot.errors import DataError
 from surefoot.maths.ensemble import centre, fit_prior, moderate
-from surefoot.types import VariancePrior
+from surefoot.types import Anchors, VariancePrior
 
 __all__ = ["Components", "Priors", "Readings", "centred_noise", "components", "fit_priors"]
 
 
 @dataclass(frozen=True, eq=False)
 class Readings:
-    """Rows taken apart, in float64.
+    """Rows taken apart, of completions or of anchors, in float64.
 
     Args:
         mean: (batch,) NaN where unscored.
-        means, variances, counts: (batch, wordings).
+        means, variances, counts: (batch, wordings); of an anchor each is a mean over its completions.
     """
 
     mean: Float[Tensor, "batch"]
@@ -45,9 +46,6 @@ class Readings:
 
     @classmethod
     def of(cls, scores: Float[Tensor, "batch columns"], wordings: int) -> Readings:
-        if scores.ndim != 2 or scores.shape[1] != 1 + 3 * wordings:
-            raise DataError(f"a judge of {wordings} wordings reads rows of {1 + 3 * wordings} columns, got "
-                            f"{tuple(scores.shape)}")  # fmt: skip
         x = scores.to(torch.float64)
         parts = x[:, 1:].reshape(len(x), wordings, 3)
         return cls(x[:, 0], parts[..., 0], parts[..., 1], parts[..., 2])
@@ -56,7 +54,8 @@ class Readings:
     def within(self) -> Float[Tensor, "batch"]:
         """s² of a replicate, pooled over wordings by their degrees of freedom; NaN if no wording has one."""
         known = ~self.variances.isnan()
-        weights = torch.where(self.counts.isinf(), 1.0, self.counts - 1) * known
+        # An anchor counts 0 for a completion without a reply, so its mean count can be below 1.
+        weights = torch.where(self.counts.isinf(), 1.0, (self.counts - 1).clamp(min=0)) * known
         return (weights * self.variances.nan_to_num(0.0)).sum(dim=1) / weights.sum(dim=1)
 
     @property
@@ -66,8 +65,18 @@ class Readings:
 
     @property
     def noise_share(self) -> Float[Tensor, "batch"]:
-        """Mean of 1/nᵥ over the wordings that have replies: the share of s² that is left in a wording's mean."""
+        """Mean of 1/nᵥ over the wordings that have replies: the share of s² that is left in a wording's mean.
+
+        Of an anchor, 1 over the mean count: divided by M, that is 1 over all its replies in that wording.
+        """
         return torch.where(self.means.isnan(), torch.nan, 1 / self.counts).nanmean(dim=1)
+
+    def noise(self, priors: Priors | None, floor: float) -> Noise:
+        """The noise of these rows; moderated unless `priors` is None."""
+        within = self.within
+        if priors is not None:
+            within = _moderated(within, self.within_freedom, priors.within, floor)
+        return Noise(within, self.noise_share)
 
 
 @dataclass(frozen=True)
@@ -79,11 +88,34 @@ class Priors:
 
 
 @dataclass(frozen=True, eq=False)
+class Noise:
+    """Noise of the replicates.
+
+    Args:
+        one: (batch,) variance of a single replicate about its wording's mean.
+        share: (batch,) of it that the mean over a wording's replicates keeps.
+    """
+
+    one: Float[Tensor, "batch"]
+    share: Float[Tensor, "batch"]
+
+    @property
+    def kept(self) -> Float[Tensor, "batch"]:
+        """Of a wording's mean."""
+        return self.one * self.share
+
+    @property
+    def averaged_out(self) -> Float[Tensor, "batch"]:
+        """What a single replicate has more of it than its wording's mean; 0 where there is one replicate."""
+        return torch.where(self.share < 1, self.one * (1 - self.share), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
 class Components:
     """Variances of the centred reward, in reward²; NaN where unknown or unscored.
 
     Args:
-        wordings: (batch, wordings) each wording's reward, centred and brought back to one offset of the group.
+        wordings: (batch, wordings) each wording's reward, centred and brought back to one offset of the anchor.
         within: (batch,) of one replicate about its wording.
         spread: (batch,) B; NaN with one wording.
         noise: (batch,) what is left of `within` in B, or, with one wording, in the mean.
@@ -106,60 +138,55 @@ class Components:
         return self.spread - self.noise
 
 
-def components(
-    readings: Readings,
-    groups: Int[Tensor, "batch"] | None,
-    offsets: Float[Tensor, "wordings"] | None,
-    priors: Priors | None = None,
-    floor: float = 0.0,
-) -> Components:
+def components(readings: Readings, anchors: Anchors, priors: Priors | None = None, floor: float = 0.0) -> Components:
     """Variances by source.
 
     Args:
-        groups: (batch,) prompt ids; None centres by `offsets`.
-        offsets: (wordings,) each wording's mean on the calibration set, for lone completions.
+        anchors: of each row, all known.
         priors: moderate by these; None leaves the variances as they are, unbiased.
         floor: least variance that readings on a lattice can show; used where moderated only.
 
     Raises:
-        DataError: centring is impossible (`ensemble.centre`).
+        DataError: a rating is infinite.
     """
-    centred = centre(readings.means, groups, offsets)
-    within, spread = readings.within, _spread(centred)
+    anchor = Readings.of(anchors.rows, readings.means.shape[1])
+    centred = centre(readings.means, anchor.means)
+    spread = _spread(centred)
     freedom = (~centred.isnan()).sum(dim=1).to(torch.float64) - 1
     if priors is not None:
-        within = _moderated(within, readings.within_freedom, priors.within, floor)
         spread = _moderated(spread, freedom.clamp(min=0), priors.between, floor)
-    share = readings.noise_share
+    ours, theirs = (side.noise(priors, floor) for side in (readings, anchor))
+    within = centred_noise(ours.one, theirs.one, anchors)
+    noise = centred_noise(ours.kept, theirs.kept, anchors)
+    left = centred_noise(ours.averaged_out, theirs.averaged_out, anchors)
     several = centred.shape[1] > 1
-    noise = centred_noise(within * share, groups)
-    left = centred_noise(torch.where(share < 1, within * (1 - share), 0.0), groups)
     unscored = readings.mean.isnan() | centred.isnan().all(dim=1)
     values = {
-        "within": centred_noise(within, groups),
+        "within": within,
         "spread": spread,
         "noise": noise,
-        "reply": spread + left if several else centred_noise(within, groups),
+        "reply": spread + left if several else within,
         "mean": spread / (freedom + 1) if several else noise,
     }
     known = {name: torch.where(unscored, torch.nan, value) for name, value in values.items()}
-    wordings = torch.where(unscored[:, None], torch.nan, centred + _offset(readings.means, centred, groups, offsets))
+    # The anchor's offset, not the row's: otherwise a row gains reward when a low-rating wording is missing.
+    wordings = centred + anchor.means.nanmean(dim=1, keepdim=True)
+    wordings = torch.where(unscored[:, None], torch.nan, wordings)
     return Components(wordings, freedom=freedom if several else readings.within_freedom, **known)
 
 
-def fit_priors(
-    readings: Readings,
-    groups: Int[Tensor, "batch"] | None,
-    offsets: Float[Tensor, "wordings"] | None,
-    floor: float,
-) -> Priors:
+def fit_priors(readings: Readings, anchors: Anchors, floor: float) -> Priors:
     """Priors of both variances from one set of rows; a distribution that was read needs none.
+
+    Args:
+        anchors: of each row, all known.
+        floor: variances below it are raised to it.
 
     Raises:
         VarianceError: fewer than two rows have a variance.
     """
     scored = ~readings.mean.isnan()
-    centred = centre(readings.means, groups, offsets)
+    centred = centre(readings.means, Readings.of(anchors.rows, readings.means.shape[1]).means)
     freedom = readings.within_freedom
     within, between = None, None
     if bool((freedom > 0).any()) and not bool(freedom.isinf().any()):
@@ -170,22 +197,28 @@ def fit_priors(
     return Priors(within, between)
 
 
-def centred_noise(variances: Float[Tensor, "batch"], groups: Int[Tensor, "batch"] | None) -> Float[Tensor, "batch"]:
-    """Variance of each value minus its group's mean, for independent values of these variances.
+def centred_noise(
+    variances: Float[Tensor, "batch"], of_anchor: Float[Tensor, "batch"], anchors: Anchors
+) -> Float[Tensor, "batch"]:
+    """Variance of each row's value minus its anchor, for independent values.
 
-    N(v)ᵢ = (1 − 2/G)vᵢ + v̄/G over the G known values of the group; vᵢ itself for a value alone, or without groups.
+    vᵢ + v̄/M, and (1 − 2/M)vᵢ + v̄/M where the anchor is the mean of M values with the row's own among them.
 
-    >>> centred_noise(torch.tensor([1.0, 3.0]), torch.tensor([0, 0])).tolist()
+    Args:
+        variances: (batch,) vᵢ of each row's value, in reward².
+        of_anchor: (batch,) v̄, the mean of v over the anchor's completions; NaN (unknown) takes the row's own.
+        anchors: how many completions they are the mean of, and whether they hold the row.
+
+    >>> pair = Anchors(torch.zeros(2, 1), "group", torch.tensor([2.0, 2.0]), holds_own=True)
+    >>> centred_noise(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.0]), pair).tolist()
     [1.0, 1.0]
+    >>> drawn = Anchors(torch.zeros(2, 1), "reference", torch.tensor([4.0, torch.inf]))
+    >>> centred_noise(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.0]), drawn).tolist()
+    [1.5, 3.0]
     """
-    if groups is None:
-        return variances
-    _, index = torch.unique(groups, return_inverse=True)
-    known = ~variances.isnan()
-    empty = variances.new_zeros(int(index.max()) + 1 if len(index) else 0)
-    count = empty.index_add(0, index, known.to(variances))[index]
-    mean = empty.index_add(0, index, variances.nan_to_num(0.0))[index] / count
-    return torch.where(count > 1, (1 - 2 / count) * variances + mean / count, variances)
+    share = 1 / anchors.count.to(variances)
+    own = 1 - 2 * share if anchors.holds_own else torch.ones_like(share)
+    return own * variances + share * torch.where(of_anchor.isnan(), variances, of_anchor)
 
 
 def _spread(centred: Float[Tensor, "batch wordings"]) -> Float[Tensor, "batch"]:
@@ -193,26 +226,6 @@ def _spread(centred: Float[Tensor, "batch wordings"]) -> Float[Tensor, "batch"]:
     freedom = (~centred.isnan()).sum(dim=1).to(torch.float64) - 1
     squares = (centred - centred.nanmean(dim=1, keepdim=True)).square().nansum(dim=1)
     return squares / torch.where(freedom > 0, freedom, torch.nan)
-
-
-def _offset(
-    means: Float[Tensor, "batch wordings"],
-    centred: Float[Tensor, "batch wordings"],
-    groups: Int[Tensor, "batch"] | None,
-    offsets: Float[Tensor, "wordings"] | None,
-) -> Float[Tensor, "rows 1"]:
-    """What centring took, averaged over wordings; the same for all rows of a group that have the same wordings.
-
-    A row that lacks a wording gets its group's offset and not its own: else a harsh wording's silence would be a gift.
-    """
-    taken = means - centred
-    if groups is None:
-        return means.new_zeros(1, 1) if offsets is None else offsets.mean().reshape(1, 1)
-    _, index = torch.unique(groups, return_inverse=True)
-    known = (~taken.isnan()).to(taken)
-    empty = taken.new_zeros(int(index.max()) + 1 if len(index) else 0, taken.shape[1])
-    sums, counts = empty.index_add(0, index, taken.nan_to_num(0.0)), empty.index_add(0, index, known)
-    return (sums / counts).nanmean(dim=1, keepdim=True)[index]
 
 
 def _floored(variances: Float[Tensor, "batch"], floor: float) -> Float[Tensor, "batch"]:

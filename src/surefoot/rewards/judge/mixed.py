@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.errors import DataError, ModelError
 from surefoot.files import read_json, whole_directory, write_json
 from surefoot.rewards.source import CALIBRATION, SOURCE, MemberSource, RewardSource, load_source, save_calibration
-from surefoot.types import MarginEstimate, RewardEstimate, Text
+from surefoot.types import Anchors, MarginEstimate, RewardEstimate, Text
 
 __all__ = ["MixedSources"]
 
@@ -58,11 +58,9 @@ class MixedSources(MemberSource):
             columns.append(rows.nanmean(dim=1) if isinstance(source, MemberSource) else rows[:, 0])
         return torch.stack(columns, dim=1)
 
-    def estimate(
-        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
-    ) -> RewardEstimate:
+    def estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None = None) -> RewardEstimate:
         self._need_scales()
-        return super().estimate(scores, groups)
+        return super().estimate(scores, anchors)
 
     def margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.errors import ConfigError, DataError, VarianceError
 from surefoot.files import read_json, whole_directory, write_json
+from surefoot.maths import ensemble
 from surefoot.rewards.encoding import check_rows, prompt_keys
 from surefoot.rewards.judge import estimate as arithmetic
 from surefoot.rewards.judge.cache import ReplyCache, default_path
@@ -27,7 +28,7 @@ from surefoot.rewards.judge.questions import Questions
 from surefoot.rewards.judge.references import load_references
 from surefoot.rewards.judge.rubrics import Rubric, load_rubric
 from surefoot.rewards.source import SOURCE, RewardSource, save_calibration
-from surefoot.types import Calibration, MarginEstimate, RewardEstimate, Text, VariancePrior
+from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate, Text, VariancePrior
 
 if TYPE_CHECKING:
     from surefoot.rewards.judge.readings import Outcome, Reading
@@ -77,6 +78,7 @@ class JudgeSource(RewardSource):
         self.references = references
         self.name = name or f"{model} on {self.rubric.name}"
         self._check()
+        self.centred = self.has_variance  # one reply has no variance, so nothing needs an anchor
 
     def _check(self) -> None:
         count, config = len(self.rubric.wordings), self.config
@@ -102,6 +104,11 @@ class JudgeSource(RewardSource):
     def has_variance(self) -> bool:
         """Whether more than one reply of one wording is asked for, or its distribution read."""
         return self.num_wordings > 1 or self.config.reading == "logprobs" or self.config.samples > 1
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of a scored row."""
+        return 1 + 3 * self.num_wordings
 
     @property
     def max_pairs(self) -> int:
@@ -146,7 +153,7 @@ class JudgeSource(RewardSource):
         readings = [reading for some, _ in answers.read for reading in some]
         copied = copies(readings)
         found = [row_of(some, copied=copied) if copied else early for some, early in answers.read]
-        scores = torch.tensor(found, dtype=torch.float32).reshape(len(found), 1 + 3 * self.num_wordings)
+        scores = torch.tensor(found, dtype=torch.float32).reshape(len(found), self.num_columns)
         unscored = int(scores[:, 0].isnan().sum())
         if unscored:
             self._warn(unscored, len(found), missing(readings, copied), answers.refusal)
@@ -181,33 +188,39 @@ class JudgeSource(RewardSource):
     # --- arithmetic ---------------------------------------------------------------------------------------------
 
     def components(
-        self,
-        scores: Float[Tensor, "batch columns"],
-        groups: Int[Tensor, "batch"] | None = None,
-        *,
-        moderated: bool = False,
+        self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None = None, *, moderated: bool = False
     ) -> Components:
-        """Within and between wordings, s² and s²/n; raw and unbiased if not `moderated`."""
-        readings, offsets = self._readings(scores), self._offsets
-        priors = self._priors(readings, groups) if moderated else None
-        return arithmetic.components(readings, groups, offsets, priors, self._floor)
+        """Within and between wordings, s² and s²/n; raw and unbiased if not `moderated`.
 
-    def estimate(
-        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
-    ) -> RewardEstimate:
-        readings = self._readings(scores)
-        moderated = self.has_variance and self.config.variance == "moderated"
-        found = self.components(scores, groups, moderated=moderated)
-        mean = found.wordings.nanmean(dim=1)
-        if not self.has_variance:
-            return RewardEstimate(mean=mean)
-        variance = found.reply if self.config.variance_of == "reply" else found.mean
+        Args:
+            scores: rows as `score` gave them.
+            anchors: one for each row; None, or a NaN row of theirs, takes the mean over the calibration set.
+
+        Raises:
+            DataError: an anchor is missing and the source isn't calibrated; or the shapes disagree.
+        """
+        x = self._checked(scores)
+        return self._components(x, self._complete(x, anchors), moderated)
+
+    def _components(self, x: Float[Tensor, "batch columns"], anchors: Anchors, moderated: bool) -> Components:
+        readings = self._readings(x)
+        priors = self._priors(readings, anchors) if moderated else None
+        return arithmetic.components(readings, anchors, priors, self._floor)
+
+    def _estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> RewardEstimate:
+        if anchors is None:
+            return RewardEstimate(mean=scores[:, 0])
+        found = self._components(scores, anchors, self.config.variance == "moderated")
         return RewardEstimate(
-            mean=mean,
-            members=found.wordings if readings.means.shape[1] > 1 else None,
-            epistemic=self.variance_factor * variance,
+            mean=found.wordings.nanmean(dim=1),
+            members=found.wordings if self.num_wordings > 1 else None,
+            epistemic=self._asked(found),
             degrees_of_freedom=found.freedom.clamp(min=0),
         )
+
+    def _asked(self, found: Components) -> Float[Tensor, "batch"]:
+        """The variance that `variance_of` names."""
+        return found.reply if self.config.variance_of == "reply" else found.mean
 
     def margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
@@ -219,23 +232,17 @@ class JudgeSource(RewardSource):
         """
         if not self.has_variance:
             raise VarianceError(f"'{self.name}' asks for one reply, which has no variance; raise samples or wordings")
-        sides = [self._readings(side) for side in (chosen, rejected)]
-        together = torch.arange(len(chosen)).repeat(2)
-        both = Readings(*(torch.cat([getattr(side, name) for side in sides]) for name in _PARTS))
+        ours, theirs = self._checked(chosen), self._checked(rejected)
         prior = None if self.calibration is None else self._known_priors(self.calibration).within
         priors = Priors(prior if self.config.variance == "moderated" else None, None)
-        # In a group of two a centred reward is half the margin, so its variance is a quarter of the margin's.
-        found = arithmetic.components(both, together, both.means.new_zeros(self.num_wordings), priors, self._floor)
-        difference = sides[0].means - sides[1].means
-        variance = found.reply if self.config.variance_of == "reply" else found.mean
-        mean = difference.nanmean(dim=1)
-        variance = torch.where(mean.isnan(), torch.nan, 4 * variance[: len(chosen)])
+        # A margin is a reward that is centred by the other side: an anchor of one completion.
+        other = Anchors(theirs, "dataset", theirs.new_ones(len(theirs)))
+        found = arithmetic.components(self._readings(ours), other, priors, self._floor)
+        difference = self._readings(ours).means - self._readings(theirs).means
         members = difference if self.num_wordings > 1 else None
-        return MarginEstimate(mean, self.variance_factor * variance, members)
+        return MarginEstimate(difference.nanmean(dim=1), self.variance_factor * self._asked(found), members)
 
-    def calibrate(
-        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
-    ) -> Calibration:
+    def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
         readings = self._readings(scores)
         offsets = readings.means.nanmean(dim=0)
         if bool(offsets.isnan().any()):
@@ -243,38 +250,51 @@ class JudgeSource(RewardSource):
                 f"wording {int(offsets.isnan().nonzero()[0])} of '{self.name}' rated none of the {len(scores)} "
                 "calibration rows"
             )
-        priors = Priors(None, None)
-        if self.has_variance:
-            priors = arithmetic.fit_priors(readings, groups, offsets, self._floor)
-        notes = {} if priors.within is None else _noted(priors.within)
         fitted = Calibration(
             offsets=tuple(offsets.tolist()),
             scales=(1.0,) * len(offsets),
-            prior=priors.between or priors.within,
+            prior=None,
             reference_variance=None,
             rows=len(scores),
-            notes=notes,
-            variance_factor=self.variance_factor,
             variance_kind=self.config.variance,
         )
-        self.calibration = fitted
-        if self.has_variance:
-            variance = self.estimate(scores, groups).variance
-            known = variance[~variance.isnan()]
-            spread = float(known.std(correction=1) / known.mean()) if float(known.mean()) > 0 else 0.0
-            self.calibration = replace(
-                fitted, reference_variance=float(known.mean()), notes={**notes, "weight_cv": spread}
+        if not self.has_variance:
+            return fitted
+        self.calibration = fitted  # `_complete` takes its offsets for rows without an anchor
+        priors = arithmetic.fit_priors(readings, self._complete(scores, anchors), self._floor)
+        notes = {} if priors.within is None else _noted(priors.within)
+        return replace(fitted, prior=priors.between or priors.within, notes=notes)
+
+    def _reliability(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> float | None:
+        """Of the variance between wordings; None for fewer than four, whose halves have no variance."""
+        if self.num_wordings < 4:
+            return None
+        anchor = self._readings(self._complete(scores, anchors).rows)
+        found = ensemble.reliability(ensemble.centre(self._readings(scores).means, anchor.means))
+        return None if math.isnan(found) else found
+
+    def _calibration_anchor(self) -> Float[Tensor, "columns"] | None:
+        """The wordings' means over the calibration set, of so many replies that they have no noise."""
+        if self.calibration is None:
+            return None
+        means = torch.tensor(self.calibration.offsets, dtype=torch.float64)
+        wordings = torch.stack([means, torch.zeros_like(means), torch.full_like(means, torch.inf)], dim=1)
+        return torch.cat([means.mean()[None], wordings.flatten()])
+
+    def _unknown(self, anchors: Anchors) -> "torch.Tensor":
+        """Anchors in which no wording has a mean; their counts of replies may be known all the same."""
+        return self._readings(anchors.rows).means.isnan().all(dim=1)
+
+    def _checked(self, scores: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch columns"]:
+        if scores.ndim != 2 or scores.shape[1] != self.num_columns:
+            raise DataError(
+                f"'{self.name}' has {self.num_wordings} wordings and reads rows of {self.num_columns} columns, got "
+                f"{tuple(scores.shape)}"
             )
-        return self.calibration
+        return scores.to(torch.float64)
 
     def _readings(self, scores: Float[Tensor, "batch columns"]) -> Readings:
         return Readings.of(scores, self.num_wordings)
-
-    @property
-    def _offsets(self) -> Tensor | None:
-        if self.calibration is None:
-            return None
-        return torch.tensor(self.calibration.offsets, dtype=torch.float64)
 
     @property
     def _floor(self) -> float:
@@ -283,10 +303,10 @@ class JudgeSource(RewardSource):
             return 0.0
         return 1 / 12 if self.references is None else 1 / 24
 
-    def _priors(self, readings: Readings, groups: Int[Tensor, "batch"] | None) -> Priors:
+    def _priors(self, readings: Readings, anchors: Anchors) -> Priors:
         if self.calibration is not None and self.calibration.prior is not None:
             return self._known_priors(self.calibration)
-        return arithmetic.fit_priors(readings, groups, self._offsets, self._floor)
+        return arithmetic.fit_priors(readings, anchors, self._floor)
 
     def _known_priors(self, calibration: Calibration) -> Priors:
         notes = calibration.notes
@@ -316,9 +336,6 @@ class JudgeSource(RewardSource):
         references = read_json(folder / _REFERENCES) if (folder / _REFERENCES).exists() else None
         config = JudgeConfig.from_dict(values["config"])
         return cls(values["model"], config, name=values["name"], rubric=rubric, references=references)
-
-
-_PARTS = ("mean", "means", "variances", "counts")
 
 
 def _noted(prior: VariancePrior) -> dict[str, float]:
