@@ -10,7 +10,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from surefoot.maths.objectives import Objective, preset
+    from surefoot.rewards.anchors import AnchorStore, group_anchors
     from surefoot.rewards.functions import FunctionMembers, FunctionReward
+    from surefoot.rewards.linear import LinearConfig, LinearReward, fit_linear
+    from surefoot.rewards.smoothed import SmoothedVariance
     from surefoot.rewards.source import RewardSource, load_source
     from surefoot.training.dpo_config import VarianceAwareDPOConfig
     from surefoot.training.dpo_trainer import VarianceAwareDPOTrainer
@@ -18,42 +21,56 @@ if TYPE_CHECKING:
     from surefoot.training.grpo_trainer import VarianceAwareGRPOTrainer
     from surefoot.training.rloo_config import VarianceAwareRLOOConfig
     from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
-    from surefoot.types import Calibration, MarginEstimate, PreferencePair, RewardEstimate
+    from surefoot.types import Anchors, Calibration, MarginEstimate, PreferencePair, RewardEstimate
 
 _HOMES = {
+    "AnchorStore": "surefoot.rewards.anchors",
+    "Anchors": "surefoot.types",
     "Calibration": "surefoot.types",
     "FunctionMembers": "surefoot.rewards.functions",
     "FunctionReward": "surefoot.rewards.functions",
+    "LinearConfig": "surefoot.rewards.linear",
+    "LinearReward": "surefoot.rewards.linear",
     "MarginEstimate": "surefoot.types",
     "Objective": "surefoot.maths.objectives",
     "PreferencePair": "surefoot.types",
     "RewardEstimate": "surefoot.types",
     "RewardSource": "surefoot.rewards.source",
+    "SmoothedVariance": "surefoot.rewards.smoothed",
     "VarianceAwareDPOConfig": "surefoot.training.dpo_config",
     "VarianceAwareDPOTrainer": "surefoot.training.dpo_trainer",
     "VarianceAwareGRPOConfig": "surefoot.training.grpo_config",
     "VarianceAwareGRPOTrainer": "surefoot.training.grpo_trainer",
     "VarianceAwareRLOOConfig": "surefoot.training.rloo_config",
     "VarianceAwareRLOOTrainer": "surefoot.training.rloo_trainer",
+    "fit_linear": "surefoot.rewards.linear",
+    "group_anchors": "surefoot.rewards.anchors",
     "load_source": "surefoot.rewards.source",
     "preset": "surefoot.maths.objectives",
 }
 
 __all__ = [
+    "AnchorStore",
+    "Anchors",
     "Calibration",
     "FunctionMembers",
     "FunctionReward",
+    "LinearConfig",
+    "LinearReward",
     "MarginEstimate",
     "Objective",
     "PreferencePair",
     "RewardEstimate",
     "RewardSource",
+    "SmoothedVariance",
     "VarianceAwareDPOConfig",
     "VarianceAwareDPOTrainer",
     "VarianceAwareGRPOConfig",
     "VarianceAwareGRPOTrainer",
     "VarianceAwareRLOOConfig",
     "VarianceAwareRLOOTrainer",
+    "fit_linear",
+    "group_anchors",
     "load_source",
     "preset",
 ]

@@ -11,16 +11,23 @@ from transformers import AutoModelForSequenceClassification
 
 from surefoot.errors import ConfigError, DataError, ModelError
 from surefoot.maths.ensemble import fit_variance_factor
+from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.distilled import DistilledConfig, distil
 from surefoot.rewards.dropout import DropoutConfig, DropoutMembers
 from surefoot.rewards.functions import FunctionMembers, FunctionReward
 from surefoot.rewards.laplace import LaplaceConfig, LaplaceRewardModel, RewardReader, fit_laplace
 from surefoot.rewards.source import RewardSource, load_source
 from surefoot.studies.disagreement import measure_disagreement
+from surefoot.types import Anchors
 
 PROMPTS = ["the red ", "a blue ", "the red ", "a blue "]
 COMPLETIONS = ["cat runs", "dog and the cat", "dog", "cat sleeps"]
 GROUPS = torch.tensor([0, 1, 0, 1])
+
+
+def own(rows: torch.Tensor) -> Anchors:
+    """Each prompt's two completions as its anchor."""
+    return group_anchors(rows, GROUPS)
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +52,11 @@ def laplace(model_path: Path, pairs: Dataset, request: pytest.FixtureRequest) ->
 
 def round_trip(source: RewardSource, folder: Path) -> RewardSource:
     rows = source.score(PROMPTS, COMPLETIONS)
-    source.calibrate(rows, GROUPS)
+    source.calibrate(rows, own(rows))
     source.save(folder / "source")
     again = load_source(folder / "source", "cpu")
     torch.testing.assert_close(again.score(PROMPTS, COMPLETIONS), rows)
-    first, second = source.estimate(rows, GROUPS), again.estimate(rows, GROUPS)
+    first, second = source.estimate(rows, own(rows)), again.estimate(rows, own(rows))
     torch.testing.assert_close(first.variance, second.variance)
     return again
 
@@ -72,7 +79,7 @@ def test_variance_against_the_dense_matrices(model_path: Path, pairs: Dataset) -
     features = x[:, 1:].double()
     centred = torch.stack([features[i] - (features[i % 2] + features[i % 2 + 2]) / 2 for i in range(4)])
     expected = torch.einsum("bi,ij,bj->b", centred, covariance, centred)
-    torch.testing.assert_close(source.estimate(x, GROUPS).variance, expected, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(source.estimate(x, own(x)).variance, expected, rtol=1e-6, atol=1e-9)
     margin = source.margins(x[:1], x[2:3])
     d = (features[0] - features[2])[None]
     torch.testing.assert_close(margin.variance, torch.einsum("bi,ij,bj->b", d, covariance, d), rtol=1e-6, atol=1e-9)
@@ -83,7 +90,7 @@ def test_a_constant_feature_changes_nothing(laplace: LaplaceRewardModel) -> None
     moved = x.clone()
     moved[GROUPS == 1, 1:] += torch.linspace(-1, 1, x.shape[1] - 1)
     moved[GROUPS == 1, 0] += 7
-    before, after = laplace.estimate(x, GROUPS), laplace.estimate(moved, GROUPS)
+    before, after = laplace.estimate(x, own(x)), laplace.estimate(moved, own(moved))
     torch.testing.assert_close(before.variance, after.variance, rtol=1e-4, atol=1e-7)
 
 
@@ -108,7 +115,7 @@ def test_diagnose_reads_the_draws(laplace: LaplaceRewardModel, pairs: Dataset) -
 def test_an_unscored_row_stays_nan(laplace: LaplaceRewardModel) -> None:
     x = laplace.score(PROMPTS, COMPLETIONS)
     x[1] = torch.nan
-    found = laplace.estimate(x, GROUPS)
+    found = laplace.estimate(x, own(x))
     assert bool(found.mean[1].isnan())
     assert bool(found.variance[1].isnan())
     assert bool(found.variance[[0, 2]].isfinite().all())
@@ -271,12 +278,12 @@ def test_the_variance_factor_is_found(factor: float) -> None:
 
 def test_the_factor_scales_every_variance_and_no_weight(laplace: LaplaceRewardModel, tmp_path: Path) -> None:
     x = laplace.score(PROMPTS, COMPLETIONS)
-    before, reference = laplace.estimate(x, GROUPS).variance, laplace.calibrate(x, GROUPS).reference_variance
+    before, reference = laplace.estimate(x, own(x)).variance, laplace.calibrate(x, own(x)).reference_variance
     laplace.variance_factor = 4.0
-    after = laplace.estimate(x, GROUPS).variance
+    after = laplace.estimate(x, own(x)).variance
     torch.testing.assert_close(after, 4 * before)
     assert reference is not None
-    assert laplace.calibrate(x, GROUPS).reference_variance == pytest.approx(4 * reference)
+    assert laplace.calibrate(x, own(x)).reference_variance == pytest.approx(4 * reference)
     laplace.save(tmp_path / "source")
     assert load_source(tmp_path / "source", "cpu").variance_factor == 4.0
 

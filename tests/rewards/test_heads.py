@@ -8,6 +8,10 @@ import torch
 from datasets import Dataset
 
 from surefoot.errors import ConfigError
+from surefoot.maths.ensemble import reliability
+from surefoot.rewards.anchors import group_anchors
+from surefoot.rewards.bootstrap import bootstrap_weights
+from surefoot.rewards.config import RewardSourceArguments
 from surefoot.rewards.features import FeatureCache, compute_features, weights_hash
 from surefoot.rewards.heads import Heads, HeadShape
 from surefoot.rewards.loading import load_trunk
@@ -88,7 +92,7 @@ def test_a_saved_source_scores_the_same(policy_path: Path, pairs: Dataset, tmp_p
     config = HeadsConfig(members=4, layer=0, prior_scale=1.0, bootstrap="exponential", epochs=3)
     source = train_heads(pairs, policy_path, config, device="cpu")
     scores = source.score(pairs["prompt"], pairs["chosen"])
-    source.calibrate(scores, torch.arange(24) % 5)
+    source.calibrate(scores, group_anchors(scores, torch.arange(24) % 5))
     source.save(tmp_path / "s")
     loaded = load_source(tmp_path / "s", device="cpu")
     torch.testing.assert_close(loaded.score(pairs["prompt"], pairs["chosen"]), scores)
@@ -149,3 +153,37 @@ def test_bad_settings() -> None:
     chosen, rejected, weights, margins = data()
     with pytest.raises(ConfigError, match="epochs and batch_size"):
         fit_heads(chosen, rejected, weights, margins, HeadsConfig(members=3, epochs=0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "members"),
+    [("heads", None, 50), ("heads", 5, 5), ("lora", None, 5), ("independent", None, 5), ("dropout", None, 5)],
+)
+def test_the_usual_number_of_members(kind: str, given: int | None, members: int) -> None:
+    args = RewardSourceArguments("out", "model", "data", kind=kind, members=given)
+    args.check()
+    assert args.member_count == members
+    assert args.settings().members == members
+
+
+def test_fifty_heads_are_the_default_and_a_hundred_can_be_had(policy_path: Path, pairs: Dataset) -> None:
+    assert HeadsConfig().members == 50
+    for kind in ("linear", "mlp"):
+        config = HeadsConfig(members=100, head=kind, layer=0, epochs=1)  # type: ignore[arg-type]
+        source = train_heads(pairs, policy_path, config, device="cpu")
+        scores = source.score(pairs["prompt"], pairs["chosen"])
+        assert scores.shape == (24, 100)
+        assert len(scores.T.unique(dim=0)) == 100
+
+
+def test_more_heads_make_the_variance_more_reliable() -> None:
+    """Heads on bootstrapped pairs: halves of 5 disagree about ln s², halves of 100 hardly do."""
+    stream = torch.Generator().manual_seed(3)
+    chosen, rejected = (torch.randn(400, 8, generator=stream) for _ in range(2))
+    weights = bootstrap_weights(list(range(400)), 100, 0, "poisson")
+    heads = fit_heads(chosen, rejected, weights, torch.zeros(400), HeadsConfig(members=100, epochs=30))
+    with torch.no_grad():
+        scores = heads(torch.randn(300, 8, generator=stream)) - heads(torch.zeros(1, 8))
+    few, many = reliability(scores[:, :5]), reliability(scores)
+    assert many > 0.9
+    assert few < many - 0.2

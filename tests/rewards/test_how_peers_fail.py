@@ -18,12 +18,13 @@ from surefoot.rewards.dropout import DropoutConfig, DropoutMembers
 from surefoot.rewards.functions import FunctionMembers, FunctionReward
 from surefoot.rewards.independent import IndependentMembers
 from surefoot.rewards.laplace import LaplaceConfig, fit_laplace
+from surefoot.rewards.linear import LinearConfig, fit_linear
 from surefoot.rewards.source import RewardSource, load_source
 from surefoot.rewards.train_heads import HeadsConfig, train_heads
 from surefoot.rewards.train_lora import LoraConfig, train_lora
 
 ROOT = Path(surefoot.__file__).parents[2]
-KINDS = ["heads", "mlp heads", "lora", "laplace", "dropout", "independent"]
+KINDS = ["linear", "heads", "mlp heads", "lora", "laplace", "dropout", "independent"]
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,7 @@ def make(policy_path: Path, model_path: Path, pairs: Dataset) -> Callable[[str],
         "heads": lambda: train_heads(pairs, policy_path, HeadsConfig(members=2, epochs=2), device="cpu"),
         "mlp heads": lambda: train_heads(pairs, policy_path, HeadsConfig(2, head="mlp", epochs=2), device="cpu"),
         "lora": lambda: train_lora(pairs, policy_path, LoraConfig(members=2, epochs=1), device="cpu"),
+        "linear": lambda: fit_linear(pairs, policy_path, LinearConfig(), device="cpu"),
         "laplace": lambda: fit_laplace(pairs, model_path, LaplaceConfig(), device="cpu"),
         "dropout": lambda: DropoutMembers.from_model(model_path, DropoutConfig(members=2), device="cpu"),
         "independent": lambda: IndependentMembers.from_models([model_path, model_path], device="cpu"),
@@ -159,5 +161,5 @@ def test_a_source_says_what_it_is(policy_path: Path, pairs: Dataset, tmp_path: P
     words = ["--model_name_or_path", str(policy_path), "--dataset_name", str(tmp_path / "pairs.parquet")]
     assert main(["reward", *words, "--output_dir", str(tmp_path / "run"), "--epochs", "1", "--held_out", "0.4"]) == 0
     card = (tmp_path / "run" / "source" / "README.md").read_text()
-    assert "kind `heads`: 5 members" in card
+    assert "kind `heads`: 50 members" in card
     assert load_source(tmp_path / "run" / "source", "cpu").calibration is not None

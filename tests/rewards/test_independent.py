@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification
 
 from surefoot.errors import DataError, ModelError, VarianceError
+from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.independent import IndependentMembers
 from surefoot.rewards.source import load_source
 from surefoot.rewards.train_independent import IndependentConfig, _shares, train_independent
@@ -65,7 +66,8 @@ def test_other_settings_train_anew(policy_path: Path, pairs: Dataset, tmp_path: 
 def test_one_member_scores_but_has_no_variance(policy_path: Path, pairs: Dataset, tmp_path: Path) -> None:
     train_independent(pairs, policy_path, tmp_path / "s", replace(CONFIG, members=1), device="cpu")
     source = load_source(tmp_path / "s", device="cpu")
-    estimate = source.estimate(source.score(pairs["prompt"], pairs["chosen"]), torch.arange(24) % 5)
+    scores = source.score(pairs["prompt"], pairs["chosen"])
+    estimate = source.estimate(scores, group_anchors(scores, torch.arange(24) % 5))
     assert bool(estimate.scored.all())
     with pytest.raises(VarianceError, match="at least two members"):
         _ = estimate.variance

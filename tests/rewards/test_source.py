@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from surefoot.errors import ConfigError, DataError, ModelError
 from surefoot.files import write_json
+from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.bootstrap import bootstrap_weights
 from surefoot.rewards.functions import FunctionMembers
 from surefoot.rewards.heads import SharedTrunkHeads
@@ -43,7 +44,7 @@ def test_scaled_members_keep_their_margins_in_step() -> None:
     source = FunctionMembers(lambda prompts, completions: [], 2)
     source.scale_members = True
     noisy = scores + 0.1 * torch.randn(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    source.calibrate(noisy, torch.arange(40) // 4)
+    source.calibrate(noisy, group_anchors(noisy, torch.arange(40) // 4))
     found = source.margins(noisy[:20].float(), noisy[20:].float())
     assert float(found.variance.mean()) < 0.05
     unscaled = FunctionMembers(lambda prompts, completions: [], 2).margins(noisy[:20], noisy[20:])
@@ -90,7 +91,8 @@ def test_pushed_with_a_card(policy_path: Path, tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr("surefoot.rewards.source.HfApi", FakeHub)
     source = DropoutMembers.from_model(_reward_model(policy_path, tmp_path), DropoutConfig(3), device="cpu")
-    source.calibrate(source.score(["the "] * 3, ["cat", "dog", "red"]), torch.zeros(3, dtype=torch.long))
+    rows = source.score(["the "] * 3, ["cat", "dog", "red"])
+    source.calibrate(rows, group_anchors(rows, torch.zeros(3, dtype=torch.long)))
     assert source.push_to_hub("me/mine") == "hub/me/mine"
     card = FakeHub.files["README.md"].decode()
     assert 'load_source("me/mine")' in card

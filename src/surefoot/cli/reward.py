@@ -21,16 +21,31 @@ def run(arguments: list[str]) -> None:
     table = Table(title=f"{what}, {metrics['train_pairs']} training pairs")
     table.add_column("")
     table.add_column(f"accuracy on {metrics['held_out_pairs']} held-out pairs", justify="right")
-    for k, accuracy in enumerate(metrics["accuracy_of_members"]):
-        table.add_row(f"member {k}", f"{accuracy:.3f}")
+    for name, accuracy in _members(metrics["accuracy_of_members"]):
+        table.add_row(name, f"{accuracy:.3f}")
     table.add_row("their mean" if count else "the model", f"{metrics['accuracy_of_mean']:.3f}")
     console = Console()
     console.print(table)
+    reliability = metrics["calibration"]["notes"].get("reliability")
+    if reliability is not None:
+        console.print(f"reliability of the variance: {reliability:.2f} (1 at most; weights need about .6)")
     console.print(f"took {metrics['train_seconds']:.0f} s; the source is in {folder}/source")
     if count == 1:
         console.print("One member has no variance: weighting needs at least two.")
     else:
         console.print(f"Next: surefoot diagnose --source {folder}/source")
+
+
+def _members(accuracies: list[float]) -> list[tuple[str, float]]:
+    """Each member with its accuracy; of more than ten only the lowest, the median and the highest."""
+    if len(accuracies) <= 10:
+        return [(f"member {k}", accuracy) for k, accuracy in enumerate(accuracies)]
+    ordered = sorted(accuracies)
+    return [
+        ("lowest member", ordered[0]),
+        ("median member", ordered[len(ordered) // 2]),
+        ("highest member", ordered[-1]),
+    ]
 
 
 def train(arguments: list[str]) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.files import whole_directory, write_json
-from surefoot.rewards.source import SOURCE, RewardSource, load_source, save_calibration
-from surefoot.types import Calibration, MarginEstimate, RewardEstimate, Text
+from surefoot.rewards.source import SOURCE, MemberSource, RewardSource, load_source, save_calibration
+from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 
 __all__ = ["BorrowedVariance"]
 
@@ -47,19 +47,14 @@ class BorrowedVariance(RewardSource):
         self._width = first.shape[1]
         return torch.cat([first, self.variance.score(prompts, completions)], dim=1)
 
-    def estimate(
-        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
-    ) -> RewardEstimate:
-        mine, theirs = self._split(scores)
-        mean = self.reward.estimate(mine, groups).mean
-        known = self.variance.estimate(theirs, groups)
-        return RewardEstimate(
-            mean=mean,
-            members=mean[:, None],
-            epistemic=known.variance,
-            degrees_of_freedom=known.degrees_of_freedom,
-            groups=groups,
-        )
+    def estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None = None) -> RewardEstimate:
+        (mine, theirs), (ours, others) = self._split(scores), self._split_anchors(anchors)
+        mean = self.reward.estimate(mine, ours).mean
+        known = self.variance.estimate(theirs, others)
+        return replace(known, mean=mean, members=mean[:, None])
+
+    def _estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> RewardEstimate:
+        return self.estimate(scores, anchors)
 
     def margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
@@ -68,16 +63,23 @@ class BorrowedVariance(RewardSource):
         mean = self.reward.estimate(a).mean - self.reward.estimate(b).mean
         return replace(self.variance.margins(others, more), mean=mean, members=None)
 
-    def calibrate(
-        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
-    ) -> Calibration:
-        mine, theirs = self._split(scores)
-        self.reward.calibrate(mine, groups)
-        return self.variance.calibrate(theirs, groups)
+    def calibrate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None = None) -> Calibration:
+        (mine, theirs), (ours, others) = self._split(scores), self._split_anchors(anchors)
+        self.reward.calibrate(mine, ours)
+        return self.variance.calibrate(theirs, others)
+
+    def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
+        return self.calibrate(scores, anchors)
+
+    def _split_anchors(self, anchors: Anchors | None) -> tuple[Anchors | None, Anchors | None]:
+        if anchors is None:
+            return None, None
+        width = self._split(anchors.rows)[0].shape[1]
+        return anchors.columns(0, width), anchors.columns(width)
 
     def _split(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         if self._width is None:  # rows of another process, or of a cache
-            self._width = self.reward.score(["a"], ["b"]).shape[1]
+            self._width = _columns(self.reward)
         return scores[:, : self._width], scores[:, self._width :]
 
     def save(self, directory: str | Path) -> None:
@@ -92,3 +94,10 @@ class BorrowedVariance(RewardSource):
     def load(cls, directory: str | Path, device: Any = None) -> BorrowedVariance:
         folder = Path(directory)
         return cls(load_source(folder / "reward", device), load_source(folder / "variance", device))
+
+
+def _columns(source: RewardSource) -> int:
+    """Columns of a source's rows; scores a text only where the source can't tell, since asking a judge costs money."""
+    if isinstance(source, MemberSource):
+        return source.num_members
+    return getattr(source, "num_columns", None) or source.score(["a"], ["b"]).shape[1]

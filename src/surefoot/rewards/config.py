@@ -22,7 +22,8 @@ class RewardSourceArguments:
     )
     dataset_name: str = field(metadata={"help": "Preferences: parquet, json, jsonl, csv, directory or hub name."})
     kind: str = field(
-        default="heads", metadata={"help": "heads, independent, lora, laplace, dropout, distilled, judge or mixed."}
+        default="heads",
+        metadata={"help": "linear, heads, independent, lora, laplace, dropout, distilled, judge or mixed."},
     )
     dataset_config: str | None = None
     dataset_train_split: str | None = field(default=None, metadata={"help": "Split to train on; all rows if none."})
@@ -31,14 +32,17 @@ class RewardSourceArguments:
     )
     held_out: float = field(default=0.1, metadata={"help": "Share of prompts held out where there is no test split."})
     bad_rows: str = field(default="error", metadata={"help": "error names unusable rows, drop leaves them out."})
-    members: int = field(default=5, metadata={"help": "K."})
+    members: int | None = field(default=None, metadata={"help": "K; heads 50, other ensembles 5 if not given."})
     seed: int = 0
     scale_members: bool = field(
         default=False, metadata={"help": "Divide each member by its standard deviation on the calibration set."}
     )
     variance: str = field(
         default="moderated",
-        metadata={"help": "moderated, or raw: the sample variance, which from few members is riskier than none."},
+        metadata={
+            "help": "moderated; smoothed: fitted to the features of a frozen trunk; or raw: the sample variance, "
+            "which from few members is riskier than none."
+        },
     )
     max_length: int = field(default=512, metadata={"help": "In tokens."})
     overlong: str = field(default="drop", metadata={"help": "Pairs over max_length: drop, or truncate on the left."})
@@ -51,8 +55,22 @@ class RewardSourceArguments:
     batch_size: int | None = None
     weight_decay: float | None = field(default=None, metadata={"help": "heads, lora."})
     head: str | None = field(default=None, metadata={"help": "heads: linear or mlp."})
-    pooling: str | None = field(default=None, metadata={"help": "heads: last, mean or cls."})
-    layer: int | None = field(default=None, metadata={"help": "heads: hidden state to read, −1 the last."})
+    pooling: str | None = field(
+        default=None, metadata={"help": "linear, heads, distilled, variance: smoothed: last, mean or cls."}
+    )
+    layer: int | None = field(
+        default=None,
+        metadata={"help": "linear, heads, distilled, variance: smoothed: hidden state to read, −1 the last."},
+    )
+    penalty: float | None = field(
+        default=None, metadata={"help": "linear: of ‖w‖²/2 on standardised features; chosen by penalty_by if none."}
+    )
+    penalty_by: str | None = field(
+        default=None, metadata={"help": "linear: evidence, or held_out: likelihood over five folds."}
+    )
+    covariance: str | None = field(
+        default=None, metadata={"help": "linear: laplace, the posterior's; sandwich, over fresh pairs and labels."}
+    )
     prior_scale: float | None = field(default=None, metadata={"help": "heads: size of the random prior functions."})
     trunk_epochs: int | None = field(
         default=None, metadata={"help": "heads: epochs of trunk and heads together, after the heads; 0 freezes it."}
@@ -134,9 +152,9 @@ class RewardSourceArguments:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got '{getattr(self, name)}'")
-        if self.members < 1:
+        if self.members is not None and self.members < 1:
             raise ConfigError(f"members must be at least 1, got {self.members}")
-        foreign = sorted(self._given(_ALL_SETTINGS - set(_SETTINGS[self.kind])))
+        foreign = sorted(self._given(_ALL_SETTINGS - set(_SETTINGS[self.kind]) - set(self._of_variance())))
         if foreign:
             owners = {name: [kind for kind, names in _SETTINGS.items() if name in names] for name in foreign}
             said = ", ".join(f"{name} (kind: {' or '.join(kinds)})" for name, kinds in owners.items())
@@ -146,8 +164,18 @@ class RewardSourceArguments:
                 f"bootstrap of kind {self.kind} must be one of {', '.join(_BOOTSTRAPS[self.kind])}, got "
                 f"'{self.bootstrap}'"
             )
-        if (self.scale_members or self.variance == "raw") and self.kind in ("laplace", "distilled"):
-            raise ConfigError(f"kind: {self.kind} has no members: scale_members and variance don't apply to it")
+        given = self.members is not None or self.scale_members or self.variance != "moderated"
+        if given and self.kind in _WITHOUT_MEMBERS:
+            raise ConfigError(
+                f"kind: {self.kind} has no members: members, scale_members and variance don't apply to it"
+            )
+        if self.variance == "smoothed" and self.kind not in _WITH_TRUNK:
+            raise ConfigError(
+                f"variance: smoothed reads the features of a trunk, which kind: {self.kind} hasn't; it is for "
+                f"{', '.join(_WITH_TRUNK)}"
+            )
+        if self.variance == "smoothed" and self.member_count < 2:
+            raise ConfigError("variance: smoothed needs at least two members")
         if self.scale_members and self.kind == "judge":
             raise ConfigError(
                 "kind: judge is one member: scale_members doesn't apply to it; kind: mixed always scales"
@@ -169,13 +197,28 @@ class RewardSourceArguments:
         if self.kind == "judge":
             given["variance"] = self.variance
         common = {name: getattr(self, name) for name in _COMMON if name in factory.__dataclass_fields__}
+        if "members" in factory.__dataclass_fields__:
+            common["members"] = self.member_count
         return factory(**common, **given)
+
+    @property
+    def member_count(self) -> int:
+        """K: what was given, or the kind's usual number."""
+        return self.members if self.members is not None else _USUAL_MEMBERS.get(self.kind, 5)
+
+    def _of_variance(self) -> tuple[str, ...]:
+        """Settings that belong to the kind of variance, whatever the kind of source."""
+        return ("pooling", "layer") if self.variance == "smoothed" else ()
 
     def _given(self, names: Collection[str]) -> dict[str, Any]:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-_COMMON = ("members", "seed", "max_length", "overlong")
+_COMMON = ("seed", "max_length", "overlong")
+_USUAL_MEMBERS = {"heads": 50}
+_WITHOUT_MEMBERS = ("linear", "laplace", "distilled")
+_WITH_TRUNK = ("heads", "independent", "lora", "dropout")
+"""Kinds whose variance can be smoothed."""
 _FIT = ("learning_rate", "epochs", "batch_size")
 _JUDGE = (
     *("endpoint", "key_variable", "rubric", "wordings", "samples", "temperature", "references", "reading", "reason"),
@@ -185,6 +228,7 @@ _JUDGE = (
     "max_pairs",
 )
 _SETTINGS: dict[str, tuple[str, ...]] = {
+    "linear": ("pooling", "layer", "penalty", "penalty_by", "covariance"),
     "heads": (
         "bootstrap",
         *_FIT,
@@ -210,7 +254,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "kind": tuple(_SETTINGS),
     "bad_rows": ("error", "drop"),
     "overlong": ("drop", "truncate"),
-    "variance": ("moderated", "raw"),
+    "variance": ("moderated", "raw", "smoothed"),
 }
 _BOOTSTRAPS = {
     "heads": ("none", "poisson", "exponential"),
@@ -218,6 +262,7 @@ _BOOTSTRAPS = {
     "independent": ("none", "resample", "disjoint"),
 }
 _FACTORIES = {
+    "linear": "surefoot.rewards.linear:LinearConfig",
     "heads": "surefoot.rewards.train_heads:HeadsConfig",
     "independent": "surefoot.rewards.train_independent:IndependentConfig",
     "lora": "surefoot.rewards.train_lora:LoraConfig",

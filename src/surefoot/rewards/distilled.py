@@ -10,18 +10,19 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from surefoot.errors import DataError
 from surefoot.files import read_json, whole_directory, write_json
 from surefoot.maths.statistics import spearman
+from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.encoding import TextEncoder, prompt_keys
 from surefoot.rewards.features import Pooling, compute_features
 from surefoot.rewards.loading import choose_device, load_tokenizer, load_trunk
-from surefoot.rewards.source import SOURCE, RewardSource, calibrated, given_estimate, save_calibration
-from surefoot.types import Calibration, MarginEstimate, RewardEstimate, Text
+from surefoot.rewards.source import SOURCE, RewardSource, given_estimate, plain_constants, save_calibration
+from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 
 __all__ = ["DistilledConfig", "DistilledReward", "distil"]
 
@@ -63,10 +64,12 @@ class _Network(nn.Module):
 class DistilledReward(RewardSource):
     """Reward and log variance, both learnt from another source.
 
-    The variance is that of the centred reward, as the teacher gave it; it can't be centred anew for other groups, and
-    a margin's variance is twice the sum of its sides' (exact where the teacher saw pairs, since a centred pair has
+    The variance is that of the anchored reward, as the teacher gave it; it can't be anchored anew elsewhere, and a
+    margin's variance is twice the sum of its sides' (exact where the teacher saw pairs, since a centred pair has
     ±half the margin).
     """
+
+    centred = False
 
     def __init__(
         self,
@@ -84,11 +87,8 @@ class DistilledReward(RewardSource):
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
         return self.network(_features(self.trunk, self.encoder, prompts, completions, self.pooling, self.layer))
 
-    def estimate(
-        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
-    ) -> RewardEstimate:
-        x = scores.to(torch.float64)
-        return given_estimate(x[:, 0], x[:, 1].exp(), self.variance_factor)
+    def _estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> RewardEstimate:
+        return given_estimate(scores[:, 0], scores[:, 1].exp())
 
     def margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
@@ -96,11 +96,8 @@ class DistilledReward(RewardSource):
         a, b = self.estimate(chosen), self.estimate(rejected)
         return MarginEstimate(a.mean - b.mean, 2 * (a.variance + b.variance))
 
-    def calibrate(
-        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
-    ) -> Calibration:
-        self.calibration = calibrated(self.estimate(scores, groups), self.variance_factor)
-        return self.calibration
+    def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
+        return plain_constants(scores[:, 0])
 
     def save(self, directory: str | Path) -> None:
         with whole_directory(directory) as folder:
@@ -152,7 +149,8 @@ def distil(
     prompts = list(pairs["prompt"]) * 2
     completions = list(pairs["chosen"]) + list(pairs["rejected"])
     report("teacher", 0.0)
-    found = teacher.estimate(teacher.score(prompts, completions), torch.arange(len(pairs)).repeat(2))
+    scores = teacher.score(prompts, completions)
+    found = teacher.estimate(scores, group_anchors(scores, torch.arange(len(pairs)).repeat(2), "dataset"))
     report("teacher", 1.0)
     targets = torch.stack([found.mean, found.variance.clamp(min=1e-12).log()], dim=1).float()
     model = load_trunk(trunk, choose_device(device))

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.errors import DataError, ModelError
 from surefoot.rewards.encoding import check_rows
-from surefoot.rewards.source import MemberSource, RewardSource, calibrated, given_estimate
-from surefoot.types import Calibration, MarginEstimate, RewardEstimate, Text
+from surefoot.rewards.source import MemberSource, RewardSource, given_estimate, plain_constants
+from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 
 __all__ = ["FunctionMembers", "FunctionReward"]
 
@@ -66,6 +66,8 @@ class FunctionReward(RewardSource):
         name: shown in logs.
     """
 
+    centred = False
+
     def __init__(
         self,
         function: Callable[[Sequence[Text], Sequence[Text]], tuple[Sequence[float], Sequence[float]]],
@@ -87,11 +89,8 @@ class FunctionReward(RewardSource):
             raise DataError(f"reward function '{self.name}' gave a variance of {float(variance[row])} in row {row}")
         return torch.stack([mean, variance], dim=1)
 
-    def estimate(
-        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
-    ) -> RewardEstimate:
-        x = scores.to(torch.float64)
-        return given_estimate(x[:, 0], x[:, 1], self.variance_factor)
+    def _estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> RewardEstimate:
+        return given_estimate(scores[:, 0], scores[:, 1])
 
     def margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
@@ -99,11 +98,8 @@ class FunctionReward(RewardSource):
         a, b = self.estimate(chosen), self.estimate(rejected)
         return MarginEstimate(a.mean - b.mean, a.variance + b.variance)
 
-    def calibrate(
-        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
-    ) -> Calibration:
-        self.calibration = calibrated(self.estimate(scores, groups), self.variance_factor)
-        return self.calibration
+    def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
+        return plain_constants(scores[:, 0])
 
     def save(self, directory: str | Path) -> None:
         raise ModelError(f"'{self.name}' is a Python function and can't be saved; save the module it lives in")

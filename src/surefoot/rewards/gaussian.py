@@ -1,7 +1,7 @@
 """Sources without members: one reward model, and a Gaussian posterior that gives its reward a variance.
 
-A scored row is the reward followed by the features that the posterior is about; the variance of a *centred* reward is
-the posterior's on centred features, so that what preferences can't see cancels before it is counted.
+A scored row is the reward followed by the features that the posterior is about. The variance of an *anchored* reward
+is the posterior's on features less the anchor's, so that what preferences can't see cancels before it is counted.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.errors import DataError
-from surefoot.maths.ensemble import centre
 from surefoot.maths.laplace import Covariance
-from surefoot.rewards.source import RewardSource, calibrated
-from surefoot.types import Calibration, MarginEstimate, RewardEstimate
+from surefoot.rewards.source import RewardSource, plain_constants
+from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate
 
 __all__ = ["GaussianSource", "Term"]
 
@@ -29,7 +28,7 @@ class Term:
 
     Args:
         covariance: of that many weights.
-        origin: (features,) mean of the features over the training texts; what a lone completion is centred by.
+        origin: (features,) mean of the features over the training texts, the calibration set's anchor.
     """
 
     covariance: Covariance
@@ -53,17 +52,12 @@ class GaussianSource(RewardSource):
     def score(self, prompts, completions):  # type: ignore[no-untyped-def]
         """See `RewardSource.score`."""
 
-    def estimate(
-        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
-    ) -> RewardEstimate:
-        x = self._checked(scores)
-        alone = torch.cat([x.new_zeros(1), *(term.origin.to(x) for term in self.terms)])
-        centred = centre(x, groups, alone)
-        variance = self._variance(centred[:, 1:])
-        scored = ~x[:, 0].isnan()
+    def _estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> RewardEstimate:
+        assert anchors is not None
+        variance = self._variance((scores - anchors.rows)[:, 1:])
         return RewardEstimate(
-            mean=x[:, 0],
-            epistemic=torch.where(scored, variance, torch.nan),
+            mean=scores[:, 0],
+            epistemic=torch.where(scores[:, 0].isnan(), torch.nan, variance),
             degrees_of_freedom=torch.full_like(variance, torch.inf),
         )
 
@@ -72,13 +66,16 @@ class GaussianSource(RewardSource):
     ) -> MarginEstimate:
         """δᵀΣδ of the pair's own difference: the two rewards' errors are correlated, and this knows how."""
         difference = self._checked(chosen) - self._checked(rejected)
-        return MarginEstimate(difference[:, 0], self._variance(difference[:, 1:]))
+        return MarginEstimate(difference[:, 0], self.variance_factor * self._variance(difference[:, 1:]))
 
-    def calibrate(
-        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
-    ) -> Calibration:
-        self.calibration = calibrated(self.estimate(scores, groups), self.variance_factor)
-        return self.calibration
+    def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
+        return plain_constants(scores[:, 0])
+
+    def _reliability(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> float | None:
+        return 1.0  # a closed form is the same whatever members would have been drawn
+
+    def _calibration_anchor(self) -> Float[Tensor, "columns"] | None:
+        return torch.cat([torch.zeros(1, dtype=torch.float64), *(term.origin.double() for term in self.terms)])
 
     def sample_members(
         self, scores: Float[Tensor, "batch columns"], count: int, seed: int = 0
@@ -99,7 +96,7 @@ class GaussianSource(RewardSource):
         for term in self.terms:
             total = total + term.covariance.quadratic(features[:, first : first + term.size])
             first += term.size
-        return self.variance_factor * total
+        return total
 
     def _checked(self, scores: Float[Tensor, "batch columns"]) -> Tensor:
         wanted = 1 + sum(term.size for term in self.terms)

@@ -130,13 +130,14 @@ class SharedTrunkHeads(MemberSource):
 
     @torch.no_grad()
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
-        rows = self.encoder(prompts, completions)
-        pad = self.encoder.tokenizer.pad_token_id
-        keys = prompt_keys(prompts)
-        features = compute_features(
-            self.trunk, rows, pooling=self.pooling, layer=self.layer, pad_token_id=pad, keys=keys
+        return self.heads(self.features(prompts, completions))
+
+    def features(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch features"]:
+        """What the heads read, not yet standardised."""
+        rows, pad = self.encoder(prompts, completions), self.encoder.tokenizer.pad_token_id
+        return compute_features(
+            self.trunk, rows, pooling=self.pooling, layer=self.layer, pad_token_id=pad, keys=prompt_keys(prompts)
         )
-        return self.heads(features)
 
     def save(self, directory: str | Path) -> None:
         with whole_directory(directory) as folder:

@@ -13,10 +13,13 @@ from datasets import Dataset, concatenate_datasets
 from surefoot.data.preferences import data_hash, load_preferences, split_by_prompt
 from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
+from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.config import RewardSourceArguments
 from surefoot.rewards.distilled import distil
 from surefoot.rewards.dropout import DropoutMembers
 from surefoot.rewards.laplace import fit_laplace
+from surefoot.rewards.linear import fit_linear
+from surefoot.rewards.smoothed import SmoothedVariance, smooth_variance
 from surefoot.rewards.source import MemberSource, RewardSource, load_source, save_calibration, write_card
 from surefoot.rewards.train_heads import train_heads
 from surefoot.rewards.train_independent import train_independent
@@ -56,9 +59,6 @@ def run_reward(
     report = on_progress or (lambda what, share: None)
     start = time.perf_counter()
     source = _train(args, train, folder, report)
-    if isinstance(source, MemberSource):
-        source.scale_members = args.scale_members or args.kind == "mixed"
-        source.variance_kind = args.variance  # type: ignore[assignment]
     trained = time.perf_counter() - start
     held_out = _affordable(source, held_out)
     report("held-out pairs", 0.0)
@@ -89,17 +89,50 @@ def _load(args: RewardSourceArguments) -> tuple[Dataset, Dataset]:
 
 
 def _train(args: RewardSourceArguments, train: Dataset, folder: Path, report: Progress) -> RewardSource:
-    base, settings, target = args.model_name_or_path, args.settings(), folder / "source"
+    """The source, written to `folder/source`; finished parts are kept."""
+    target = folder / "source"
+    source = _fit(args, train, folder, report)
+    if isinstance(source, MemberSource):
+        source.scale_members = args.scale_members or args.kind == "mixed"
+        if args.variance != "smoothed":
+            source.variance_kind = args.variance  # type: ignore[assignment]
+        else:
+            source = _smoothed(args, source, train, folder, report)
+    if args.kind != "independent" or args.variance == "smoothed":  # independent members were written one by one
+        source.save(target)
+    return source
+
+
+def _smoothed(
+    args: RewardSourceArguments, members: MemberSource, train: Dataset, folder: Path, report: Progress
+) -> RewardSource:
+    read = {name: getattr(args, name) for name in ("pooling", "layer") if getattr(args, name) is not None}
+    return smooth_variance(
+        members,
+        train,
+        args.model_name_or_path,
+        **read,
+        max_length=args.max_length,
+        overlong=args.overlong,
+        cache_directory=folder / "features",
+        on_progress=report,
+    )
+
+
+def _fit(args: RewardSourceArguments, train: Dataset, folder: Path, report: Progress) -> RewardSource:
+    base, settings = args.model_name_or_path, args.settings()
     if args.kind == "independent":
         return train_independent(
             train,
             [base, *(args.other_models or [])],
-            target,
+            folder / ("members" if args.variance == "smoothed" else "source"),
             settings,
-            on_step=lambda k, done, total: report(f"member {k + 1} of {args.members}", done / total),
+            on_step=lambda k, done, total: report(f"member {k + 1} of {args.member_count}", done / total),
         )
     source: RewardSource
-    if args.kind == "heads":
+    if args.kind == "linear":
+        source = fit_linear(train, base, settings, cache_directory=folder / "features", on_progress=report)
+    elif args.kind == "heads":
         source = train_heads(
             train,
             base,
@@ -118,7 +151,6 @@ def _train(args: RewardSourceArguments, train: Dataset, folder: Path, report: Pr
         source = _existing(args, settings)
     else:
         source = distil(train, load_source(str(args.teacher)), base, settings, on_progress=report)
-    source.save(target)
     return source
 
 
@@ -139,16 +171,15 @@ def _affordable(source: RewardSource, held_out: Dataset) -> Dataset:
 
 
 def _measure(source: RewardSource, held_out: Dataset) -> dict[str, Any]:
-    """Accuracy on the held-out pairs, the variance factor, and the calibration with each pair a group."""
+    """Accuracy on the held-out pairs, the variance factor, and the calibration with each pair its own anchor."""
     chosen = source.score(held_out["prompt"], held_out["chosen"])
     rejected = source.score(held_out["prompt"], held_out["rejected"])
-    members = isinstance(source, MemberSource)
-    groups = torch.arange(len(chosen)).repeat(2)
-    if isinstance(source, MemberSource) and source.scale_members:  # margins are in the members' scales
-        scales = torch.tensor(source.calibrate(torch.cat([chosen, rejected]), groups).scales)
-        margins = (chosen - rejected) / scales
-    else:
-        margins = (chosen - rejected)[:, slice(None) if members else slice(1)]
+    rows = torch.cat([chosen, rejected])
+    anchors = group_anchors(rows, torch.arange(len(chosen)).repeat(2), "dataset")
+    if isinstance(source, SmoothedVariance) or (isinstance(source, MemberSource) and source.scale_members):
+        source.calibrate(rows, anchors)  # margins are in the members' scales, and have the smoothed variance
+    members = isinstance(source, MemberSource | SmoothedVariance)
+    margins = _member_margins(source, chosen - rejected)
     metrics: dict[str, Any] = {"held_out_pairs": len(held_out), "accuracy_of_members": []}
     mean = margins.nanmean(dim=1)
     metrics["accuracy_of_mean"] = float((mean[~mean.isnan()] > 0).double().mean())
@@ -157,6 +188,18 @@ def _measure(source: RewardSource, held_out: Dataset) -> dict[str, Any]:
     if not members or margins.shape[1] > 1:
         metrics["variance_factor"] = source.fit_variance_factor(chosen, rejected)
     notes = {} if source.calibration is None else source.calibration.notes
-    calibration = source.calibrate(torch.cat([chosen, rejected]), groups)
+    calibration = source.calibrate(rows, anchors)
     calibration.notes.update({name: value for name, value in notes.items() if name not in calibration.notes})
     return metrics | {"calibration": calibration.to_dict()}
+
+
+def _member_margins(source: RewardSource, difference: torch.Tensor) -> torch.Tensor:
+    """(pairs, members) each member's margin in its own scale; one column, the reward, of a source without members."""
+    if not isinstance(source, MemberSource | SmoothedVariance):
+        return difference[:, :1]
+    margins = difference[:, : source.num_members]
+    return (
+        margins
+        if source.calibration is None
+        else margins / torch.tensor(source.calibration.scales)[: source.num_members]
+    )

@@ -1,4 +1,4 @@
-"""Score a dataset of any size through any source: constant memory, resumable, one file at the end."""
+"""Score a dataset of any size through any source: in blocks of whole prompts, resumable, one file at the end."""
 
 from __future__ import annotations
 
@@ -6,34 +6,43 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
 
 from surefoot.errors import ConfigError, DataError, RunError
 from surefoot.files import fingerprint
 from surefoot.records import claim_directory
-from surefoot.rewards.encoding import prompt_keys
+from surefoot.rewards.anchored import estimate_anchored
+from surefoot.rewards.anchors import AnchorStore, group_anchors, prompt_digest
 from surefoot.rewards.source import RewardSource
-from surefoot.types import RewardEstimate
+from surefoot.types import RewardEstimate, Text
 
-__all__ = ["ADDED", "score_dataset"]
+__all__ = ["ADDED", "ANCHOR", "anchor_names", "estimate_rows", "prompt_blocks", "prompt_numbers", "score_dataset"]
 
+ANCHOR = "anchor"
+"""Column that says whose completions a row's variance was centred by: reference, dataset or calibration."""
 ADDED = {
-    "completions": ("reward_mean", "reward_variance"),
+    "completions": ("reward_mean", "reward_variance", ANCHOR),
     "pairs": (
         *("chosen_mean", "chosen_variance", "rejected_mean", "rejected_variance"),
-        *("margin_mean", "margin_variance"),
+        *("margin_mean", "margin_variance", ANCHOR),
     ),
 }
 """The columns that scoring adds, by the kind of dataset."""
-_LARGEST_GROUP = 4
-"""A prompt's completions are kept in one chunk, unless that makes the chunk more than this many times too large."""
+_ROW = "__row__"
+_LARGEST_PROMPT = 4
+"""A prompt's rows are kept in one block, unless that makes the block more than this many times too large."""
+_READ_ROWS = 10_000
+"""Prompts read at a time to see which rows share one."""
 
 
 def score_dataset(
@@ -41,24 +50,32 @@ def score_dataset(
     table: Dataset,
     output: str | Path,
     *,
+    anchors: AnchorStore | None = None,
     chunk_rows: int = 2048,
     settings: dict[str, Any] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Add mean and variance columns to every row, and write .parquet or .jsonl.
+    """Add mean, variance and anchor columns to every row, and write .parquet or .jsonl.
 
-    Rewards are centred over the completions of a prompt that stand one after the other; the rows of a preference
-    dataset are groups of two. Finished chunks lie in `<output>.parts` until the end; the same call goes on from there.
+    A row is centred by the reference policy's completions where `anchors` has its prompt; else by all completions that
+    the dataset has for its prompt, wherever they stand; else, a completion without siblings, by the calibration set.
+    `anchor` says which. Rows are scored prompt by prompt and written in their own order. Finished blocks lie in
+    `<output>.parts` until the end; the same call goes on from there. Texts are in memory a block at a time, the new
+    columns all at once.
 
     Args:
-        table: `prompt` and `completion`, or `prompt`, `chosen` and `rejected`; other columns are kept.
+        table: `prompt` and `completion`, or `prompt`, `chosen` and `rejected`; other columns are kept. Both sides of
+            all pairs of a prompt count as its completions; where pairs have no prompt, those of the pair alone.
         output: where the file goes; it appears when it is whole.
-        chunk_rows: rows read, scored and written at a time.
+        anchors: of `surefoot anchors`; prompts that it lacks fall back.
+        chunk_rows: rows read, scored and written at a time. A prompt with more than four times as many is taken in
+            several blocks, each its own anchor.
         settings: what the run is bound to; another run's parts are refused.
         on_progress: called with (rows done, rows).
 
     Raises:
-        DataError: columns are missing, a value is None (its row is named), or a name that would be added is taken.
+        DataError: there are no rows, columns are missing, a value is None (its row is named), or a name that would be
+            added is taken.
         ConfigError: the output is neither .parquet nor .jsonl. RunError: the output exists, or another run is on it.
     """
     target = Path(output)
@@ -70,23 +87,27 @@ def score_dataset(
         raise ConfigError(f"chunk_rows must be at least 1, got {chunk_rows}")
     kind = _check(table)
     parts = target.with_name(f"{target.name}.parts")
-    bound = (settings or {}) | {"rows": len(table), "chunk_rows": chunk_rows, "source": source.name}
-    claim_directory(parts, "score", bound)
+    bound = {"rows": len(table), "chunk_rows": chunk_rows, "source": source.name}
+    bound["anchors"] = None if anchors is None else anchors.fingerprint()
+    claim_directory(parts, "score", (settings or {}) | bound)
+    numbers = prompt_numbers(table, pairs=kind == "pairs")
     done = 0
-    for start, end in _chunks(table, chunk_rows):
-        part = parts / f"part-{start:012d}-{end:012d}.parquet"
+    for block in prompt_blocks(numbers, chunk_rows):
+        part = parts / f"part-{done:012d}-{done + len(block):012d}.parquet"
         if not part.exists():
-            rows = table[start:end]
-            _write_whole(part, pa.table({**_columns(table, start, end), **_score(source, kind, rows)}))
-        done = end
+            found = _score(source, kind, table[block], torch.from_numpy(numbers[block]), anchors)
+            _write_whole(part, pa.table({_ROW: block, **found}))
+        done += len(block)
         if on_progress is not None:
             on_progress(done, len(table))
-    _merge(sorted(parts.glob("part-*.parquet")), target)
+    _merge(table, sorted(parts.glob("part-*.parquet")), target, chunk_rows)
     shutil.rmtree(parts)
     return target
 
 
 def _check(table: Dataset) -> str:
+    if len(table) == 0:
+        raise DataError("the dataset is empty: there is nothing to score")
     names = set(table.column_names)
     kind = "pairs" if {"chosen", "rejected"} <= names else "completions"
     needed = ["prompt", "completion"] if kind == "completions" else ["prompt", "chosen", "rejected"]
@@ -107,35 +128,67 @@ def _check(table: Dataset) -> str:
     return kind
 
 
-def _chunks(table: Dataset, size: int) -> Iterator[tuple[int, int]]:
-    """(first row, row after the last) of chunks that split no prompt's completions, where that can be."""
-    start, count = 0, len(table)
+def prompt_numbers(table: Dataset, *, pairs: bool) -> NDArray[np.int64]:
+    """(rows,) a number for each row's prompt, in the order of their first appearance, equal for equal prompts.
+
+    Args:
+        pairs: whether rows are pairs; then an empty prompt, which says nothing of what belongs together, is a number
+            of its own in each row.
+    """
+    seen: dict[str, int] = {}
+    numbers = np.empty(len(table), dtype=np.int64)
+    column = table.select_columns(["prompt"])
+    for start in range(0, len(table), _READ_ROWS):
+        for row, prompt in enumerate(column[start : start + _READ_ROWS]["prompt"], start):
+            key = f"row {row}" if pairs and not prompt else prompt_digest(prompt)
+            numbers[row] = seen.setdefault(key, len(seen))
+    return numbers
+
+
+def prompt_blocks(numbers: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    """Rows of `size` or a little more at a time, prompt by prompt, so that no prompt is split where that can be."""
+    order = np.argsort(numbers, kind="stable")
+    start, count = 0, len(order)
     while start < count:
         end = min(start + size, count)
-        limit = min(start + _LARGEST_GROUP * size, count)
-        if end < count:
-            last = table[end - 1]["prompt"]
-            while end < limit and table[end]["prompt"] == last:
-                end += 1
-        yield start, end
+        limit = min(start + _LARGEST_PROMPT * size, count)
+        while end < limit and numbers[order[end]] == numbers[order[end - 1]]:
+            end += 1
+        yield order[start:end]
         start = end
 
 
-def _groups(prompts: Sequence[Any]) -> torch.Tensor:
-    """Numbers that grow by one where a row's prompt differs from the row's before."""
-    keys = prompt_keys(prompts)
-    changes = [0, *(int(a != b) for a, b in pairwise(keys))]
-    return torch.tensor(changes).cumsum(0)
+def estimate_rows(
+    source: RewardSource,
+    prompts: Sequence[Text],
+    scores: Float[Tensor, "batch columns"],
+    groups: Int[Tensor, "batch"],
+    anchors: AnchorStore | None = None,
+) -> RewardEstimate:
+    """Estimate rows of a dataset by the best anchor that each has: reference, else dataset, else calibration.
+
+    Args:
+        prompts: one per row.
+        scores: (batch, columns) of `RewardSource.score`.
+        groups: (batch,) numbers of the prompts; rows that share one are its dataset completions.
+        anchors: reference anchors of some prompts.
+    """
+    choices = [group_anchors(scores, groups, "dataset")]
+    if anchors is not None:
+        choices.insert(0, anchors.where_known(prompts, scores.shape[1]))
+    return estimate_anchored(source, scores, choices)
 
 
-def _score(source: RewardSource, kind: str, rows: dict[str, list[Any]]) -> dict[str, pa.Array]:
+def _score(
+    source: RewardSource, kind: str, rows: dict[str, list[Any]], groups: torch.Tensor, anchors: AnchorStore | None
+) -> dict[str, pa.Array]:
+    prompts = rows["prompt"]
     if kind == "completions":
-        scores = source.score(rows["prompt"], rows["completion"])
-        found = source.estimate(scores, _groups(rows["prompt"]))
-        return dict(zip(ADDED[kind], _arrays(found), strict=True))
-    sides = [source.score(rows["prompt"], rows[side]) for side in ("chosen", "rejected")]
-    count = len(sides[0])
-    found = source.estimate(torch.cat(sides), torch.arange(count).repeat(2))
+        found = estimate_rows(source, prompts, source.score(prompts, rows["completion"]), groups, anchors)
+        return dict(zip(ADDED[kind], (*_arrays(found), pa.array(anchor_names(found), pa.string())), strict=True))
+    sides = [source.score(prompts, rows[side]) for side in ("chosen", "rejected")]
+    count = len(prompts)
+    found = estimate_rows(source, [*prompts, *prompts], torch.cat(sides), groups.repeat(2), anchors)
     mean, variance = _arrays(found)
     columns = [mean[:count], variance[:count], mean[count:], variance[count:]]
     if found.has_variance:
@@ -143,7 +196,15 @@ def _score(source: RewardSource, kind: str, rows: dict[str, list[Any]]) -> dict[
         columns += [_array(margins.mean), _array(margins.variance)]
     else:
         columns += [_array(found.mean[:count] - found.mean[count:]), pa.nulls(count, pa.float64())]
+    kinds = anchor_names(found)
+    columns.append(pa.array([a or b for a, b in zip(kinds[:count], kinds[count:], strict=True)], pa.string()))
     return dict(zip(ADDED[kind], columns, strict=True))
+
+
+def anchor_names(found: RewardEstimate) -> list[str | None]:
+    """The anchor of each row; None where it was not scored, or its variance is given as it stands."""
+    scored = found.scored.tolist()
+    return [kind if known else None for kind, known in zip(found.anchor_kinds, scored, strict=True)]
 
 
 def _arrays(found: RewardEstimate) -> tuple[pa.Array, pa.Array]:
@@ -167,16 +228,27 @@ def _write_whole(path: Path, table: pa.Table) -> None:
     os.replace(temporary, path)
 
 
-def _merge(parts: list[Path], target: Path) -> None:
-    """One file of all parts, a part in memory at a time."""
+def _merge(table: Dataset, parts: list[Path], target: Path, size: int) -> None:
+    """Write the dataset's rows with the new columns, `size` rows in memory at a time."""
+    added = pa.concat_tables([pq.read_table(part) for part in parts]).sort_by(_ROW).drop_columns(_ROW)
+    slices = (
+        pa.table({**_columns(table, start, min(start + size, len(table))), **_named(added.slice(start, size))})
+        for start in range(0, len(table), size)
+    )
     temporary = target.with_name(f".{target.name}.{fingerprint(str(target))}")
     if target.suffix == ".jsonl":
         with temporary.open("w", encoding="utf-8") as file:
-            for part in parts:
-                for row in pq.read_table(part).to_pylist():
+            for rows in slices:
+                for row in rows.to_pylist():
                     file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
     else:
-        with pq.ParquetWriter(temporary, pq.read_schema(parts[0])) as writer:
-            for part in parts:
-                writer.write_table(pq.read_table(part))
+        first = next(slices)
+        with pq.ParquetWriter(temporary, first.schema) as writer:
+            writer.write_table(first)
+            for rows in slices:
+                writer.write_table(rows)
     os.replace(temporary, target)
+
+
+def _named(table: pa.Table) -> dict[str, Any]:
+    return {name: table.column(name) for name in table.column_names}

@@ -1,11 +1,13 @@
 """The one interface of every reward source, and how a saved one is loaded.
 
 Scoring has two steps. `score` runs the models and gives plain numbers per row, which can be gathered over processes,
-cached or stored; `estimate` is arithmetic on those numbers and knows the groups. A trainer gathers between the two.
+cached or stored; `estimate` is arithmetic on those numbers and on the prompts' anchors. A trainer gathers between the
+two.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from abc import ABC, abstractmethod
@@ -25,15 +27,15 @@ from surefoot.errors import DataError, ModelError
 from surefoot.files import read_json, write_json, write_text
 from surefoot.maths import ensemble
 from surefoot.rewards.card import model_card
-from surefoot.types import Calibration, MarginEstimate, RewardEstimate, Text
+from surefoot.types import ANCHOR_KINDS, Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 
 __all__ = [
     "SOURCE",
     "MemberSource",
     "RewardSource",
-    "calibrated",
     "given_estimate",
     "load_source",
+    "plain_constants",
     "save_calibration",
     "write_card",
 ]
@@ -50,8 +52,10 @@ _KINDS = {
     "heads": "surefoot.rewards.heads:SharedTrunkHeads",
     "judge": "surefoot.rewards.judge.source:JudgeSource",
     "laplace": "surefoot.rewards.laplace:LaplaceRewardModel",
+    "linear": "surefoot.rewards.linear:LinearReward",
     "lora": "surefoot.rewards.lora:LoraMembers",
     "mixed": "surefoot.rewards.judge.mixed:MixedSources",
+    "smoothed": "surefoot.rewards.smoothed:SmoothedVariance",
 }
 
 
@@ -64,12 +68,14 @@ class RewardSource(ABC):
 
     Attributes:
         name: shown in logs and tables.
+        centred: whether the variance is taken of the anchored reward; False where it is given as it stands.
         calibration: constants fitted on a calibration set; None until `calibrate`.
         variance_factor: multiplies every variance; 1 until `fit_variance_factor`.
         diagnosis: what `surefoot diagnose` left beside the source, if it was loaded from there.
     """
 
     name: str
+    centred: bool = True
     calibration: Calibration | None = None
     variance_factor: float = 1.0
     diagnosis: dict[str, Any] | None = None
@@ -81,28 +87,123 @@ class RewardSource(ABC):
         The columns mean what `estimate` takes them to mean; for a `MemberSource` they are the members' raw scores.
         """
 
-    @abstractmethod
-    def estimate(
-        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
-    ) -> RewardEstimate:
+    def estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None = None) -> RewardEstimate:
         """Turn scored rows into rewards with a variance; pure arithmetic.
+
+        A row's variance depends on the row and its anchor alone: other completions of its prompt change nothing.
 
         Args:
             scores: rows as `score` gave them, in any order, from any number of calls or processes.
-            groups: (batch,) prompt ids; None where every prompt has one completion (needs `calibration`).
+            anchors: one for each row (`surefoot.rewards.anchors` makes them); None, or a NaN row of theirs, takes the
+                mean over the calibration set.
+
+        Raises:
+            DataError: an anchor is missing and the source isn't calibrated; or the shapes disagree.
         """
+        x = self._checked(scores)
+        if not self.centred:
+            found = self._estimate(x, None)
+        else:
+            anchors = self._complete(x, anchors)
+            found = self._estimate(x, anchors)
+        if not found.has_variance:
+            return found
+        code = None if anchors is None or not self.centred else self._codes(anchors)
+        return replace(found, epistemic=self.variance_factor * found.variance, anchor=code)
+
+    @abstractmethod
+    def _estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> RewardEstimate:
+        """`estimate` in float64, with every anchor known, before the variance factor."""
 
     @abstractmethod
     def margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
     ) -> MarginEstimate:
-        """Margins of pairs with their own variance, paired before reducing."""
+        """Margins of pairs with their own variance, paired before reducing; no anchor is needed."""
+
+    def calibrate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None = None) -> Calibration:
+        """Fit and keep the constants from scored rows of the reference policy (or of held-out text).
+
+        Args:
+            scores: what the mean weight is to be 1 over.
+            anchors: of the rows, of the kind that `estimate` will be given; None centres by the rows' own mean.
+
+        Raises:
+            DataError: fewer than two rows were scored. VarianceError: too few rows to fit a prior.
+        """
+        x = self._checked(scores)
+        held = self.calibration
+        try:
+            self.calibration = replace(self._constants(x, anchors), variance_factor=self.variance_factor)
+            self.calibration = self._with_reference(x, anchors, self.calibration)
+        except BaseException:
+            self.calibration = held
+            raise
+        return self.calibration
 
     @abstractmethod
-    def calibrate(
-        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
+    def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
+        """What `_estimate` needs to know of the calibration rows: offsets, scales, prior."""
+
+    def _with_reference(
+        self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None, fitted: Calibration
     ) -> Calibration:
-        """Fit and keep the constants from scored rows of the reference policy (or of held-out text)."""
+        found = self.estimate(scores, anchors)
+        if not found.has_variance:
+            return fitted
+        known = found.variance[~found.variance.isnan()]
+        if len(known) < 2:
+            raise DataError(f"calibration needs at least two scored completions, got {len(known)}")
+        mean = float(known.mean())
+        notes = dict(fitted.notes)
+        notes["weight_cv"] = float(known.std(correction=1)) / mean if mean > 0 else 0.0
+        reliability = self._reliability(scores, anchors)
+        if reliability is not None:
+            notes["reliability"] = reliability
+        return replace(fitted, reference_variance=mean, notes=notes)
+
+    def _reliability(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> float | None:
+        """Of the variance over these rows (`ensemble.reliability`); None where it can't be told."""
+        return None
+
+    def _calibration_anchor(self) -> Float[Tensor, "columns"] | None:
+        """The anchor of a completion that has no other: the mean row over the calibration set; None if unknown."""
+        return None
+
+    def _checked(self, scores: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch columns"]:
+        return scores.to(torch.float64)
+
+    def _complete(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Anchors:
+        """The anchors, with the calibration's where they are unknown."""
+        if anchors is not None and anchors.rows.shape != scores.shape:
+            raise DataError(
+                f"'{self.name}' was given anchors of shape {tuple(anchors.rows.shape)} for scores of shape "
+                f"{tuple(scores.shape)}; give one row for each completion, made with this source"
+            )
+        own = self._calibration_anchor()
+        if anchors is None:
+            if own is None:
+                raise DataError(f"'{self.name}' has no calibration to centre by; give anchors, or calibrate it first")
+            return Anchors(own.to(scores).expand_as(scores), "calibration", scores.new_full((len(scores),), torch.inf))
+        unknown = self._unknown(anchors) & ~scores.isnan().all(dim=1)
+        if not bool(unknown.any()):
+            return replace(anchors, rows=anchors.rows.to(scores), count=anchors.count.to(scores))
+        if own is None:
+            raise DataError(
+                f"row {int(unknown.nonzero()[0])} has no anchor (no other completion of its prompt was scored), and "
+                f"'{self.name}' isn't calibrated; calibrate it first, or score at least two completions per prompt"
+            )
+        rows = torch.where(unknown[:, None], own.to(scores), anchors.rows.to(scores))
+        return replace(anchors, rows=rows, count=torch.where(unknown, torch.inf, anchors.count.to(scores)))
+
+    def _unknown(self, anchors: Anchors) -> "torch.Tensor":
+        return anchors.rows.isnan().all(dim=1)
+
+    def _codes(self, anchors: Anchors) -> Int[Tensor, "batch"]:
+        """Indices into `ANCHOR_KINDS`; an anchor without sampling error is the calibration's."""
+        exact = anchors.count.isinf()
+        usual = torch.full_like(exact, ANCHOR_KINDS.index(anchors.kind), dtype=torch.long)
+        return torch.where(exact, ANCHOR_KINDS.index("calibration"), usual)
 
     def fit_variance_factor(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
@@ -159,13 +260,14 @@ class MemberSource(RewardSource):
     def num_members(self) -> int:
         """K."""
 
-    def estimate(
-        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
-    ) -> RewardEstimate:
-        found = ensemble.estimate(scores, groups, self.calibration, variance=self.variance_kind)
-        if self.variance_factor == 1 or not found.has_variance:
-            return found
-        return replace(found, epistemic=self.variance_factor * found.variance)
+    def _estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> RewardEstimate:
+        rows = None if anchors is None else anchors.rows
+        return ensemble.estimate(scores, rows, self.calibration, variance=self.variance_kind)
+
+    def _complete(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Anchors:
+        if self.num_members == 1 and self.calibration is None:  # one member has no variance: nothing is centred
+            return Anchors(torch.zeros_like(scores), "calibration", scores.new_full((len(scores),), torch.inf))
+        return super()._complete(scores, anchors)
 
     def margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
@@ -174,44 +276,36 @@ class MemberSource(RewardSource):
         found = ensemble.margins(chosen / scales, rejected / scales)
         return replace(found, variance=self.variance_factor * found.variance)
 
-    def calibrate(
-        self, scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"] | None = None
-    ) -> Calibration:
-        found = ensemble.calibrate(scores, groups, scale=self.scale_members, variance=self.variance_kind)
-        if found.reference_variance is not None:
-            found = replace(found, reference_variance=self.variance_factor * found.reference_variance)
-        self.calibration = replace(found, variance_factor=self.variance_factor, variance_kind=self.variance_kind)
-        return self.calibration
+    def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
+        rows = None if anchors is None else self._filled(scores, anchors)
+        found = ensemble.calibrate(scores, rows, scale=self.scale_members)
+        return replace(found, variance_kind=self.variance_kind)
+
+    def _filled(self, scores: Float[Tensor, "batch columns"], anchors: Anchors) -> Float[Tensor, "batch columns"]:
+        """The anchors' rows, with the members' means over these scores where they are unknown."""
+        rows = anchors.rows.to(scores)
+        return torch.where(self._unknown(anchors)[:, None], scores.nanmean(dim=0), rows)
+
+    def _reliability(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> float | None:
+        if self.calibration is None or self.num_members < 2:
+            return None
+        rows = torch.tensor(self.calibration.offsets) if anchors is None else self._filled(scores, anchors)
+        found = ensemble.reliability(ensemble.centre(scores, rows) / torch.tensor(self.calibration.scales))
+        return None if math.isnan(found) else found
+
+    def _calibration_anchor(self) -> Float[Tensor, "columns"] | None:
+        return None if self.calibration is None else torch.tensor(self.calibration.offsets, dtype=torch.float64)
 
 
-def given_estimate(
-    mean: Float[Tensor, "batch"], variance: Float[Tensor, "batch"], variance_factor: float
-) -> RewardEstimate:
+def given_estimate(mean: Float[Tensor, "batch"], variance: Float[Tensor, "batch"]) -> RewardEstimate:
     """An estimate whose variance is known as it stands: no members, infinite degrees of freedom."""
-    return RewardEstimate(
-        mean=mean, epistemic=variance_factor * variance, degrees_of_freedom=torch.full_like(mean, torch.inf)
-    )
+    return RewardEstimate(mean=mean, epistemic=variance, degrees_of_freedom=torch.full_like(mean, torch.inf))
 
 
-def calibrated(found: RewardEstimate, variance_factor: float) -> Calibration:
-    """The calibration of a source without members: mean reward and mean variance of the scored rows.
-
-    Raises:
-        DataError: fewer than two rows were scored.
-    """
-    known = found.variance[found.scored]
-    if len(known) < 2:
-        raise DataError(f"calibration needs at least two scored completions, got {len(known)}")
-    mean = float(known.mean())
-    return Calibration(
-        offsets=(float(found.mean.nanmean()),),
-        scales=(1.0,),
-        prior=None,
-        reference_variance=mean,
-        rows=len(found),
-        notes={"weight_cv": float(known.std(correction=1)) / mean if mean > 0 else 0.0},
-        variance_factor=variance_factor,
-    )
+def plain_constants(mean: Float[Tensor, "batch"]) -> Calibration:
+    """The constants of a source that needs none but the mean reward of its calibration rows."""
+    known = mean[~mean.isnan()]
+    return Calibration((float(known.mean()) if len(known) else 0.0,), (1.0,), None, None, len(mean))
 
 
 def load_source(directory: str | Path, device: str | torch.device | None = None) -> RewardSource:
@@ -237,9 +331,10 @@ def load_source(directory: str | Path, device: str | torch.device | None = None)
     if (folder / CALIBRATION).exists():
         source.calibration = Calibration.from_dict(read_json(folder / CALIBRATION))
         source.variance_factor = source.calibration.variance_factor
-        if isinstance(source, MemberSource):
+        variance = source.calibration.variance_kind
+        if isinstance(source, MemberSource) and variance != "smoothed":
             source.scale_members = any(scale != 1 for scale in source.calibration.scales)
-            source.variance_kind = source.calibration.variance_kind
+            source.variance_kind = variance
     if (folder / DIAGNOSIS).exists():
         source.diagnosis = read_json(folder / DIAGNOSIS)
     return source
@@ -255,9 +350,11 @@ def _download(repository: str) -> Path:
 def write_card(directory: str | Path, source: RewardSource, repository: str | None = None) -> None:
     """Write the model card of a saved source beside it; `repository` is where it can be loaded from."""
     folder = Path(directory)
-    kind = str(read_json(folder / SOURCE)["kind"])
-    members = source.num_members if isinstance(source, MemberSource) else None
-    card = model_card(kind, source.name, members, source.calibration, repository or str(directory))
+    held = read_json(folder / SOURCE)
+    members = getattr(source, "num_members", None)
+    card = model_card(
+        held["kind"], source.name, members, source.calibration, repository or str(directory), held.get("figures")
+    )
     write_text(folder / "README.md", card)
 
 

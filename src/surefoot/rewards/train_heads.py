@@ -34,7 +34,7 @@ class HeadsConfig:
     the data and grow without bound.
     """
 
-    members: int = 5
+    members: int = 50
     seed: int = 0
     head: Literal["linear", "mlp"] = field(
         default="linear", metadata={"help": "linear, or mlp with one hidden layer."}

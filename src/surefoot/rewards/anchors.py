@@ -1,0 +1,272 @@
+"""Anchors of prompts: mean scored rows over reference completions, by the prompt's content, in memory and in a file.
+
+The variance of a completion is that of r(x, y) − b(x), b(x) the mean over completions of the reference policy for its
+prompt (DESIGN 2.1). They are drawn once, scored once, and then fixed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from surefoot.errors import DataError, RunError
+from surefoot.maths import ensemble
+from surefoot.rewards.encoding import prompt_keys
+from surefoot.rewards.source import RewardSource
+from surefoot.types import AnchorKind, Anchors, Text
+
+__all__ = ["AnchorStore", "Probe", "Sampler", "group_anchors", "prompt_digest"]
+
+Sampler = Callable[[list[Text], int], list[Text]]
+"""(prompts, seed) to one completion of the reference policy for each prompt."""
+PROBES = 4
+"""Completions whose scored rows a file of anchors keeps, so that another source is told from the one that made it."""
+TOLERANCE = 0.05
+"""Relative difference between the probes' rows and the same completions scored again that a source may show.
+
+It leaves room for another precision: bf16 differs from fp32 by .013 on a model of five layers, more on deeper ones.
+"""
+
+
+def group_anchors(
+    scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"], kind: AnchorKind = "group"
+) -> Anchors:
+    """Each prompt's own scored rows as its anchor.
+
+    Right where the reference policy drew them ("group", as in best-of-n), or nothing better is at hand ("dataset").
+    A completion that is alone has none (NaN), and falls back on the calibration set's.
+
+    Args:
+        scores: (batch, columns) of `RewardSource.score`.
+        groups: (batch,) prompt ids.
+        kind: "group" or "dataset".
+    """
+    rows, count = ensemble.group_anchors(scores.to(torch.float64), groups)
+    return Anchors(rows, kind, count, holds_own=True)
+
+
+def prompt_digest(prompt: Text) -> str:
+    """Thirty-two hex digits of a prompt's content, of either format."""
+    return hashlib.sha256(prompt_keys([prompt])[0].encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A completion and the row that the source gave it when the anchors were made.
+
+    Args:
+        row: (columns,).
+    """
+
+    prompt: Text
+    completion: Text
+    row: Float[Tensor, "columns"]
+
+
+class AnchorStore:
+    """Mean scored rows of prompts, kept by the prompts' content.
+
+    Args:
+        source: name of the source whose rows they are; a file of another source is refused.
+        completions: M, how many reference completions each is the mean of.
+        about: how they were drawn (policy, temperature, …), for whoever reads the file.
+
+    Attributes:
+        probes: completions with their scored rows, by which `check` tells whether a source is the same.
+    """
+
+    def __init__(self, source: str, completions: int, about: dict[str, Any] | None = None) -> None:
+        if completions < 1:
+            raise DataError(f"an anchor is the mean of at least 1 completion, got {completions}")
+        self.source, self.completions = source, completions
+        self.about = dict(about or {})
+        self.probes: list[Probe] = []
+        self._rows: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, prompt: Text) -> bool:
+        return prompt_digest(prompt) in self._rows
+
+    @property
+    def columns(self) -> int | None:
+        """Columns of a row; None while there is none."""
+        return next((len(row) for row in self._rows.values()), None)
+
+    def unscored(self) -> int:
+        """How many prompts have an unknown anchor, since none of their completions was scored."""
+        return sum(bool(row.isnan().all()) for row in self._rows.values())
+
+    def missing(self, prompts: Sequence[Text]) -> list[Text]:
+        """The different prompts that have no anchor yet, in their order."""
+        seen: dict[str, Text] = {}
+        for prompt in prompts:
+            key = prompt_digest(prompt)
+            if key not in self._rows:
+                seen.setdefault(key, prompt)
+        return list(seen.values())
+
+    def add(self, prompts: Sequence[Text], scores: Float[Tensor, "batch columns"]) -> None:
+        """Take the scored rows of M completions of each prompt, a prompt's rows one after the other.
+
+        Rows that the source left unscored don't count; a prompt without any scored row gets an unknown anchor (NaN).
+        """
+        if len(scores) != len(prompts) * self.completions:
+            raise DataError(
+                f"{len(prompts)} prompts need {len(prompts) * self.completions} scored rows, got {len(scores)}"
+            )
+        means = scores.double().view(len(prompts), self.completions, -1).nanmean(dim=1).float()
+        for prompt, row in zip(prompts, means, strict=True):
+            self._rows[prompt_digest(prompt)] = row
+
+    def add_probe(self, prompt: Text, completion: Text, row: Float[Tensor, "columns"]) -> None:
+        """Keep a scored completion for `check`, if it was scored and more are wanted."""
+        if len(self.probes) < PROBES and not bool(row.isnan().any()):
+            self.probes.append(Probe(prompt, completion, row.float()))
+
+    def of(self, prompts: Sequence[Text]) -> Anchors:
+        """(batch, columns) anchors of the prompts.
+
+        Raises:
+            DataError: a prompt has none.
+        """
+        keys = [prompt_digest(prompt) for prompt in prompts]
+        unknown = next((i for i, key in enumerate(keys) if key not in self._rows), None)
+        if unknown is not None:
+            raise DataError(
+                f"prompt {unknown} has no anchor among the {len(self)} known ones: {str(prompts[unknown])[:80]!r}; "
+                "make them with `surefoot anchors` on these prompts"
+            )
+        rows = torch.stack([self._rows[key] for key in keys])
+        return Anchors(rows, "reference", torch.full((len(keys),), float(self.completions)))
+
+    def where_known(self, prompts: Sequence[Text], columns: int) -> Anchors:
+        """(batch, columns) anchors of the prompts, NaN for a prompt that has none.
+
+        Args:
+            columns: of the rows, for a store that holds none.
+        """
+        none = torch.full((columns if self.columns is None else self.columns,), math.nan)
+        rows = [self._rows.get(prompt_digest(prompt), none) for prompt in prompts]
+        count = torch.full((len(rows),), float(self.completions))
+        return Anchors(torch.stack(rows) if rows else none.expand(0, -1), "reference", count)
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of the prompts and their rows; equal anchors give equal digits."""
+        digest = hashlib.sha256()
+        for key, row in sorted(self._rows.items()):
+            digest.update(key.encode() + row.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def check(self, source: RewardSource) -> None:
+        """Refuse a source other than the one that made the anchors: by its name, then by scoring the probes again.
+
+        A source that is paid by the call, a judge, is known by its name and the number of its columns alone: its
+        replies vary.
+
+        Raises:
+            DataError: it is another source.
+        """
+        if source.name != self.source:
+            raise DataError(
+                f"the anchors are of the source '{self.source}', but the source is '{source.name}'; anchors are mean "
+                "scores of one source: make them again with `surefoot anchors`"
+            )
+        if not self.probes or getattr(source, "max_pairs", None) is not None:
+            return
+        found = source.score([one.prompt for one in self.probes], [one.completion for one in self.probes])
+        held = torch.stack([one.row for one in self.probes])
+        if found.shape != held.shape:
+            raise DataError(
+                f"the anchors are rows of {held.shape[1]} columns, but the source '{source.name}' gives "
+                f"{found.shape[1]}: it is another source of the same name; make them again with `surefoot anchors`"
+            )
+        off = self._difference(found, held)
+        if off > TOLERANCE:
+            raise DataError(
+                f"the anchors were made with another source than '{source.name}', which has the same name: it scores "
+                f"the completions kept with them differently (by {off:.0%}, more than {TOLERANCE:.0%}); make them "
+                "again with `surefoot anchors`"
+            )
+
+    def _difference(self, found: Float[Tensor, "probes columns"], held: Float[Tensor, "probes columns"]) -> float:
+        """Largest relative difference of the first column, which is a reward, and of all others together.
+
+        It is relative to the probes or to the anchors, whichever are larger: a reward may be near zero.
+        """
+        both = ~(found.isnan() | held.isnan())
+        usual = torch.stack(list(self._rows.values())).double().square().nanmean(dim=0) if self._rows else held[0] * 0
+        worst = 0.0
+        for part in (slice(0, 1), slice(1, None)):
+            known = both[:, part]
+            if not bool(known.any()):
+                continue
+            gap = (found - held)[:, part][known].double().norm()
+            size = held[:, part][known].double().norm()
+            expected = (usual.double().expand(held.shape)[:, part][known]).nansum().sqrt()
+            worst = max(worst, float(gap / torch.maximum(size, expected).clamp(min=1e-30)))
+        return worst
+
+    def save(self, path: str | Path) -> Path:
+        """Write a safetensors file, whole or not at all."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        keys = sorted(self._rows)
+        tensors = {"rows": torch.stack([self._rows[key] for key in keys]) if keys else torch.zeros(0, 0)}
+        if self.probes:
+            tensors["probes"] = torch.stack([one.row for one in self.probes])
+        about = {
+            "source": self.source,
+            "completions": str(self.completions),
+            "prompts": json.dumps(keys),
+            "about": json.dumps(self.about),
+            "probes": json.dumps([[one.prompt, one.completion] for one in self.probes]),
+        }
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            save_file(tensors, temporary, metadata=about)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path, source: RewardSource | None = None) -> AnchorStore:
+        """What `save` wrote.
+
+        Args:
+            source: the source that will be given the anchors (see `check`); None checks nothing.
+
+        Raises:
+            RunError: no such file, or not one of these. DataError: it was made with another source.
+        """
+        try:
+            with safe_open(str(path), "pt") as file:
+                about, rows = file.metadata() or {}, file.get_tensor("rows")
+                store = cls(about["source"], int(about["completions"]), json.loads(about.get("about", "{}")))
+                texts = json.loads(about.get("probes", "[]"))
+                probes = file.get_tensor("probes") if texts else []
+            store._rows = dict(zip(json.loads(about["prompts"]), rows, strict=True))
+            store.probes = [Probe(prompt, text, row) for (prompt, text), row in zip(texts, probes, strict=True)]
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise RunError(f"{path} is not a file of anchors as `surefoot anchors` writes it: {error}") from error
+        if source is not None:
+            try:
+                store.check(source)
+            except DataError as error:
+                raise DataError(f"{path}: {error}") from None
+        return store
