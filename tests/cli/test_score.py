@@ -14,9 +14,12 @@ from datasets import Dataset
 
 from surefoot.cli.main import main
 from surefoot.errors import ConfigError, DataError, RunError
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.anchored import calibrate_anchored, estimate_anchored
+from surefoot.rewards.anchors import AnchorStore, group_anchors
+from surefoot.rewards.functions import FunctionMembers, FunctionReward
 from surefoot.rewards.scoring import score_dataset
 from surefoot.rewards.source import load_source
+from surefoot.types import Anchors
 
 
 def lengths(prompts: Sequence[Any], completions: Sequence[Any]) -> list[list[float]]:
@@ -36,14 +39,17 @@ def table(rows: int = 10, group: int = 2) -> Dataset:
 @pytest.mark.parametrize("chunk", [3, 100])
 def test_columns_are_added_and_prompts_are_not_split(tmp_path: Path, suffix: str, chunk: int) -> None:
     source, data = FunctionMembers(lengths, 2), table()
-    source.calibrate(source.score(data["prompt"], data["completion"]), torch.arange(10) // 2)
+    scores = source.score(data["prompt"], data["completion"])
+    anchors = group_anchors(scores, torch.arange(10) // 2, "dataset")
+    source.calibrate(scores, anchors)
     path = score_dataset(source, data, tmp_path / f"out.{suffix}", chunk_rows=chunk)
     rows = (
         pq.read_table(path).to_pylist()
         if suffix == "parquet"
         else [json.loads(x) for x in path.read_text().splitlines()]
     )
-    expected = source.estimate(source.score(data["prompt"], data["completion"]), torch.arange(10) // 2)
+    expected = source.estimate(scores, anchors)
+    assert [row["anchor"] for row in rows] == ["dataset"] * 10
     assert [row["id"] for row in rows] == list(range(10))
     assert [row["reward_mean"] for row in rows] == pytest.approx(expected.mean.tolist())
     assert [row["reward_variance"] for row in rows] == pytest.approx(expected.variance.tolist())
@@ -57,6 +63,7 @@ def test_pairs_get_margins(tmp_path: Path) -> None:
     assert first["margin_mean"] == 2.0
     assert first["margin_variance"] == 2.0  # margins 1 and 3
     assert second["margin_mean"] == -6.0
+    assert (first["anchor"], second["anchor"]) == ("dataset", "dataset")
 
 
 def test_an_interruption_costs_one_chunk(tmp_path: Path) -> None:
@@ -81,6 +88,7 @@ def test_one_member_leaves_the_variance_empty(tmp_path: Path) -> None:
     source = FunctionMembers(lambda p, c: [[float(len(x))] for x in c], 1)
     rows = pq.read_table(score_dataset(source, table(4), tmp_path / "out.parquet")).to_pylist()
     assert [row["reward_variance"] for row in rows] == [None] * 4
+    assert [row["anchor"] for row in rows] == [None] * 4
     assert [row["reward_mean"] for row in rows] == [1.0, 2.0, 3.0, 4.0]
 
 
@@ -91,11 +99,14 @@ def test_an_unscored_row_is_null_and_never_zero(tmp_path: Path) -> None:
     rows = pq.read_table(score_dataset(FunctionMembers(some, 2), table(6, 6), tmp_path / "o.parquet")).to_pylist()
     assert rows[1]["reward_mean"] is None
     assert rows[1]["reward_variance"] is None
+    assert [row["anchor"] for row in rows[:3]] == ["dataset", None, "dataset"]
     assert rows[2]["reward_mean"] is not None
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
     source = FunctionMembers(lengths, 2)
+    with pytest.raises(DataError, match="there is nothing to score"):
+        score_dataset(source, table(0), tmp_path / "o.parquet")
     with pytest.raises(DataError, match="no completion among"):
         score_dataset(source, Dataset.from_dict({"prompt": ["a"], "text": ["b"]}), tmp_path / "o.parquet")
     hole = Dataset.from_dict({"prompt": ["a", "b"], "completion": ["x", None]})
@@ -139,9 +150,135 @@ def test_conversational_rows(tmp_path: Path) -> None:
         "prompt": chat("user", "a", "a", "b", "b"),
         "completion": chat("assistant", "x", "xxx", "xx", "xxxxx"),
     })  # fmt: skip
-    source.calibrate(source.score(data["prompt"], data["completion"]), torch.tensor([0, 0, 1, 1]))
+    scores = source.score(data["prompt"], data["completion"])
+    anchors = group_anchors(scores, torch.tensor([0, 0, 1, 1]), "dataset")
+    source.calibrate(scores, anchors)
     rows = pq.read_table(score_dataset(source, data, tmp_path / "out.parquet")).to_pylist()
-    expected = source.estimate(source.score(data["prompt"], data["completion"]), torch.tensor([0, 0, 1, 1]))
+    expected = source.estimate(scores, anchors)
     assert [row["prompt"][0]["content"] for row in rows] == ["a", "a", "b", "b"]
     assert [row["reward_mean"] for row in rows] == pytest.approx(expected.mean.tolist())
     assert [row["reward_variance"] for row in rows] == pytest.approx(expected.variance.tolist())
+
+
+def raw(function: Any = lengths, members: int = 2) -> FunctionMembers:
+    """A source whose variance is the plain sample variance, so that it can be worked out by hand."""
+    source = FunctionMembers(function, members)
+    source.variance_kind = "raw"
+    source.calibrate(torch.tensor([[0.0, 0.0], [2.0, 4.0]]))  # the calibration's anchor is (1, 2)
+    return source
+
+
+def stored(rows: dict[str, list[float]], completions: int = 4) -> AnchorStore:
+    store = AnchorStore("functions", completions)
+    for prompt, row in rows.items():
+        store.add([prompt], torch.tensor([row] * completions))
+    return store
+
+
+def by_id(path: Path) -> list[dict[str, Any]]:
+    return sorted(pq.read_table(path).to_pylist(), key=lambda row: row["id"])
+
+
+def test_each_row_has_the_best_anchor_that_it_can_and_says_which(tmp_path: Path) -> None:
+    """Members L and 3L. Reference anchor (1, 1) of p, own anchor (4, 12) of q, the calibration's (1, 2) of r."""
+    data = Dataset.from_dict({
+        "prompt": ["p", "q", "r", "q"], "completion": ["xx", "xxx", "xx", "xxxxx"], "id": [0, 1, 2, 3],
+    })  # fmt: skip
+    found = by_id(score_dataset(raw(), data, tmp_path / "o.parquet", anchors=stored({"p": [1.0, 1.0]})))
+    assert [row["anchor"] for row in found] == ["reference", "dataset", "calibration", "dataset"]
+    # centred members (1, 5); (-1, -3) and (1, 3); (1, 4): half the squared difference
+    assert [row["reward_variance"] for row in found] == [8.0, 2.0, 4.5, 2.0]
+    # the anchor's mean over members is given back, so that rewards read like the members' own
+    assert [row["reward_mean"] for row in found] == [4.0, 6.0, 4.0, 10.0]
+
+
+def test_siblings_change_nothing_under_an_anchor_file(tmp_path: Path) -> None:
+    store, texts = stored({"p": [1.0, 2.5], "q": [0.5, 4.0]}), ["x", "xxxx", "xx", "xxxxxxx", "xxx"]
+    data = Dataset.from_dict({"prompt": ["p", "q", "p", "p", "q"], "completion": texts, "id": list(range(5))})
+    whole = by_id(score_dataset(raw(), data, tmp_path / "a.parquet", anchors=store))
+    alone = by_id(score_dataset(raw(), data.select([0, 1]), tmp_path / "b.parquet", anchors=store))
+    for one, other in zip(alone, whole, strict=False):
+        assert one == other
+    own = by_id(score_dataset(raw(), data, tmp_path / "c.parquet"))
+    assert own[0]["reward_variance"] != whole[0]["reward_variance"]
+
+
+def test_a_prompts_completions_may_stand_anywhere(tmp_path: Path) -> None:
+    """The order of the rows changes nothing about them, and is kept in the file; also over an interruption."""
+    calls: list[int] = []
+
+    def counting(prompts: Sequence[Any], completions: Sequence[Any]) -> list[list[float]]:
+        calls.append(len(prompts))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return lengths(prompts, completions)
+
+    data = table(12, 3)
+    order = [7, 0, 11, 4, 2, 9, 1, 3, 10, 5, 8, 6]
+    straight = by_id(score_dataset(raw(), data, tmp_path / "a.parquet", chunk_rows=4))
+    with pytest.raises(KeyboardInterrupt):
+        score_dataset(raw(counting), data.select(order), tmp_path / "b.parquet", chunk_rows=2)
+    path = score_dataset(raw(counting), data.select(order), tmp_path / "b.parquet", chunk_rows=2)
+    assert calls == [3, 3, 3, 3, 3]
+    assert pq.read_table(path).column("id").to_pylist() == order
+    assert by_id(path) == straight
+
+
+def test_pairs_without_a_prompt_are_centred_alone_and_others_with_all_their_pairs(tmp_path: Path) -> None:
+    def score(name: str, prompts: list[str], **rest: Any) -> list[dict[str, Any]]:
+        data = Dataset.from_dict({"prompt": prompts, "chosen": ["xx", "x"], "rejected": ["x", "xxxx"]})
+        return pq.read_table(score_dataset(raw(), data, tmp_path / f"{name}.parquet", **rest)).to_pylist()
+
+    # members differ by 2L: centred by the pair's mean length 1.5 and 2.5, or by the prompt's, 2
+    none, same = score("a", ["", ""]), score("b", ["p", "p"])
+    assert [(row["chosen_variance"], row["rejected_variance"]) for row in none] == [(0.5, 0.5), (4.5, 4.5)]
+    assert [(row["chosen_variance"], row["rejected_variance"]) for row in same] == [(0.0, 2.0), (2.0, 8.0)]
+    mixed = score("c", ["p", "q"], anchors=stored({"q": [0.0, 0.0]}))
+    assert [row["anchor"] for row in mixed] == ["dataset", "reference"]
+    assert (mixed[1]["chosen_variance"], mixed[1]["rejected_variance"]) == (2.0, 32.0)
+
+
+def test_what_binds_a_run_and_a_variance_that_takes_no_anchor(tmp_path: Path) -> None:
+    data, store = table(4), stored({"p0": [0.0, 0.0]})
+
+    def broken(prompts: Any, completions: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score_dataset(raw(broken), data, tmp_path / "o.parquet", anchors=store)
+    with pytest.raises(RunError, match="anchors: "):
+        score_dataset(raw(), data, tmp_path / "o.parquet")
+    given = FunctionReward(lambda p, c: ([1.0] * len(p), [2.0] * len(p)))
+    rows = pq.read_table(score_dataset(given, data, tmp_path / "g.parquet", anchors=store)).to_pylist()
+    assert [(row["reward_variance"], row["anchor"]) for row in rows] == [(2.0, None)] * 4
+
+
+def test_the_first_known_anchor_of_several_is_taken_row_by_row() -> None:
+    """As one estimate for each kind alone; without a calibration, with one prior of all rows."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(9, 4, generator=generator, dtype=torch.float64)
+    first = Anchors(torch.randn(9, 4, generator=generator, dtype=torch.float64), "reference", torch.full((9,), 4.0))
+    first.rows[3:] = torch.nan
+    own = group_anchors(scores, torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 3]), "dataset")
+    source = FunctionMembers(lengths, 4)
+    with pytest.raises(DataError, match="isn't calibrated"):
+        estimate_anchored(source, scores, [first, own])  # row 8 has no anchor
+    calibrate_anchored(source, scores, [first, own])
+    found = estimate_anchored(source, scores, [first, own])
+    assert found.anchor_kinds == ["reference"] * 3 + ["dataset"] * 5 + ["calibration"]
+    for kind, rows in ((first, slice(0, 3)), (own, slice(3, 9))):
+        alone = source.estimate(scores, kind)
+        torch.testing.assert_close(found.variance[rows], alone.variance[rows], rtol=1e-12, atol=0)
+        torch.testing.assert_close(found.mean[rows], alone.mean[rows], rtol=1e-12, atol=0)
+    fresh = FunctionMembers(lengths, 4)
+    fitted = FunctionMembers(lengths, 4)
+    calibrate_anchored(fitted, scores[:8], [part(first), part(own)])
+    torch.testing.assert_close(
+        estimate_anchored(fresh, scores[:8], [part(first), part(own)]).variance,
+        estimate_anchored(fitted, scores[:8], [part(first), part(own)]).variance,
+    )
+    assert fresh.calibration is None
+
+
+def part(anchors: Anchors) -> Anchors:
+    return Anchors(anchors.rows[:8], anchors.kind, anchors.count[:8], anchors.holds_own)

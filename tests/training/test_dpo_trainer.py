@@ -11,10 +11,11 @@ from transformers import AutoModelForCausalLM, PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
 from surefoot.errors import ConfigError, DataError, VarianceError
+from surefoot.rewards.anchors import AnchorStore, group_anchors
 from surefoot.rewards.functions import FunctionMembers
 from surefoot.training.dpo_config import VarianceAwareDPOConfig
 from surefoot.training.dpo_trainer import VarianceAwareDPOTrainer
-from surefoot.training.preference_weights import add_variances, add_weights
+from surefoot.training.preference_weights import add_variances, add_weights, anchors_of
 from tests.training.test_rloo_trainer import difference, members, moved, sequence_log_probability
 
 PAIRS = {
@@ -125,11 +126,76 @@ def test_weights_come_from_a_source_once(policy_path: Path, tmp_path: Path) -> N
     trainer = ours(policy_path, tmp_path, source=source, weight_floor=0.01, weight_ceiling=100.0, max_steps=2)
     sides = [torch.tensor(list(trainer.train_dataset[f"{side}_weight"])) for side in ("chosen", "rejected")]
     assert float(torch.cat(sides).mean()) == pytest.approx(1.0, abs=1e-5)
-    scores = [source.score(data["prompt"], data[side]) for side in ("chosen", "rejected")]
-    variance = source.estimate(torch.cat(scores), torch.arange(16).repeat(2)).variance
+    scores = torch.cat([source.score(data["prompt"], data[side]) for side in ("chosen", "rejected")])
+    anchors = group_anchors(scores, (torch.arange(16) % 4).repeat(2), "dataset")  # all pairs of a prompt
+    variance = source.estimate(scores, anchors).variance
+    assert trainer.anchor_shares == {"dataset": 1.0}
     torch.testing.assert_close(torch.cat(sides).double(), variance / variance.mean(), rtol=1e-5, atol=1e-6)
     trainer.train()
     assert moved(trainer, policy_path) > 1e-4
+    assert all(row["anchor/dataset"] == 1.0 for row in trainer.state.log_history if "loss" in row)
+
+
+def reference_anchors(source: Any, prompts: list[str]) -> AnchorStore:
+    """Two completions of each prompt stand for the reference policy's."""
+    store = AnchorStore(source.name, 2)
+    texts = [" cat", " dog runs"] * len(prompts)
+    repeated = [prompt for prompt in prompts for _ in range(2)]
+    scores = source.score(repeated, texts)
+    store.add(prompts, scores)
+    store.add_probe(repeated[0], texts[0], scores[0])
+    return store
+
+
+def test_variances_are_centred_by_the_anchor_file_where_it_has_the_prompt(policy_path: Path, tmp_path: Path) -> None:
+    source = FunctionMembers(members, 3)
+    data = Dataset.from_dict(PAIRS)
+    source.calibrate(source.score(data["prompt"], data["chosen"]))
+    path = reference_anchors(source, ["the", "a", "red"]).save(tmp_path / "anchors.safetensors")
+    trainer = ours(policy_path, tmp_path, source=source, anchor_file=str(path), max_steps=2)
+    assert trainer.anchor_shares == pytest.approx({"reference": 0.75, "dataset": 0.25})
+    trainer.train()
+    row = next(row for row in trainer.state.log_history if "loss" in row)
+    assert (row["anchor/reference"], row["anchor/dataset"]) == pytest.approx((0.75, 0.25))
+    found = add_variances(data, source, AnchorStore.load(path))
+    assert list(found["anchor"][:4]) == ["reference", "reference", "reference", "dataset"]
+    score = source.score(["red"], [" cat and dog"])
+    expected = source.estimate(score, AnchorStore.load(path).of(["red"])).variance
+    assert found["chosen_variance"][2] == pytest.approx(float(expected))
+    last = torch.cat([source.score(["green"], [text]) for text in (" dog cat", " a dog sleeps")])
+    pair = source.estimate(last, group_anchors(last, torch.zeros(2).long(), "dataset")).variance
+    assert found["rejected_variance"][3] == pytest.approx(float(pair[1]))
+
+
+def test_neither_siblings_nor_the_order_of_pairs_nor_blocks_change_an_anchored_variance() -> None:
+    source = FunctionMembers(members, 3)
+    data = Dataset.from_dict(PAIRS)
+    source.calibrate(source.score(data["prompt"], data["chosen"]))
+    store = reference_anchors(source, ["the", "a", "red"])
+    whole = add_variances(data, source, store)
+    order = [5, 2, 14, 9, 0, 7, 12, 1, 3, 15, 8, 4, 6, 10, 13, 11]
+    moved = add_variances(data.select(order), source, store, rows=3)
+    alone = add_variances(data.select([1, 2]), source, store)
+    for name in ("chosen_variance", "rejected_variance"):
+        values = list(whole[name])
+        assert list(moved[name]) == pytest.approx([values[i] for i in order], rel=1e-12)
+        assert list(alone[name]) == pytest.approx(values[1:3], rel=1e-12)
+    assert anchors_of(whole.remove_columns("anchor")) == {}
+    assert anchors_of(data.add_column("anchor", ["a text of the user's"] * 16)) == {}
+
+
+def test_an_anchor_file_that_is_of_no_use_is_refused(policy_path: Path, tmp_path: Path) -> None:
+    source = FunctionMembers(members, 3)
+    path = str(reference_anchors(source, ["the"]).save(tmp_path / "anchors.safetensors"))
+    with pytest.raises(ConfigError, match="give a source, or leave it out"):
+        ours(policy_path, tmp_path, anchor_file=path)
+    with pytest.raises(ConfigError, match="the data have chosen_weight and rejected_weight already"):
+        ours(policy_path, tmp_path, weighted(1.0, 1.0), source=source, anchor_file=path)
+    with pytest.raises(ConfigError, match="weights is 'none'"):
+        ours(policy_path, tmp_path, source=source, anchor_file=path, weights="none")
+    other = FunctionMembers(lambda p, c: torch.tensor(members(p, c)) + 1.0, 3)
+    with pytest.raises(DataError, match="scores the completions kept with them differently"):
+        ours(policy_path, tmp_path, source=other, anchor_file=path)
 
 
 def test_bad_variances_are_named() -> None:

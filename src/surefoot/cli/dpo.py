@@ -20,4 +20,7 @@ def run(arguments: list[str]) -> None:
         return
     script, args, model = parse((DPOScriptArguments, VarianceAwareDPOConfig, ModelConfig), arguments, "dpo")
     record = run_dpo(script, args, model, given_settings(arguments))
-    print_run(f"{record['metrics']['steps']} steps of DPO, weights {args.weights}", record, args.output_dir)
+    metrics = record["metrics"]
+    anchors = ", ".join(f"{kind} {share:.0%}" for kind, share in metrics.get("anchor", {}).items())
+    title = f"{metrics['steps']} steps of DPO, weights {args.weights}" + (f", anchors: {anchors}" if anchors else "")
+    print_run(title, record, args.output_dir)

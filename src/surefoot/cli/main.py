@@ -13,6 +13,7 @@ COMMANDS = {
     "demo": "the whole pipeline on a small offline world, with a report",
     "reward": "train a reward source with a variance on preferences",
     "score": "reward and variance for every row of a dataset",
+    "anchors": "draw and score the reference policy's completions once, to centre variances by",
     "diagnose": "measure how far a reward source can be trusted",
     "study": "run many whole pipelines and measure how often each method ends below the reference",
     "report": "make a study's report again from its records",

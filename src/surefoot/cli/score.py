@@ -20,6 +20,13 @@ class ScoreConfig:
     models: list[str] | None = field(
         default=None, metadata={"help": "Existing reward models, directories or hub names, taken as members."}
     )
+    anchor_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Anchors made by `surefoot anchors`: variances are centred by the reference policy's completions; "
+            "prompts that it lacks by the dataset's own (the column anchor says which)."
+        },
+    )
     dataset_config: str | None = None
     split: str | None = None
     chunk_rows: int = field(default=2048, metadata={"help": "Rows in memory at a time."})
@@ -31,12 +38,14 @@ def run(arguments: list[str]) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from surefoot.data.loading import open_dataset
+    from surefoot.rewards.anchors import AnchorStore
     from surefoot.rewards.scoring import score_dataset
 
     quieten()
     (config,) = parse((ScoreConfig,), arguments, "score")
     table = open_dataset(config.dataset_name, split=config.split, config=config.dataset_config)
     source = _source(config)
+    anchors = None if config.anchor_file is None else AnchorStore.load(config.anchor_file, source)
     columns = (TextColumn("rows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as bars:
         task = bars.add_task("rows", total=len(table))
@@ -44,6 +53,7 @@ def run(arguments: list[str]) -> None:
             source,
             table,
             config.output,
+            anchors=anchors,
             chunk_rows=config.chunk_rows,
             settings=given_settings(arguments),
             on_progress=lambda done, total: bars.update(task, completed=done),

@@ -23,7 +23,10 @@ from surefoot.maths.best_of_n import best_of_n_curve, best_of_n_kl
 from surefoot.maths.objectives import Objective, aggregate, preset
 from surefoot.maths.statistics import bootstrap_mean
 from surefoot.records import RECORD, claim_directory, make_record, write_record
+from surefoot.rewards.anchored import anchor_shares
+from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.loading import choose_device
+from surefoot.rewards.scoring import ANCHOR, anchor_names
 from surefoot.rewards.source import RewardSource, load_source
 from surefoot.training.run_online import load_policy_tokenizer
 from surefoot.training.sampling import sample_completions
@@ -73,7 +76,8 @@ def run_best_of_n(
 ) -> dict[str, Any]:
     """Write the best of `n` completions of each prompt to `chosen.parquet`, and the best-of-n curve to `record.json`.
 
-    Rewards are centred over a prompt's completions. Batches of prompts that are finished are kept if interrupted.
+    The reference policy draws a prompt's completions, so they are their own anchor (`anchor: group`), and variances
+    are centred by their mean. Batches of prompts that are finished are kept if interrupted.
 
     Args:
         on_progress: called with (prompts done, prompts).
@@ -141,7 +145,8 @@ def _sample_and_score(
         temperature=args.temperature,
     )
     groups = torch.arange(len(prompts)).repeat_interleave(args.n)
-    estimate = source.estimate(source.score(repeated, completions), groups)
+    scores = source.score(repeated, completions)
+    estimate = source.estimate(scores, group_anchors(scores, groups))
     columns: dict[str, Any] = {
         "prompt": repeated,
         "completion": completions,
@@ -150,9 +155,11 @@ def _sample_and_score(
         "reward_variance": _numbers(estimate.variance)
         if estimate.has_variance
         else pa.nulls(len(repeated), pa.float64()),
+        ANCHOR: pa.array(anchor_names(estimate), pa.string()),
     }
     if gold is not None:
-        columns["gold"] = _numbers(gold.estimate(gold.score(repeated, completions), groups).mean)
+        judged = gold.score(repeated, completions)
+        columns["gold"] = _numbers(gold.estimate(judged, group_anchors(judged, groups)).mean)
     return pa.table(columns)
 
 
@@ -181,6 +188,7 @@ def _curve(table: pa.Table, n: int, rng: np.random.Generator) -> dict[str, Any]:
         "prompts_with_unscored": int((~whole).sum()),
         "n": ns.tolist(),
         "kl": best_of_n_kl(ns).tolist(),
+        ANCHOR: anchor_shares(table.column(ANCHOR).to_pylist()),
     }
     for name in names:
         curve = best_of_n_curve(proxy[whole], _column(table, name, n)[whole], ns)

@@ -16,7 +16,7 @@ _LINEAR = ("sigmoid", "hinge", "robust")
 
 @dataclass
 class VarianceAwareDPOConfig(DPOConfig):
-    """`DPOConfig` with `weights`, `objective`, `weight_floor` and `weight_ceiling`.
+    """`DPOConfig` with `weights`, `objective`, `weight_floor`, `weight_ceiling` and `anchor_file`.
 
     Without an accelerator it trains in fp32 on the CPU.
 
@@ -32,6 +32,13 @@ class VarianceAwareDPOConfig(DPOConfig):
     )
     weight_floor: float = field(default=0.1, metadata={"help": "Smallest weight; the mean weight is 1."})
     weight_ceiling: float = field(default=10.0, metadata={"help": "Largest weight."})
+    anchor_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Anchors made by `surefoot anchors`: variances are centred by the reference policy's completions; "
+            "prompts that it lacks are centred by their own pairs."
+        },
+    )
     bf16: bool | None = field(
         default=None, metadata={"help": "bf16 mixed precision; on by default where there is an accelerator."}
     )
@@ -50,6 +57,8 @@ class VarianceAwareDPOConfig(DPOConfig):
             )
         if self.weights == "variance":
             self._check_loss()
+        elif self.anchor_file is not None:
+            raise ConfigError("anchor_file is for weights='variance', and weights is 'none'; leave one of them out")
 
     def _check_loss(self) -> None:
         kinds = [self.loss_type] if isinstance(self.loss_type, str) else list(self.loss_type)

@@ -7,11 +7,12 @@ from typing import Any
 from datasets import Dataset
 
 from surefoot.errors import ConfigError
+from surefoot.rewards.anchors import AnchorStore
 from surefoot.rewards.source import RewardSource
 from surefoot.training.bridge import PreferenceBridge, ensure_reference_on_disk
 from surefoot.training.dpo_config import VarianceAwareDPOConfig
 from surefoot.training.paper import PAPER
-from surefoot.training.preference_weights import VARIANCES, WEIGHTS, add_variances, add_weights
+from surefoot.training.preference_weights import VARIANCES, WEIGHTS, add_variances, add_weights, anchors_of
 
 __all__ = ["VarianceAwareDPOTrainer"]
 
@@ -27,11 +28,17 @@ class VarianceAwareDPOTrainer(PreferenceBridge):
         model: as in TRL.
         source: scores the pairs once; the variances are stored as columns. None takes the columns that are there:
             `chosen_variance` and `rejected_variance`, as `surefoot score` writes them.
-        args: `VarianceAwareDPOConfig`.
+        args: `VarianceAwareDPOConfig`. With `anchor_file` the variances are centred by the reference policy's
+            completions, else by the dataset's own of the prompt.
         train_dataset, eval_dataset: preference pairs, not streamed. The mean weight is 1 over each.
         keywords: everything else of TRL's trainer.
 
+    Attributes:
+        anchor_shares: share of the training pairs that had each kind of anchor, logged as `anchor/…`; empty where it
+            is not known, or nothing is weighted.
+
     Raises:
+        ConfigError: `anchor_file` is given, but there is no source to score with, or the data have variances already.
         DataError: the variances are missing or not finite. VarianceError: the source has one member.
     """
 
@@ -51,6 +58,8 @@ class VarianceAwareDPOTrainer(PreferenceBridge):
     ) -> None:
         settings = args if args is not None else VarianceAwareDPOConfig()
 
+        anchors = _anchors(settings.anchor_file, source)
+
         def weigh(pairs: Any) -> Any:
             if pairs is None or settings.weights == "none":
                 return pairs
@@ -61,13 +70,32 @@ class VarianceAwareDPOTrainer(PreferenceBridge):
                     f"a {type(pairs).__name__} can't be weighted: the weights need the mean variance of all pairs; "
                     "give a datasets.Dataset"
                 )
-            if all(name in pairs.column_names for name in WEIGHTS):
+            there = next((names for names in (WEIGHTS, VARIANCES) if set(names) <= set(pairs.column_names)), None)
+            if there is not None and anchors is not None:
+                raise ConfigError(
+                    f"anchor_file is of no use: the data have {' and '.join(there)} already; leave it out, or remove "
+                    "the columns"
+                )
+            if there == WEIGHTS:
                 return pairs
-            if source is not None and not all(name in pairs.column_names for name in VARIANCES):
-                pairs = add_variances(pairs, source)
+            if source is not None and there is None:
+                pairs = add_variances(pairs, source, anchors)
             return add_weights(pairs, settings.weight_floor, settings.weight_ceiling)
 
+        pairs = weigh(train_dataset)
+        self.anchor_shares = {} if settings.weights == "none" else anchors_of(pairs)
         ensure_reference_on_disk(model, settings.output_dir, settings.beta)
-        super().__init__(
-            model, args=settings, train_dataset=weigh(train_dataset), eval_dataset=weigh(eval_dataset), **keywords
-        )
+        super().__init__(model, args=settings, train_dataset=pairs, eval_dataset=weigh(eval_dataset), **keywords)
+
+    def log(self, logs: dict[str, float], *positional: Any, **keywords: Any) -> None:
+        """As TRL, with the shares of the anchors beside the loss."""
+        shares = {f"anchor/{kind}": share for kind, share in self.anchor_shares.items()} if "loss" in logs else {}
+        super().log(logs | shares, *positional, **keywords)
+
+
+def _anchors(path: str | None, source: RewardSource | None) -> AnchorStore | None:
+    if path is None:
+        return None
+    if source is None:
+        raise ConfigError("anchor_file centres what a reward source scores; give a source, or leave it out")
+    return AnchorStore.load(path, source)

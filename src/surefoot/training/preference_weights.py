@@ -9,9 +9,13 @@ from datasets import Dataset
 
 from surefoot.errors import DataError, VarianceError
 from surefoot.maths.objectives import weights
+from surefoot.rewards.anchored import anchor_shares
+from surefoot.rewards.anchors import AnchorStore
+from surefoot.rewards.scoring import ANCHOR, anchor_names, estimate_rows, prompt_blocks, prompt_numbers
 from surefoot.rewards.source import RewardSource
+from surefoot.types import ANCHOR_KINDS
 
-__all__ = ["VARIANCES", "WEIGHTS", "add_variances", "add_weights"]
+__all__ = ["VARIANCES", "WEIGHTS", "add_variances", "add_weights", "anchors_of"]
 
 VARIANCES = ("chosen_variance", "rejected_variance")
 """Columns that `surefoot score` writes, in reward²."""
@@ -20,31 +24,52 @@ WEIGHTS = ("chosen_weight", "rejected_weight")
 
 
 def add_variances(
-    pairs: Dataset, source: RewardSource, *, rows: int = 1024, on_progress: Callable[[float], None] | None = None
+    pairs: Dataset,
+    source: RewardSource,
+    anchors: AnchorStore | None = None,
+    *,
+    rows: int = 1024,
+    on_progress: Callable[[float], None] | None = None,
 ) -> Dataset:
-    """The pairs with the variance of either side's reward, centred over the two, as `surefoot score` has it.
+    """The pairs with the variance of either side's reward, and `anchor`, as `surefoot score` has them.
 
     Args:
         pairs: `prompt`, `chosen`, `rejected`.
+        anchors: of `surefoot anchors`. A prompt that it lacks is centred by both sides of all its pairs; a pair
+            without a prompt by its own two.
         rows: pairs scored at a time.
         on_progress: called with the share done.
 
     Raises:
         VarianceError: the source has one member.
     """
-    found: list[list[torch.Tensor]] = [[], []]
-    for start in range(0, len(pairs), rows):
-        part = pairs[start : start + rows]
+    numbers = prompt_numbers(pairs, pairs=True)
+    found = {name: torch.full((len(pairs),), torch.nan, dtype=torch.float64) for name in VARIANCES}
+    kinds: list[str | None] = [None] * len(pairs)
+    done = 0
+    for block in prompt_blocks(numbers, rows):
+        part = pairs[block]
         sides = [source.score(part["prompt"], part[side]) for side in ("chosen", "rejected")]
-        count = len(sides[0])
-        variance = source.estimate(torch.cat(sides), torch.arange(count).repeat(2)).variance
-        found[0].append(variance[:count])
-        found[1].append(variance[count:])
+        groups = torch.from_numpy(numbers[block]).repeat(2)
+        estimate = estimate_rows(source, [*part["prompt"], *part["prompt"]], torch.cat(sides), groups, anchors)
+        for name, values in zip(VARIANCES, estimate.variance.chunk(2), strict=True):
+            found[name][block] = values
+        for row, kind in zip(block.tolist(), anchor_names(estimate)[: len(block)], strict=True):
+            kinds[row] = kind
+        done += len(block)
         if on_progress is not None:
-            on_progress(min(1.0, (start + count) / len(pairs)))
-    for name, values in zip(VARIANCES, found, strict=True):
-        pairs = pairs.add_column(name, torch.cat(values).tolist())
-    return pairs
+            on_progress(done / len(pairs))
+    pairs = pairs.remove_columns([name for name in (*VARIANCES, ANCHOR) if name in pairs.column_names])
+    for name, values in found.items():
+        pairs = pairs.add_column(name, values.tolist())
+    return pairs.add_column(ANCHOR, kinds)
+
+
+def anchors_of(pairs: Dataset) -> dict[str, float]:
+    """Share of the pairs that had each kind of anchor, from their column `anchor`; nothing where it is not known."""
+    kinds = list(pairs[ANCHOR]) if ANCHOR in pairs.column_names else []
+    known = set(kinds) - {None} <= set(ANCHOR_KINDS)
+    return anchor_shares(kinds) if known else {}
 
 
 def add_weights(pairs: Dataset, floor: float = 0.1, ceiling: float = 10.0) -> Dataset:

@@ -63,6 +63,12 @@ def run_dpo(
             f"{script.dataset_name} has no {' and no '.join(missing)}; give reward_source, score the pairs first with "
             "`surefoot score`, or set weights: none"
         )
+    if args.anchor_file is not None and (not missing or script.reward_source is None):
+        raise ConfigError(
+            "anchor_file centres what reward_source scores, and "
+            + ("there is no reward_source" if missing else f"{script.dataset_name} has variances already")
+            + "; leave it out, or let the source score the pairs"
+        )
     folder = claim_directory(args.output_dir, "dpo", settings)
     if (folder / RECORD).exists():
         finished: dict[str, Any] = read_json(folder / RECORD)
@@ -84,6 +90,7 @@ def run_dpo(
         "start": averages(rows[:tenth], _SUMMARY),
         "end": averages(rows[-tenth:], _SUMMARY),
         "steps": trainer.state.global_step,
+        "anchor": trainer.anchor_shares,
     }
     record = make_record("dpo", settings, seed=args.seed, data_hash=data_hash(pairs), metrics=metrics)
     if trainer.accelerator.is_main_process:

@@ -1,0 +1,274 @@
+"""Draw completions of the reference policy once, score them, and keep each prompt's mean scored row in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, PreTrainedTokenizerBase
+from trl import ModelConfig
+
+from surefoot.data.preferences import load_prompts
+from surefoot.errors import ConfigError, ModelError, RunError, VarianceError
+from surefoot.rewards.anchors import AnchorStore, prompt_digest
+from surefoot.rewards.independent import IndependentMembers
+from surefoot.rewards.loading import choose_device
+from surefoot.rewards.source import MemberSource, RewardSource, load_source
+from surefoot.training.run_online import load_policy_tokenizer
+from surefoot.types import Text
+
+__all__ = ["AnchorArguments", "draw_completions", "prepare_anchors"]
+
+_SAVE_SECONDS = 60.0
+"""What a killed process can lose; an interruption or an error loses the batch at hand."""
+_SETTINGS = ("model_name_or_path", "anchor_completions", "temperature", "max_completion_length", "seed")
+"""What anchors of one file have in common."""
+
+
+@dataclass
+class AnchorArguments:
+    """Settings of `surefoot anchors`. Give `source`, or `models`."""
+
+    output: str = field(metadata={"help": "A .safetensors file; the same again goes on, or adds new prompts."})
+    model_name_or_path: str = field(metadata={"help": "The reference policy: a directory or hub name."})
+    dataset_name: str = field(metadata={"help": "Prompts: a local file, directory or hub name."})
+    source: str | None = field(default=None, metadata={"help": "Directory or hub name of a reward source."})
+    models: list[str] | None = field(
+        default=None, metadata={"help": "Existing reward models, directories or hub names, taken as members."}
+    )
+    dataset_config: str | None = None
+    dataset_split: str | None = None
+    dataset_prompts: int | None = field(default=None, metadata={"help": "Use only so many prompts."})
+    anchor_completions: int = field(default=8, metadata={"help": "Completions drawn of each prompt."})
+    max_completion_length: int = field(default=256, metadata={"help": "In tokens, as in the training to come."})
+    temperature: float = field(default=1.0, metadata={"help": "As in the training to come."})
+    prompts_per_batch: int = field(default=8, metadata={"help": "Prompts sampled and scored at a time."})
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            ConfigError: what is wrong.
+        """
+        if not self.output.endswith(".safetensors"):
+            raise ConfigError(f"output must end in .safetensors, got {Path(self.output).name}")
+        if (self.source is None) == (self.models is None):
+            raise ConfigError(
+                "give exactly one of source (a directory of `surefoot reward`) and models (reward models)"
+            )
+        for name in ("anchor_completions", "max_completion_length", "prompts_per_batch", "dataset_prompts"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        if not self.temperature > 0:
+            raise ConfigError(f"temperature must be positive, got {self.temperature}")
+
+
+def prepare_anchors(args: AnchorArguments, on_progress: Callable[[int, int], None] | None = None) -> AnchorStore:
+    """Write the anchors of all prompts to `args.output`; an interrupted call goes on from `<output>.part`.
+
+    A prompt's completions depend on the seed and on the prompt alone (up to rounding in the model, which may depend on
+    the prompts in its batch), so a call that was interrupted gives the same anchors as one that was not.
+
+    Args:
+        on_progress: called with (prompts done, prompts).
+
+    Returns:
+        The anchors; those of the finished file if it has all prompts already.
+
+    Raises:
+        ConfigError, DataError, ModelError, RunError, VarianceError: before anything is sampled, each saying what to
+            change.
+    """
+    args.check()
+    target = Path(args.output)
+    tokenizer = load_policy_tokenizer(ModelConfig(model_name_or_path=args.model_name_or_path))
+    prompts = _prompts(args, tokenizer)
+    source = _source(args)
+    part = target.with_name(f"{target.name}.part")
+    store = _started(args, source, next((path for path in (part, target) if path.exists()), None))
+    missing = store.missing(prompts)
+    if missing:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _draw_and_keep(args, tokenizer, source, store, missing, part, on_progress, len(prompts))
+    if missing or part.exists():
+        os.replace(part, target)
+    if on_progress is not None:
+        on_progress(len(prompts), len(prompts))
+    return store
+
+
+def _prompts(args: AnchorArguments, tokenizer: PreTrainedTokenizerBase) -> list[Text]:
+    table = load_prompts(args.dataset_name, split=args.dataset_split, config=args.dataset_config)
+    prompts: list[Text] = list(table["prompt"])[: args.dataset_prompts]
+    if tokenizer.chat_template is None and any(not isinstance(prompt, str) for prompt in prompts):
+        raise ModelError(
+            f"the tokenizer of '{args.model_name_or_path}' has no chat template, and the prompts of "
+            f"{args.dataset_name} are messages; give plain text, or a policy with a chat template"
+        )
+    return prompts
+
+
+def _source(args: AnchorArguments) -> RewardSource:
+    source: RewardSource
+    source = load_source(args.source) if args.source is not None else IndependentMembers.from_models(args.models or [])
+    if isinstance(source, MemberSource) and source.num_members < 2:
+        raise VarianceError(f"'{source.name}' has one member, so it has no variance that an anchor could centre")
+    if not source.centred:
+        raise VarianceError(f"the variance of '{source.name}' is given as it stands: it takes no anchors")
+    return source
+
+
+def _started(args: AnchorArguments, source: RewardSource, path: Path | None) -> AnchorStore:
+    """What was made before with these settings, or an empty store."""
+    settings = {name: getattr(args, name) for name in _SETTINGS}
+    if path is None:
+        return AnchorStore(source.name, args.anchor_completions, settings)
+    store = AnchorStore.load(path, source)
+    different = [name for name in _SETTINGS if store.about.get(name) != settings[name]]
+    if different:
+        name = different[0]
+        raise RunError(
+            f"{path} holds anchors that were made otherwise ({name}: {store.about.get(name)!r} there, "
+            f"{settings[name]!r} here); choose another output, or delete it"
+        )
+    return store
+
+
+def _draw_and_keep(
+    args: AnchorArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    source: RewardSource,
+    store: AnchorStore,
+    missing: list[Text],
+    part: Path,
+    on_progress: Callable[[int, int], None] | None,
+    total: int,
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path, use_safetensors=True)
+    model = model.to(choose_device(None)).eval()
+    done, saved = total - len(missing), time.monotonic()
+    try:
+        for start in range(0, len(missing), args.prompts_per_batch):
+            some = missing[start : start + args.prompts_per_batch]
+            _add(args, model, tokenizer, source, store, some)
+            if time.monotonic() - saved >= _SAVE_SECONDS:
+                store.save(part)
+                saved = time.monotonic()
+            if on_progress is not None:
+                on_progress(done + start + len(some), total)
+    finally:
+        if len(store):
+            store.save(part)
+
+
+def _add(
+    args: AnchorArguments,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    source: RewardSource,
+    store: AnchorStore,
+    prompts: list[Text],
+) -> None:
+    count = args.anchor_completions
+    texts = draw_completions(
+        model,
+        tokenizer,
+        prompts,
+        count,
+        max_new_tokens=args.max_completion_length,
+        temperature=args.temperature,
+        seed=args.seed,
+    )
+    repeated = [prompt for prompt in prompts for _ in range(count)]
+    scores = source.score(repeated, texts)
+    store.add(prompts, scores)
+    for i in range(0, len(texts), count):
+        store.add_probe(repeated[i], texts[i], scores[i])
+
+
+@torch.no_grad()
+def draw_completions(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[Text],
+    count: int,
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> list[Text]:
+    """Draw `count` completions of each prompt by plain sampling; the caller's random state is untouched.
+
+    Args:
+        model: in eval mode.
+        tokenizer: with a pad token, and a chat template if prompts are messages.
+        seed: with the prompt's own content, fixes its completions, whatever else is in the batch.
+
+    Returns:
+        Completions in the prompts' formats, without special tokens, a prompt's one after the other.
+    """
+    ids = [_token_ids(tokenizer, prompt) for prompt in prompts for _ in range(count)]
+    inputs: Any = tokenizer.pad({"input_ids": ids}, padding=True, padding_side="left", return_tensors="pt")
+    inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
+    width = inputs["input_ids"].shape[1]
+    uniforms = np.concatenate([_stream(seed, prompt).random((count, max_new_tokens)) for prompt in prompts])
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    chosen = _ByUniforms(torch.from_numpy(uniforms).to(model.device), width, temperature)
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        output = model.generate(**inputs, generation_config=settings, logits_processor=[chosen])
+    texts = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+    plain = [isinstance(prompt, str) for prompt in prompts for _ in range(count)]
+    return [text if one else [{"role": "assistant", "content": text}] for text, one in zip(texts, plain, strict=True)]
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[int]:
+    """As TRL's trainers read a prompt; a last message of the assistant is continued."""
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    unfinished = prompt[-1]["role"] == "assistant"
+    return list(
+        tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=not unfinished, continue_final_message=unfinished, return_dict=False
+        )
+    )
+
+
+def _stream(seed: int, prompt: Text) -> np.random.Generator:
+    return np.random.default_rng(int(hashlib.sha256(f"{seed}:{prompt_digest(prompt)}".encode()).hexdigest()[:16], 16))
+
+
+class _ByUniforms(LogitsProcessor):
+    """Leave each row one token, chosen by a uniform number of the row's own: the quantile of its distribution.
+
+    Sampling with one shared random state, as `generate` does, would let a completion depend on its whole batch.
+    """
+
+    def __init__(self, uniforms: Float[Tensor, "rows steps"], width: int, temperature: float) -> None:
+        self.uniforms, self.width, self.temperature = uniforms, width, temperature
+
+    def __call__(self, input_ids: Tensor, scores: Float[Tensor, "rows tokens"]) -> Float[Tensor, "rows tokens"]:
+        step = min(input_ids.shape[1] - self.width, self.uniforms.shape[1] - 1)  # generate may look one step ahead
+        precise = torch.float64 if scores.device.type != "mps" else torch.float32
+        below = (scores / self.temperature).softmax(dim=-1, dtype=precise).cumsum(dim=-1)
+        wanted = self.uniforms[:, step, None].to(below) * below[:, -1:]
+        token = torch.searchsorted(below, wanted, right=True).clamp(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
