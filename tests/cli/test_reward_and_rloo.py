@@ -12,7 +12,7 @@ from surefoot.cli.main import main
 from surefoot.rewards.source import load_source
 from tests.models import WORDS
 
-pytestmark = pytest.mark.filterwarnings("ignore:the variance of 'heads' is nearly the same")
+pytestmark = pytest.mark.filterwarnings("ignore:the variance of 'heads'")
 
 
 @pytest.fixture(scope="module")
@@ -176,8 +176,8 @@ def test_one_member_is_refused_where_a_variance_is_asked_for(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "independnt"}, "kind must be one of heads, independent"),
-        ({"kind": "independent"}, r"kind: independent has no layer \(kind: heads or distilled\)"),
+        ({"kind": "independnt"}, "kind must be one of linear, heads, independent"),
+        ({"kind": "independent"}, r"kind: independent has no layer \(kind: linear or heads or distilled\)"),
         ({"bootstrap": "resample"}, "bootstrap of kind heads must be one of none, poisson, exponential"),
         ({"members": 0}, "members must be at least 1"),
         ({"max_length": 2}, "longer than max_length=2 tokens"),
@@ -199,7 +199,7 @@ def test_reward_settings_are_checked(
 
 
 @pytest.mark.filterwarnings("ignore:the variance of")
-@pytest.mark.parametrize("kind", ["lora", "laplace", "dropout", "distilled"])
+@pytest.mark.parametrize("kind", ["linear", "lora", "laplace", "dropout", "distilled"])
 def test_every_kind_from_settings_to_a_policy(
     kind: str, policy_path: Path, preferences: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

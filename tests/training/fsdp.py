@@ -14,7 +14,8 @@ import torch
 from accelerate.state import AcceleratorState, DistributedType, PartialState
 from datasets import Dataset
 
-from surefoot.rewards.functions import FunctionReward
+from surefoot.rewards.anchors import AnchorStore
+from surefoot.rewards.functions import FunctionMembers
 from surefoot.training.end import end_training
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
@@ -22,10 +23,13 @@ from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
 ROWS, TOKENS = 8, 6
 
 
-def reward(prompts: Any, completions: Any) -> tuple[list[float], list[float]]:
-    """A mean that likes cats, and a variance that grows with dogs and length."""
+def members(prompts: Any, completions: Any) -> list[list[float]]:
+    """Five members that like cats, and differ about dogs and length."""
     counts = [(text.count("cat"), text.count("dog"), len(text)) for text in completions]
-    return [cat + 0.1 * size for cat, _, size in counts], [0.1 + dog + 0.05 * size for _, dog, size in counts]
+    return [
+        [cat + 0.1 * size, cat + 2.0 * dog, cat - 2.0 * dog, cat + dog - 0.1 * size, cat - dog]
+        for cat, dog, size in counts
+    ]
 
 
 def shard_on_the_cpu() -> None:
@@ -71,12 +75,12 @@ def main(policy: str, output: str, sharded: str) -> None:
     noise, processes = SharedNoise(), int(os.environ.get("WORLD_SIZE", "1"))
     trainer = VarianceAwareRLOOTrainer(
         policy,
-        FunctionReward(reward),
+        FunctionMembers(members, 5),
         VarianceAwareRLOOConfig(
             output_dir=output, per_device_train_batch_size=ROWS // processes, num_generations=ROWS,
             max_completion_length=TOKENS, generation_kwargs={"min_new_tokens": TOKENS}, max_steps=3, beta=0.5,
-            learning_rate=1e-3, calibration_prompts=4, report_to="none", use_cpu=True, bf16=False,
-            gradient_checkpointing=False, save_strategy="no", disable_tqdm=True, seed=1, **fsdp,
+            learning_rate=1e-3, calibration_prompts=4, anchor_completions=ROWS, report_to="none", use_cpu=True,
+            bf16=False, gradient_checkpointing=False, save_strategy="no", disable_tqdm=True, seed=1, **fsdp,
         ),
         train_dataset=Dataset.from_dict({"prompt": ["the cat", "a dog", "red and", "green"] * 4}),
     )  # fmt: skip
@@ -89,8 +93,10 @@ def main(policy: str, output: str, sharded: str) -> None:
         """As training does, on completions that depend on the processes; then the same constants for all."""
         found["sampled_variance"] = by_sampling().reference_variance
         noise.calls = 0
-        mean, variance = reward([], ["cat dog", "dog", "cat cat", "a a a a"])
-        return trainer.source.calibrate(torch.tensor([mean, variance]).T)
+        assert trainer.anchors is not None
+        trainer.anchors.store = AnchorStore(trainer.source.name, ROWS)
+        texts = ["dog dog dog", "dog", "cat", "a", "cat dog", "dog red", "red", "the dog a"]
+        return trainer.source.calibrate(torch.tensor(members([], texts)))
 
     trainer.calibrate_on_reference = calibrate  # type: ignore[method-assign]
     trainer.train()
@@ -99,6 +105,10 @@ def main(policy: str, output: str, sharded: str) -> None:
         found[name] = float(whole.detach().double().square().sum())
     found["sharded"] = any(hasattr(parameter, "full_tensor") for parameter in trainer.model.parameters())
     assert trainer.last_shaped is not None
+    assert trainer.anchors is not None
+    store = trainer.anchors.store
+    for prompt in sorted({text for text in trainer.train_dataset["prompt"] if text in store}):
+        found[f"anchor of {prompt}"] = store.of([prompt]).rows[0].tolist()
     found["weight_spread"] = float(trainer.last_shaped.weight.std())
     found["log_ratio"] = sorted(trainer.last_shaped.log_ratio.tolist())
     if trainer.accelerator.is_main_process:

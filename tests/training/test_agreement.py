@@ -20,9 +20,10 @@ from transformers import AutoTokenizer, PrinterCallback
 from surefoot.rewards.functions import FunctionMembers
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.grpo_trainer import VarianceAwareGRPOTrainer
+from surefoot.training.prompt_anchors import PromptAnchors
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
-from tests.training.test_rloo_trainer import PROMPTS, common, difference, members, moved
+from tests.training.test_rloo_trainer import PROMPTS, common, difference, moved, panel
 
 KINDS = {
     "rloo": (VarianceAwareRLOOTrainer, VarianceAwareRLOOConfig),
@@ -35,10 +36,10 @@ def make(kind: str, policy: Path, output: Path, prompts: Any = None, keywords: A
 
     def texts(given: Any, completions: Any) -> list[list[float]]:
         plain = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-        return members(given, plain)
+        return panel(given, plain)
 
     trainer = trainer_class(
-        str(policy), FunctionMembers(texts, 3), config_class(**common(output, **changes)),
+        str(policy), FunctionMembers(texts, 5), config_class(**common(output, **changes)),
         train_dataset=Dataset.from_dict({"prompt": PROMPTS if prompts is None else prompts}), **(keywords or {}),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
@@ -86,7 +87,10 @@ def test_an_adapter_moves_away_from_its_own_base(kind: str, policy_path: Path, t
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_messages_that_render_alike_train_alike(kind: str, policy_path: Path, tmp_path: Path) -> None:
+def test_messages_that_render_alike_train_alike(
+    kind: str, policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PromptAnchors, "_seed_of", lambda self, prompts: len(self.store))  # else of their content
     tokenizer = AutoTokenizer.from_pretrained(policy_path)
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     plain = make(kind, policy_path, tmp_path / "a", beta=0.5, max_steps=3)
@@ -95,6 +99,9 @@ def test_messages_that_render_alike_train_alike(kind: str, policy_path: Path, tm
     chat = make(kind, policy_path, tmp_path / "b", chats, {"processing_class": tokenizer}, beta=0.5, max_steps=3)
     chat.train()
     assert difference(plain, chat) <= 1e-6
+    expected = plain.anchors.store.of(PROMPTS[:6]).rows
+    torch.testing.assert_close(chat.anchors.store.of(chats[:6]).rows, expected, rtol=0, atol=0)
+    assert float(expected.std(dim=0).max()) > 0.1
 
 
 @pytest.mark.slow

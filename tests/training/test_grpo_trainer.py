@@ -25,7 +25,8 @@ def members(prompts: Any, completions: Any) -> list[list[float]]:
     for text in completions:
         words = text.split()
         cat, dog = words.count("cat"), words.count("dog")
-        rows.append([cat + len(words) / 8, cat + 2.0 * dog, cat - 2.0 * dog - len(words) / 8])
+        length = len(words) / 8
+        rows.append([cat + length, cat + 2.0 * dog, cat - 2.0 * dog - length, cat + dog + length, cat - dog])
     return rows
 
 
@@ -36,7 +37,7 @@ def first_member(prompts: Any, completions: Any, **_: Any) -> list[float]:
 def ours(policy: Path, output: Path, **changes: Any) -> VarianceAwareGRPOTrainer:
     trainer = VarianceAwareGRPOTrainer(
         str(policy),
-        FunctionMembers(members, 3),
+        FunctionMembers(members, 5),
         VarianceAwareGRPOConfig(**common(output, **changes)),
         train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
     )
@@ -73,7 +74,7 @@ def forwards(trainer: Any) -> tuple[int, int]:
     calls: list[bool] = []
     source = getattr(trainer, "source", None)
     if source is not None:
-        source.calibrate(torch.eye(4)[:, :3])  # so that nothing is sampled before training
+        source.calibrate(torch.eye(6)[:, :5])  # so that nothing is sampled before training
         trainer.calibrate_on_reference = lambda: source.calibration
     policy = trainer.model.get_base_model() if hasattr(trainer.model, "peft_config") else trainer.model
     policy.register_forward_hook(lambda *given: calls.append(bool(given[2].get("fused_lm_head"))), with_kwargs=True)

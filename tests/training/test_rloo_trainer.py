@@ -32,6 +32,12 @@ def members(prompts: Any, completions: Any) -> list[list[float]]:
     return rows
 
 
+def panel(prompts: Any, completions: Any) -> list[list[float]]:
+    """Five members: `members`, and two more that differ about "dog". Variances of three are too noisy to differ."""
+    dogs = [text.split().count("dog") for text in completions]
+    return [[*row, row[0] + dog, row[0] - dog] for row, dog in zip(members(prompts, completions), dogs, strict=True)]
+
+
 def first_member(prompts: Any, completions: Any, **_: Any) -> list[float]:
     return [row[0] for row in members(prompts, completions)]
 
@@ -59,7 +65,7 @@ def common(output: Path, **changes: Any) -> dict[str, Any]:
 def ours(policy: Any, output: Path, reward: Any = None, **changes: Any) -> VarianceAwareRLOOTrainer:
     trainer = VarianceAwareRLOOTrainer(
         policy if not isinstance(policy, Path) else str(policy),
-        FunctionMembers(members, 3) if reward is None else reward,
+        FunctionMembers(panel, 5) if reward is None else reward,
         VarianceAwareRLOOConfig(**common(output, **changes)),
         train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
     )
@@ -160,12 +166,13 @@ def test_advantages_recomputed_from_the_tokens(policy_path: Path, tmp_path: Path
             reference, prompt, completion
         )
         text = tokenizer.decode(completion, skip_special_tokens=True)
-        by_prompt.setdefault(tokenizer.decode(prompt), []).append((members([""], [text])[0], ratio, float(advantage)))
+        by_prompt.setdefault(tokenizer.decode(prompt), []).append((panel([""], [text])[0], ratio, float(advantage)))
     assert len(by_prompt) == 4
-    for group in by_prompt.values():
+    assert trainer.anchors is not None
+    for prompt, group in by_prompt.items():
         scores = torch.tensor([row[0] for row in group], dtype=torch.float64)
         ratios = torch.tensor([row[1] for row in group], dtype=torch.float64)
-        estimate = trainer.source.estimate(scores, torch.zeros(4).long())
+        estimate = trainer.source.estimate(scores, trainer.anchors.store.of([prompt] * 4))
         weight = (estimate.variance / trainer.source.calibration.reference_variance).clamp(0.1, 10.0)
         if preset == "lcb":
             total = estimate.mean - estimate.variance.sqrt() - 0.5 * ratios
@@ -207,7 +214,7 @@ def test_the_budget_moves_beta_and_is_logged(policy_path: Path, tmp_path: Path) 
 def test_unscored_completions_do_not_move_the_policy(policy_path: Path, tmp_path: Path) -> None:
     """All completions unscored: no learning signal at all, not rewards of 0 less a penalty."""
     nothing = FunctionMembers(lambda p, c: [[float("nan")] * 2 for _ in c], 2)
-    nothing.calibrate(torch.randn(8, 2), torch.arange(8) // 4)
+    nothing.calibrate(torch.randn(8, 2))
     trainer = ours(policy_path, tmp_path, reward=nothing, preset="mean", max_steps=2)
     trainer.train()
     assert moved(trainer, policy_path) == 0.0
@@ -218,7 +225,7 @@ def test_monitors_are_logged_and_not_optimised(policy_path: Path, tmp_path: Path
     plain = ours(policy_path, tmp_path / "a", preset="mean", max_steps=3)
     plain.train()
     watched = VarianceAwareRLOOTrainer(
-        str(policy_path), FunctionMembers(members, 3),
+        str(policy_path), FunctionMembers(panel, 5),
         VarianceAwareRLOOConfig(**common(tmp_path / "b", preset="mean", max_steps=3)),
         train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
         monitors={"gold": lambda p, c: [float(text.count("cat")) for text in c]},
@@ -248,7 +255,7 @@ def test_a_model_in_memory_is_saved_as_its_own_reference(policy_path: Path, tmp_
     model.config._name_or_path = ""
     tokenizer = AutoTokenizer.from_pretrained(policy_path)
     trainer = VarianceAwareRLOOTrainer(
-        model, FunctionMembers(members, 3), VarianceAwareRLOOConfig(**common(tmp_path, max_steps=1)),
+        model, FunctionMembers(panel, 5), VarianceAwareRLOOConfig(**common(tmp_path, max_steps=1)),
         train_dataset=Dataset.from_dict({"prompt": PROMPTS}), processing_class=tokenizer,
     )  # fmt: skip
     torch.testing.assert_close(trainer.ref_model.lm_head.weight, model.lm_head.weight)
@@ -337,7 +344,7 @@ def test_the_model_card_says_what_was_optimised(policy_path: Path, tmp_path: Pat
     trainer.train()
     trainer.create_model_card(model_name="mine")
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "`function`, 3 members" in card
+    assert "`function`, 5 members" in card
     assert "KL weighted by the variance (generalized)" in card
     assert "0.5 nats per sequence" in card
     assert "mean variance on the reference policy" in card

@@ -1,8 +1,9 @@
-"""A prompt's completions may be scored by different processes; centring, weights and β must not notice."""
+"""A prompt's completions may be scored by different processes; anchors, weights and β must not notice."""
 
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,15 @@ def test_groups_split_between_two_processes(policy_path: Path, tmp_path: Path) -
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert first["rows"] == 8  # one group of eight, four completions from each process
-    assert first["group_means"] < 1e-9  # centred over the whole group: all members share its mean
+    assert len(first["anchors"]) == 4
+    assert max(abs(value) for row in first["anchors"].values() for value in row) > 0.1
+    draws = [json.loads((tmp_path / f"drawn{rank}.json").read_text()) for rank in (0, 1)]
+    assert [len(draw) for draw in draws[0]] == [len(draw) for draw in draws[1]]  # as many calls, of as many rows
+    for mine, theirs in zip(*draws, strict=True):
+        count = Counter(mine + theirs)
+        assert sum(count.values()) in (3 * len(count), 3 * len(count) + 1)  # both together draw three of each
+    times = Counter(prompt for mine, theirs in zip(*draws, strict=True) for prompt in {*mine, *theirs})
+    assert set(times.values()) == {1}  # no anchor is made twice
 
 
 @pytest.mark.slow
@@ -44,6 +53,7 @@ def test_two_processes_agree_with_one(policy_path: Path, tmp_path: Path) -> None
     del found["one"]["sampled_variance"], found["two"]["sampled_variance"]  # other completions, by construction
     assert found["one"]["weight_spread"] > 0.1
     assert max(map(abs, found["one"]["log_ratio"])) > 1e-3
+    assert len([name for name in found["one"] if name.startswith("anchor of")]) >= 2
     for way in ("two", "sharded"):
         assert found[way].keys() == found["one"].keys()
         for name, value in found["one"].items():

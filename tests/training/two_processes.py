@@ -15,23 +15,36 @@ from surefoot.training.end import end_training
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
 
+PROMPTS = ["the cat", "a dog", "red and", "green"]
+
 
 def members(prompts: Any, completions: Any) -> list[list[float]]:
     counts = [(text.count("cat"), text.count("dog"), len(text)) for text in completions]
-    return [[cat + 0.1 * size, cat + 2.0 * dog, cat - 2.0 * dog] for cat, dog, size in counts]
+    return [
+        [cat + 0.1 * size, cat + 2.0 * dog, cat - 2.0 * dog, cat + dog - 0.1 * size, cat - dog]
+        for cat, dog, size in counts
+    ]
 
 
 def main(policy: str, output: str) -> None:
     trainer = VarianceAwareRLOOTrainer(
         policy,
-        FunctionMembers(members, 3),
+        FunctionMembers(members, 5),
         VarianceAwareRLOOConfig(
-            output_dir=output, per_device_train_batch_size=4, num_generations=8, max_completion_length=6, max_steps=4,
-            beta=0.5, target_kl=3.0, learning_rate=1e-3, calibration_prompts=5, report_to="none", use_cpu=True,
-            gradient_checkpointing=False, save_strategy="no", disable_tqdm=True,
+            output_dir=output, per_device_train_batch_size=4, num_generations=8, max_completion_length=6, max_steps=16,
+            beta=0.5, target_kl=3.0, learning_rate=1e-3, calibration_prompts=2, anchor_completions=3,
+            report_to="none", use_cpu=True, gradient_checkpointing=False, save_strategy="no", disable_tqdm=True,
         ),
-        train_dataset=Dataset.from_dict({"prompt": ["the cat", "a dog", "red and", "green"] * 4}),
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS * 4}),
     )  # fmt: skip
+    assert trainer.anchors is not None
+    draw, drawn = trainer.anchors._sample, list[list[str]]()
+
+    def watched(prompts: Any, seed: int) -> Any:
+        drawn.append(list(prompts))
+        return draw(prompts, seed)
+
+    trainer.anchors._sample = watched
     trainer.train()
     shaped, calibration = trainer.last_shaped, trainer.source.calibration
     assert shaped is not None
@@ -40,10 +53,12 @@ def main(policy: str, output: str) -> None:
         "beta": trainer.beta,
         "reference_variance": calibration.reference_variance,
         "rows": len(shaped.reward),
-        "group_means": shaped.estimate.members.view(-1, 8, 3).mean(dim=1).std(dim=1, correction=1).max().item(),
+        "anchors": {prompt: trainer.anchors.store.of([prompt]).rows[0].tolist() for prompt in sorted(PROMPTS)},
         "weights": float(sum(p.detach().double().sum() for p in trainer.model.parameters())),
     }
-    Path(output, f"rank{trainer.accelerator.process_index}.json").write_text(json.dumps(found))
+    rank = trainer.accelerator.process_index
+    Path(output, f"rank{rank}.json").write_text(json.dumps(found))
+    Path(output, f"drawn{rank}.json").write_text(json.dumps(drawn))
     wrapped = weakref.ref(trainer.model_wrapped)
     assert isinstance(wrapped(), DistributedDataParallel)
     end_training(trainer)

@@ -131,8 +131,13 @@ def _with_explicit_prompt(table: Dataset) -> Dataset:
     return table.add_column("prompt", [""] * len(table))
 
 
-def load_prompts(name: str | Path, *, split: str | None = None, config: str | None = None) -> Dataset:
+def load_prompts(
+    name: str | Path, *, split: str | None = None, config: str | None = None, beside: Sequence[str] = ()
+) -> Dataset:
     """The `prompt` column of a prompt or preference dataset, each prompt once, in order.
+
+    Args:
+        beside: columns to keep as well where the dataset has them, from a prompt's first row.
 
     Raises:
         DataError: there is no column `prompt`, or a prompt is None or empty (its row is named).
@@ -150,7 +155,7 @@ def load_prompts(name: str | Path, *, split: str | None = None, config: str | No
         if key not in seen:
             seen.add(key)
             rows.append(row)
-    return table.select(rows).select_columns(["prompt"])
+    return table.select(rows).select_columns(["prompt", *(name for name in beside if name in table.column_names)])
 
 
 def split_by_prompt(table: Dataset, held_out: float, seed: int) -> tuple[Dataset, Dataset]:

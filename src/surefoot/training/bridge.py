@@ -1,4 +1,4 @@
-"""The one file that touches TRL's private methods (TRL 1.16 to 2).
+"""What touches TRL's private methods (TRL 1.16 to 2), with `reference.py`, which samples.
 
 How the penalty gets in, without copying a method of TRL's:
 
@@ -34,19 +34,23 @@ from trl.models.utils import disable_gradient_checkpointing
 from surefoot.errors import ConfigError, ModelError, VarianceError
 from surefoot.files import read_json, write_json, write_text
 from surefoot.maths.objectives import Objective
+from surefoot.rewards.anchors import AnchorStore, group_anchors
 from surefoot.rewards.source import MemberSource, RewardSource
 from surefoot.training import metrics
 from surefoot.training.checkpoints import last_whole_checkpoint
 from surefoot.training.kl_control import KLController
 from surefoot.training.policy_card import policy_card
 from surefoot.training.preference_weights import WEIGHTS
+from surefoot.training.prompt_anchors import PromptAnchors
+from surefoot.training.reference import ReferenceSampling
 from surefoot.training.shaping import ShapedRewards, shape_rewards
 from surefoot.training.token_recorder import TokenRecorder
-from surefoot.types import Calibration
+from surefoot.types import Anchors, Calibration
 
 __all__ = ["STATE", "PenaltyBridge", "PreferenceBridge"]
 
 STATE = "surefoot_state.json"
+ANCHORS = "surefoot_anchors.safetensors"
 _SUMMED = ("reward", "surcharge")
 _SHOWN = ("variance", "weight")
 _OTHER_SAMPLING = ("use_vllm", "use_transformers_continuous_batching", "rollout_func", "tools", "_is_vlm")
@@ -55,7 +59,7 @@ _WHOLE = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_G
 """Each process holds the whole policy: no FSDP, no DeepSpeed."""
 
 
-class PenaltyBridge:
+class PenaltyBridge(ReferenceSampling):
     """Mixin that puts the variance-aware penalty into TRL's RLOO or GRPO trainer.
 
     Args (keyword only, besides the trainer's own):
@@ -66,13 +70,6 @@ class PenaltyBridge:
 
     native_kl: ClassVar[Literal["reward", "loss"]]
     """Where TRL's trainer has its own KL."""
-    _completions_at: ClassVar[int]
-    """Place of the completions in what `_generate` returns."""
-
-    args: Any
-    accelerator: Any
-    model: Any
-    state: Any
     beta: float
 
     def __init__(
@@ -99,6 +96,8 @@ class PenaltyBridge:
         args.reward_weights = summed + list(args.reward_weights or [1.0] * len(extra))
         super().__init__(*positional, reward_funcs=[*self._columns.values(), *extra], **keywords)  # type: ignore[call-arg]
         self.controller = None if args.target_kl is None else KLController(args.target_kl, args.beta)
+        self._clock = metrics.ShareOfTime()
+        self.anchors = self._new_anchors()
 
     # --- what is said of the policy ----------------------------------------------------------------------------------
 
@@ -135,13 +134,14 @@ class PenaltyBridge:
         Raises:
             VarianceError: the objective needs a variance and the source has none.
         """
-        prompts, groups = self._calibration_prompts()
-        devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            completions = self._sample_reference(prompts)
+        rows, groups = self._calibration_rows()
+        prompts = [row["prompt"] for row in rows]
+        known = self._known_anchors(rows)
+        with self._same_random_state():
+            completions = self._sample(prompts)
         scores = gather(self.source.score(prompts, completions).to(self.accelerator.device)).cpu()
         everyone = gather(torch.tensor(groups, device=self.accelerator.device)).cpu()
-        calibration = self.source.calibrate(scores, everyone)
+        calibration = self.source.calibrate(scores, self._anchors_of_batch(known, scores, everyone))
         if self.objective.needs_variance and calibration.reference_variance is None:
             raise VarianceError(
                 f"preset '{self.args.preset}' needs a variance, but '{self.source.name}' has one member; give at "
@@ -149,27 +149,61 @@ class PenaltyBridge:
             )
         if self.objective.weights == "variance":
             metrics.warn_if_even(self.source, calibration)
+            metrics.warn_if_unreliable(self.source, calibration)
         return calibration
 
-    def _calibration_prompts(self) -> tuple[list[Any], list[int]]:
+    def _calibration_rows(self) -> tuple[list[dict[str, Any]], list[int]]:
         size, count = self.args.num_generations, self.args.calibration_prompts
         dataset: Dataset | IterableDataset = self.train_dataset  # type: ignore[attr-defined]
-        rows = dataset.take(count) if isinstance(dataset, IterableDataset) else _spread(dataset, count)
-        prompts = [row["prompt"] for row in rows]
-        share = range(self.accelerator.process_index, len(prompts), self.accelerator.num_processes)
-        equal = len(prompts) // self.accelerator.num_processes  # gather needs the same number of rows everywhere
-        mine = list(share)[: max(equal, 1)]
-        return [prompts[i] for i in mine for _ in range(size)], [i for i in mine for _ in range(size)]
+        rows = list(dataset.take(count) if isinstance(dataset, IterableDataset) else _spread(dataset, count))
+        count, index = self.accelerator.num_processes, self.accelerator.process_index
+        share = max(len(rows) // count, 1)  # gather needs the same number of rows everywhere
+        mine = [(index + i * count) % len(rows) for i in range(share)]
+        return [rows[i] for i in mine for _ in range(size)], [i for i in mine for _ in range(size)]
 
-    def _sample_reference(self, prompts: list[Any]) -> list[Any]:
-        seen = self.state.num_input_tokens_seen
-        size = self.args.per_device_train_batch_size * self.args.steps_per_generation
-        completions: list[Any] = []
-        for start in range(0, len(prompts), size):
-            completions += self._generate(prompts[start : start + size])[self._completions_at]  # type: ignore[attr-defined]
-        self._metrics["train"].clear()  # type: ignore[attr-defined]
-        self.state.num_input_tokens_seen = seen
-        return completions
+    # --- anchors: what rewards are centred by ------------------------------------------------------------------------
+
+    def _new_anchors(self) -> PromptAnchors | None:
+        """None where nothing is to be drawn.
+
+        The objective compares no members, the source's variance needs no anchor, or no prompt has one of its own.
+
+        Raises:
+            ConfigError: there is no reference policy to draw from.
+        """
+        kind, path = self.args.anchor, self.args.anchor_file
+        if not (self.objective.needs_anchor and self.source.centred) or kind in ("calibration", "group"):
+            return None
+        if getattr(self, "environment_factories", None):
+            raise ConfigError(
+                "an environment changes the prompts, which then have no fixed anchors; choose anchor: calibration"
+            )
+        if kind == "reference" and path is None:
+            self._check_reference()
+        with self._same_random_state():  # loading scores a few completions
+            prepared = None if path is None else AnchorStore.load(path, self.source)
+        store = AnchorStore(self.source.name, self.args.anchor_completions if kind == "reference" else 1)
+        return PromptAnchors(
+            self.source, store, self.accelerator, self._sample_reference, self.args.seed, kind, prepared
+        )
+
+    def _known_anchors(self, rows: list[dict[str, Any]]) -> Anchors | None:
+        """The anchors of all processes' rows, given the local ones; drawn if they are new. All processes must ask."""
+        if self.anchors is None:
+            return None
+        with self._clock, self._same_random_state():
+            return self.anchors.of(rows)
+
+    def _anchors_of_batch(self, known: Anchors | None, scores: torch.Tensor, groups: torch.Tensor) -> Anchors | None:
+        """Where a prompt has no anchor of its own, rows are centred by the calibration set (None), or by their group.
+
+        By their group as well where the objective reads no variance, which is then only logged.
+        """
+        if known is not None:
+            return known
+        if self.args.anchor == "calibration" and self.objective.needs_anchor:
+            return None
+        return group_anchors(scores, groups)
 
     # --- where the KL is ---------------------------------------------------------------------------------------------
 
@@ -271,7 +305,7 @@ class PenaltyBridge:
         return self._watched[-1]  # type: ignore[index]
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
-        shaped, scores = self._shape_batch(prompts, completions)
+        shaped, scores = self._shape_batch(inputs, prompts, completions)
         mine = slice(
             self.accelerator.process_index * len(prompts), (self.accelerator.process_index + 1) * len(prompts)
         )
@@ -290,7 +324,7 @@ class PenaltyBridge:
         weights: torch.Tensor = self.reward_weights[len(self._columns) :]  # type: ignore[attr-defined]
         return weights
 
-    def _shape_batch(self, prompts: Any, completions: Any) -> tuple[ShapedRewards, torch.Tensor]:
+    def _shape_batch(self, inputs: Any, prompts: Any, completions: Any) -> tuple[ShapedRewards, torch.Tensor]:
         """Score the local completions, gather, and apply the objective; returns the raw scores of all rows too."""
         device = self.accelerator.device
         scores = gather(self.source.score(prompts, completions).to(device)).cpu()
@@ -298,7 +332,10 @@ class PenaltyBridge:
         log_ratio = gather(ratio)
         size = self._group_size()
         groups = torch.arange(len(log_ratio)) // size
-        shaped = shape_rewards(self.source, self.objective, scores, groups, log_ratio.cpu(), self._beta_in_reward)
+        anchors = self._anchors_of_batch(self._known_anchors(inputs), scores, groups)
+        shaped = shape_rewards(
+            self.source, self.objective, scores, anchors, groups, log_ratio.cpu(), self._beta_in_reward
+        )
         return shaped, scores
 
     def _group_size(self) -> int:
@@ -308,6 +345,8 @@ class PenaltyBridge:
     def _log_batch(self, shaped: ShapedRewards, scores: torch.Tensor, prompts: Any, completions: Any) -> None:
         raw = scores if isinstance(self.source, MemberSource) else None
         values = metrics.summary(shaped, self.objective, self.beta, raw, ratio_known=self._ratio_needed)
+        if self.anchors is not None:
+            values |= {"anchors/prompts": float(len(self.anchors.store)), "anchors/share_of_time": self._clock.share}
         self._idle.see(values)
         for name, value in values.items():
             self._log_metric(name, value)  # type: ignore[attr-defined]
@@ -344,8 +383,11 @@ class PenaltyBridge:
                 "beta": self.beta,
                 "controller": None if self.controller is None else self.controller.state_dict(),
                 "calibration": None if calibration is None else calibration.to_dict(),
+                "anchor": self.args.anchor,
             }
             write_json(folder / STATE, state)
+            if self.anchors is not None:
+                self.anchors.store.save(folder / ANCHORS)
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
 
     def _resolve_checkpoint(self, resume: str | bool | None) -> str | None:
@@ -374,6 +416,16 @@ class PenaltyBridge:
             self.controller = KLController.from_state(state["controller"])
         if state["calibration"] is not None:
             self.source.calibration = Calibration.from_dict(state["calibration"])
+        self._restore_anchors(Path(checkpoint), state.get("anchor", "group"))
+
+    def _restore_anchors(self, checkpoint: Path, kind: str) -> None:
+        if self.objective.needs_anchor and kind != self.args.anchor:
+            raise ConfigError(
+                f"the run of {checkpoint} centred rewards by anchor: {kind}, and its weights are relative to that; "
+                f"set anchor: {kind} to go on with it (it is {self.args.anchor})"
+            )
+        if self.anchors is not None:
+            self.anchors.store = AnchorStore.load(checkpoint / ANCHORS, self.source)
 
 
 class _WithWeights:

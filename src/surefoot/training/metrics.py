@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 import warnings
 from collections import deque
 from dataclasses import replace
@@ -21,17 +22,21 @@ from surefoot.types import Calibration
 __all__ = [
     "IdleWeights",
     "RewardColumn",
+    "ShareOfTime",
     "columns",
     "magnitude",
     "penalty_share",
     "summary",
     "warn_if_even",
     "warn_if_uninformative",
+    "warn_if_unreliable",
     "with_extra_rewards",
 ]
 
 _EVEN = 0.1
 """A spread of the weights below this is called nothing to work with."""
+_UNRELIABLE = 0.6
+"""Weights made of a variance whose reliability is below this are mostly noise (docs/theory.md)."""
 _IDLE = 0.03
 """Weighting that adds less than this, of what rewards differ by, is called idle."""
 
@@ -55,6 +60,26 @@ class RewardColumn:
             )
         values, self.values = self.values, None
         return values
+
+
+class ShareOfTime:
+    """Context manager that adds up how much of the time since its first use was spent inside it."""
+
+    def __init__(self) -> None:
+        self._spent, self._first, self._entered = 0.0, math.nan, 0.0
+
+    def __enter__(self) -> None:
+        self._entered = time.perf_counter()
+        if math.isnan(self._first):
+            self._first = self._entered
+
+    def __exit__(self, *_: object) -> None:
+        self._spent += time.perf_counter() - self._entered
+
+    @property
+    def share(self) -> float:
+        """In [0, 1]; NaN before the first use."""
+        return self._spent / (time.perf_counter() - self._first)
 
 
 def columns(shaped: ShapedRewards, own_beta: float = 0.0) -> dict[str, Float[Tensor, "batch"]]:
@@ -224,5 +249,17 @@ def warn_if_even(source: RewardSource, calibration: Calibration) -> None:
             f"the variance of '{source.name}' is nearly the same for all completions of the reference policy "
             f"(its coefficient of variation is {calibration.notes['weight_cv']:.2f}): weighting has next to "
             "nothing to work with, and this run will be much like preset='mean'",
+            stacklevel=3,
+        )
+
+
+def warn_if_unreliable(source: RewardSource, calibration: Calibration) -> None:
+    """Say so if the variance is too noisy to weigh by: halves of the members disagree about it."""
+    reliability = calibration.notes.get("reliability", math.nan)
+    if reliability < _UNRELIABLE:
+        warnings.warn(
+            f"the variance of '{source.name}' has a reliability of {reliability:.2f}: weights made of it are mostly "
+            "noise. Use a closed form (kind: linear or laplace), many members (kind: heads, members: 50), or "
+            "variance: smoothed",
             stacklevel=3,
         )

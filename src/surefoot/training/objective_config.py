@@ -7,6 +7,7 @@ from typing import Any
 
 from surefoot.errors import ConfigError
 from surefoot.maths.objectives import Objective, preset
+from surefoot.types import ANCHOR_KINDS
 
 __all__ = ["ObjectiveArguments"]
 
@@ -51,6 +52,24 @@ class ObjectiveArguments:
             "fit the variance prior and the mean variance."
         },
     )
+    anchor: str = field(
+        default="reference",
+        metadata={
+            "help": "What rewards are centred by before their variance is taken: reference (mean over completions of "
+            "the reference policy for the prompt), dataset (mean over the prompt's own completion, or chosen and "
+            "rejected), calibration (one mean for all prompts), group (the policy's own completions: the variance "
+            "then vanishes as the policy concentrates)."
+        },
+    )
+    anchor_completions: int = field(
+        default=8,
+        metadata={
+            "help": "Reference completions of a prompt that make its anchor, drawn once when it first comes up."
+        },
+    )
+    anchor_file: str | None = field(
+        default=None, metadata={"help": "Anchors made by `surefoot anchors`; prompts that it lacks are drawn."}
+    )
 
     def build_objective(self) -> Objective:
         """The objective that these settings name.
@@ -65,7 +84,7 @@ class ObjectiveArguments:
         if self.aggregate is not None:
             changes["parameter"] = None
         if self.aggregate_parameter is not None:
-            changes["parameter"] = self.aggregate_parameter
+            changes["parameter"] = float(self.aggregate_parameter)
         return replace(preset(self.preset), **changes)
 
     def check_objective(self, *, beta: float, num_generations: int) -> None:
@@ -79,9 +98,17 @@ class ObjectiveArguments:
             raise ConfigError("weights='variance' weighs the KL penalty, but beta is 0; set beta > 0 or target_kl")
         if self.target_kl is not None and beta == 0.0:
             raise ConfigError("target_kl adapts beta from its starting value; set beta > 0 (high rather than low)")
+        if self.anchor not in ANCHOR_KINDS:
+            raise ConfigError(f"anchor must be one of {', '.join(ANCHOR_KINDS)}, got '{self.anchor}'")
+        if self.anchor_completions < 1:
+            raise ConfigError(f"anchor_completions must be at least 1, got {self.anchor_completions}")
+        if self.anchor_file is not None and self.anchor != "reference":
+            raise ConfigError(
+                f"anchor_file holds reference anchors, but anchor is '{self.anchor}'; leave one of them out"
+            )
         if self.calibration_prompts < 1:
             raise ConfigError(f"calibration_prompts must be at least 1, got {self.calibration_prompts}")
         if num_generations < 2:
             raise ConfigError(
-                f"rewards are centred per prompt: num_generations must be at least 2, got {num_generations}"
+                f"advantages compare a prompt's completions: num_generations must be at least 2, got {num_generations}"
             )

@@ -18,6 +18,7 @@ from surefoot.training.checkpoints import last_whole_checkpoint
 from surefoot.training.end import end_training
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.grpo_trainer import VarianceAwareGRPOTrainer
+from surefoot.training.prompt_anchors import OWN_COLUMNS
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
 
@@ -80,7 +81,10 @@ def run_online(
     """
     script.check()
     tokenizer = load_policy_tokenizer(model, trust_remote_code=args.trust_remote_code)
-    prompts = load_prompts(script.dataset_name, split=script.dataset_train_split, config=script.dataset_config)
+    beside = OWN_COLUMNS if args.anchor == "dataset" else ()
+    prompts = load_prompts(
+        script.dataset_name, split=script.dataset_train_split, config=script.dataset_config, beside=beside
+    )
     if script.dataset_prompts is not None:
         prompts = prompts.select(range(min(script.dataset_prompts, len(prompts))))
     folder = claim_directory(args.output_dir, kind, settings)
@@ -162,7 +166,7 @@ _SUMMARY = ("reward", "sequence_kl", "beta", "reward/variance", "weight/effectiv
 
 
 def summarise(trainer: Any) -> dict[str, Any]:
-    """First and last tenth of the log, averaged, and the calibration."""
+    """First and last tenth of the log, averaged, the share of the time that anchors took, and the calibration."""
     rows = [row for row in trainer.state.log_history if "reward" in row]
     tenth = max(1, len(rows) // 10)
     calibration = trainer.source.calibration
@@ -171,6 +175,7 @@ def summarise(trainer: Any) -> dict[str, Any]:
         "end": averages(rows[-tenth:], _SUMMARY),
         "steps": trainer.state.global_step,
         "objective": repr(trainer.objective),
+        "anchors": {name: rows[-1].get(f"anchors/{name}") for name in ("prompts", "share_of_time")} if rows else None,
         "calibration": None if calibration is None else calibration.to_dict(),
     }
 

@@ -12,7 +12,7 @@ from surefoot.errors import VarianceError
 from surefoot.maths import objectives
 from surefoot.maths.objectives import Objective
 from surefoot.rewards.source import RewardSource
-from surefoot.types import RewardEstimate
+from surefoot.types import Anchors, RewardEstimate
 
 __all__ = ["ShapedRewards", "group_relative", "leave_one_out", "shape_rewards"]
 
@@ -45,6 +45,7 @@ def shape_rewards(
     source: RewardSource,
     objective: Objective,
     scores: Float[Tensor, "batch columns"],
+    anchors: Anchors | None,
     groups: Int[Tensor, "batch"],
     log_ratio: Float[Tensor, "batch"],
     beta: float,
@@ -54,6 +55,7 @@ def shape_rewards(
     Args:
         source: gave `scores`; must be calibrated on the reference policy if the objective weighs by variance.
         scores: (batch, columns) of `source.score`, all processes' rows.
+        anchors: of each row's prompt; None centres by the calibration set.
         groups: (batch,) prompt ids.
         log_ratio: (batch,) sequence ln π/π₀ in nats, detached.
         beta: KL coefficient, in reward per nat.
@@ -61,7 +63,7 @@ def shape_rewards(
     Raises:
         VarianceError: weighting is on, but the source has no variance or was not calibrated.
     """
-    estimate = replace(source.estimate(scores, groups), groups=groups)
+    estimate = replace(source.estimate(scores, anchors), groups=groups)
     reward = objectives.aggregate(estimate, objective)
     weight = _weights(source, objective, estimate)
     ratio = log_ratio.to(weight)

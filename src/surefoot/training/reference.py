@@ -1,0 +1,144 @@
+"""Completions of the policy and of its reference, sampled by TRL's own (private) methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from accelerate.utils import is_peft_model
+from transformers import GenerationConfig
+from trl.trainer.utils import use_adapter
+
+from surefoot.errors import ConfigError
+
+__all__ = ["ReferenceSampling"]
+
+_SWAPPED = ("model_wrapped", "use_vllm", "use_transformers_continuous_batching", "_watched")
+"""Attributes that decide which model TRL's `_generate` samples, by what, and whether its tokens are watched."""
+
+
+class ReferenceSampling:
+    """Mixin for TRL's RLOO and GRPO trainers: draws completions through TRL's own `_generate`.
+
+    Nothing of it is left in the trainer: not in the random state, the metrics, the token count or the model's mode.
+    """
+
+    _completions_at: ClassVar[int]
+    """Place of the completions in what `_generate` returns."""
+
+    args: Any
+    accelerator: Any
+    model: Any
+    state: Any
+    _watched: list[torch.Tensor] | None
+
+    def _sample(self, prompts: list[Any]) -> list[Any]:
+        """One completion of each prompt as TRL samples them; what TRL counts and logs of them is put back."""
+        seen, mode = self.state.num_input_tokens_seen, "train" if self.model.training else "eval"
+        logged = {name: list(values) for name, values in self._metrics[mode].items()}  # type: ignore[attr-defined]
+        size = self.args.per_device_train_batch_size * self.args.steps_per_generation
+        completions: list[Any] = []
+        for start in range(0, len(prompts), size):
+            completions += self._generate(prompts[start : start + size])[self._completions_at]  # type: ignore[attr-defined]
+        self._metrics[mode].clear()  # type: ignore[attr-defined]
+        self._metrics[mode].update(logged)  # type: ignore[attr-defined]
+        self.state.num_input_tokens_seen = seen
+        return completions
+
+    @contextmanager
+    def _same_random_state(self) -> Iterator[None]:
+        """Leave the random state of training as it was, so that objectives can be compared on the same samples."""
+        devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            yield
+
+    def _sample_reference(self, prompts: list[Any], seed: int) -> list[Any]:
+        """One completion of the reference policy for each prompt, sampled as TRL samples the policy.
+
+        Raises:
+            ConfigError: there is no fixed reference policy, or it can't be sampled.
+        """
+        self._check_reference()
+        with self._same_random_state(), self._as_reference():
+            torch.manual_seed(seed)
+            return self._sample(prompts)
+
+    def _check_reference(self) -> None:
+        """Refuse settings under which there is no fixed reference policy, or it can't be sampled.
+
+        Raises:
+            ConfigError: says which, and what to do.
+        """
+        reasons = {
+            "with beta=0 TRL keeps no reference policy": not self._has_reference,
+            "sync_ref_model moves the reference, so later prompts would get another anchor": self.args.sync_ref_model,
+            "rollout_func samples the policy": getattr(self, "rollout_func", None) is not None,
+            "the reference would have to call your tools": bool(getattr(self, "tools", None)),
+        }
+        found = [reason for reason, holds in reasons.items() if holds]
+        if found:
+            raise ConfigError(
+                f"anchor: reference draws completions of the reference policy, but {found[0]}. Give the anchors of "
+                "all prompts by anchor_file (`surefoot anchors`), or choose anchor: dataset or calibration"
+            )
+
+    @property
+    def _has_reference(self) -> bool:
+        return getattr(self, "ref_model", None) is not None or is_peft_model(self.model)
+
+    @contextmanager
+    def _as_reference(self) -> Iterator[None]:
+        """Make TRL's `_generate` sample the reference: its model, or the policy without its adapter under PEFT.
+
+        vLLM and continuous batching hold the policy's weights, so transformers' own `generate` is used instead. The
+        tokens aren't watched: the recorder of the policy's own sampling must keep what it has.
+        """
+        held = {name: getattr(self, name) for name in _SWAPPED}
+        self._watched, self.use_vllm, self.use_transformers_continuous_batching = None, False, False
+        if not hasattr(self, "generation_config"):
+            self.generation_config = GenerationConfig(**self._plain_generation(), disable_compile=True)
+            self.generation_kwargs = self._plain_generation()
+        try:
+            with self._reference_adapter() if is_peft_model(self.model) else self._reference_model():
+                yield
+        finally:
+            for name, value in held.items():
+                setattr(self, name, value)
+
+    @contextmanager
+    def _reference_model(self) -> Iterator[None]:
+        self.model_wrapped: Any = self.ref_model  # type: ignore[attr-defined]
+        yield
+
+    @contextmanager
+    def _reference_adapter(self) -> Iterator[None]:
+        """The policy with its adapter off, or with TRL's copy of the adapter that it started from; without dropout."""
+        policy = self.accelerator.unwrap_model(self.model)
+        training = policy.training
+        policy.eval()
+        try:
+            with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
+                yield
+        finally:
+            policy.train(training)
+
+    def _plain_generation(self) -> dict[str, Any]:
+        """Settings of transformers' `generate`, which TRL leaves out where it samples with vLLM.
+
+        Of the user's `generation_kwargs`, which are vLLM's then, those that both know.
+        """
+        tokenizer, known = self._tokenizer, GenerationConfig().to_dict()  # type: ignore[attr-defined]
+        own = {name: value for name, value in (self.args.generation_kwargs or {}).items() if name in known}
+        sampling = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "min_p")}
+        return {
+            "max_new_tokens": self.max_completion_length,  # type: ignore[attr-defined]
+            "do_sample": True,
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": self.eos_token_ids,  # type: ignore[attr-defined]
+            "repetition_penalty": self.repetition_penalty,  # type: ignore[attr-defined]
+            **sampling,
+            **own,
+        }
