@@ -17,7 +17,9 @@ import torch
 
 from surefoot.files import read_json
 from surefoot.quiet import quieten
+from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.source import RewardSource
+from surefoot.studies.evaluation import reference_anchors
 from surefoot.studies.members import load_sources
 from surefoot.studies.settings import prompt_groups
 
@@ -34,27 +36,29 @@ def main() -> None:
     for place, cells in sorted(runs.items(), key=str):
         if any(cell["metrics"]["gold_gain"] < 0 for cell in cells):
             print(*place)
-            source, mean = calibrated(cells, folder)
+            source, mean, reference = calibrated(cells, folder)
             for cell in cells:
-                show(cell, source, mean)
+                show(cell, source, mean, reference)
 
 
-def calibrated(cells: list[dict[str, Any]], folder: Path) -> tuple[RewardSource, float]:
-    """The seed's source with its variance, and s̄² on the reference's completions that the study judged."""
+def calibrated(cells: list[dict[str, Any]], folder: Path) -> tuple[RewardSource, float, dict[str, Any]]:
+    """The seed's source with its variance, s̄² on the reference's completions that the study judged, and these."""
     weighted = next((cell for cell in cells if cell["method"].startswith("variance_aware")), cells[0])
     source = load_sources(weighted["config"], folder)
     reference = read_json(next((folder / "reference").glob("*.json")))
     prompts = reference["prompts"]
-    found = source.calibrate(source.score(prompts, reference["completions"]), torch.tensor(prompt_groups(prompts)))
+    scores = source.score(prompts, reference["completions"])
+    found = source.calibrate(scores, group_anchors(scores, torch.tensor(prompt_groups(prompts))))
     if found.reference_variance is None:
         raise SystemExit(f"'{source.name}' has no variance")
-    return source, found.reference_variance
+    return source, found.reference_variance, reference
 
 
-def show(cell: dict[str, Any], source: RewardSource, mean: float) -> None:
+def show(cell: dict[str, Any], source: RewardSource, mean: float, reference: dict[str, Any]) -> None:
     samples = cell["samples"]
     prompts, completions = ([one[name] for one in samples] for name in ("prompt", "completion"))
-    weights = (source.estimate(source.score(prompts, completions)).variance / mean).tolist()
+    anchors = reference_anchors(source, reference, prompts, len(reference["prompts"]))
+    weights = (source.estimate(source.score(prompts, completions), anchors).variance / mean).tolist()
     strangest = completions[weights.index(max(weights))]
     print(
         f"  {cell['method']:<18} gain {cell['metrics']['gold_gain']:5.2f}  weights "

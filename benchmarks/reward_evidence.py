@@ -28,6 +28,7 @@ from surefoot.data.preferences import data_hash
 from surefoot.data.world import build_world
 from surefoot.files import read_json, write_json
 from surefoot.quiet import quieten
+from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.gaussian import GaussianSource
 from surefoot.rewards.independent import IndependentMembers
 from surefoot.rewards.source import MemberSource, RewardSource
@@ -140,8 +141,9 @@ def measure(source: RewardSource, held_out: Dataset) -> dict[str, Any]:
     for kind, changed in far_texts(texts).items():
         far = source.score(prompts[: len(texts)], changed)
         together = torch.cat([near, rejected[: len(texts)], far])
-        source.calibrate(together, groups)
-        found = source.estimate(together, groups)
+        anchors = group_anchors(together, groups, "dataset")
+        source.calibrate(together, anchors)
+        found = source.estimate(together, anchors)
         first, _, last = found.variance.view(3, -1)
         arrays[f"near_variance_{kind}"], arrays[f"far_variance_{kind}"] = first.numpy(), last.numpy()
         mean = found.mean.view(3, -1)
@@ -215,9 +217,10 @@ def on_samples(source: RewardSource, folder: Path, repetition: int) -> dict[str,
     groups = torch.arange(len(held["prompts"])) // 8
     arrays: dict[str, Any] = {"groups": groups.numpy()}
     reference = source.score(held["prompts"], held["0"]["completions"])
-    source.calibrate(reference, groups)
+    source.calibrate(reference, group_anchors(reference, groups))
     for kl in KLS:
-        found = source.estimate(source.score(held["prompts"], held[str(kl)]["completions"]), groups)
+        scores = source.score(held["prompts"], held[str(kl)]["completions"])
+        found = source.estimate(scores, group_anchors(scores, groups))  # as the errors are, within the policy's group
         arrays[f"policy_mean_{kl}"] = found.mean.numpy()
         arrays[f"policy_variance_{kl}"] = found.variance.numpy()
         arrays[f"policy_truth_{kl}"] = np.array(held[str(kl)]["truth"])

@@ -9,6 +9,7 @@ from datasets import Dataset
 from surefoot.cli.main import main
 from surefoot.rewards.source import load_source
 from surefoot.rewards.train_heads import HeadsConfig, train_heads
+from surefoot.studies.diagnosis import mean_rewards
 from tests.models import WORDS
 
 
@@ -53,8 +54,29 @@ def test_completions_of_a_policy_with_their_truth(policy_path: Path, pairs: Path
     assert main(["diagnose", "--source", str(folder), "--dataset", str(pairs), "--completions", str(samples)]) == 0
     found = json.loads((folder / "diagnose.json").read_text())
     assert found["heterogeneity"]["completions"] == 32
-    assert found["heterogeneity"]["centred_by"] == "prompt"
+    assert found["heterogeneity"]["anchors"] == {"group": 1.0}
     assert found["known_truth"]["completions"] == 32
+
+
+def test_a_smoothed_and_a_linear_source(policy_path: Path, pairs: Path, tmp_path: Path) -> None:
+    """The members of a smoothed one are its first columns; a closed form is fully reliable."""
+    common = [f"--dataset_name={pairs}", f"--model_name_or_path={policy_path}", "--held_out=0.4", "--max_length=16"]
+    heads = ["--kind=heads", "--members=4", "--variance=smoothed", "--layer=0", "--pooling=mean", "--epochs=2"]
+    found = {}
+    for name, words in (("smoothed", heads), ("linear", ["--kind=linear"])):
+        folder = tmp_path / name / "source"
+        assert main(["reward", *words, *common, f"--output_dir={tmp_path / name}"]) == 0
+        assert main(["diagnose", "--source", str(folder), "--dataset", str(pairs)]) == 0
+        found[name] = json.loads((folder / "diagnose.json").read_text())
+    one = found["smoothed"]
+    assert one["members"] == one["disagreement"]["members"] == 4
+    scores = load_source(tmp_path / "smoothed" / "source", "cpu").score(["the cat "], ["dog runs"])
+    assert mean_rewards(load_source(tmp_path / "smoothed" / "source", "cpu"), scores).tolist() == pytest.approx(
+        scores[:, :4].mean(dim=1).tolist()
+    )
+    assert one["heterogeneity"]["has_prior"] is False
+    assert found["linear"]["members"] is None
+    assert found["linear"]["heterogeneity"]["reliability"] == 1.0
 
 
 def test_benchmarks_are_read_and_written_back(

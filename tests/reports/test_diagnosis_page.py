@@ -61,6 +61,19 @@ def test_no_torch_is_loaded(found: dict[str, Any], tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "diagnose.json"), str(tmp_path / "d.html")], check=True)
 
 
+def test_the_anchors_and_the_reliability_are_shown(found: dict[str, Any], tmp_path: Path) -> None:
+    def shown(name: str, **changes: Any) -> str:
+        other = found | {"heterogeneity": found["heterogeneity"] | changes}
+        return "".join(parsed(build_diagnosis(tmp_path / f"{name}.html", other, {})).text)
+
+    page = shown("known", reliability=0.41, anchors={"dataset": 0.25, "reference": 0.75})
+    assert "reliability of the variance (1 at most; below 0.6 mostly noise)0.41" in page
+    assert "their prompt's own completions (25%), the reference policy's completions (75%)" in page
+    page = shown("unknown", reliability=None, anchors={})
+    assert "below 0.6 mostly noise)unknown" in page
+    assert "nothing: the variance is given as it stands" in page
+
+
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])

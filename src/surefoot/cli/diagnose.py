@@ -42,8 +42,15 @@ class DiagnoseConfig:
     completions: str | None = field(
         default=None,
         metadata={
-            "help": "Completions of a policy (prompt, completion, and perhaps truth, their true reward): whether the "
-            "variance differs is then measured on them, and it is set against the true errors."
+            "help": "Completions of the reference policy (prompt, completion, and perhaps truth, their true reward): "
+            "whether the variance differs is then measured on them, and it is set against the true errors."
+        },
+    )
+    anchor_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Anchors made by `surefoot anchors`: variances are centred by the reference policy's completions "
+            "where it has the prompt, as in training."
         },
     )
     output_dir: str | None = field(
@@ -59,6 +66,7 @@ def run(arguments: list[str]) -> None:
     from surefoot.data.comparisons import load_comparisons
     from surefoot.files import write_json
     from surefoot.reports.diagnosis import build_diagnosis, print_diagnosis
+    from surefoot.rewards.anchors import AnchorStore
     from surefoot.rewards.source import DIAGNOSIS
     from surefoot.studies.diagnosis import check_source, diagnose, score_comparisons, score_texts, source_hash
 
@@ -76,6 +84,7 @@ def run(arguments: list[str]) -> None:
     others = None if config.completions is None else _completions(config.completions)
     source = _source(config)
     check_source(source)
+    anchors = None if config.anchor_file is None else AnchorStore.load(config.anchor_file, source)
     folder = Path(config.output_dir or config.source or ".")
     key = source_hash(source, config.source)
     cache = None if key is None else folder / "scores" / key
@@ -88,7 +97,7 @@ def run(arguments: list[str]) -> None:
             prompts, completions, truth = others
             rows = score_texts(source, prompts, completions, cache=cache, on_progress=show("completions"))
             samples = (rows, prompts, truth)
-    found = diagnose(source, comparisons, scored, samples=samples)
+    found = diagnose(source, comparisons, scored, samples=samples, anchors=anchors)
     print_diagnosis(console, found)
     settings = given_settings(arguments) | {"dataset": config.dataset, "split": config.split}
     write_json(folder / DIAGNOSIS, {"settings": settings, **found})

@@ -178,10 +178,12 @@ def _calibration(found: dict[str, Any]) -> list[Row]:
 
 def _heterogeneity(found: dict[str, Any]) -> list[Row]:
     one = found["heterogeneity"]
-    freedom = "none: no members" if not one["has_prior"] else "infinite"
-    centred = {"prompt": "over their prompt", "member": "over all texts (prompts have two completions)"}
+    freedom = "none: not an ensemble's own variance" if not one["has_prior"] else "infinite"
     rows: list[Row] = [
-        (f"completions, centred {centred[one['centred_by']]}", str(one["completions"])),
+        ("completions", str(one["completions"])),
+        ("what they are centred by", _anchors(one["anchors"])),
+        ("reliability of the variance (1 at most; below 0.6 mostly noise)",
+         "unknown" if one["reliability"] is None else number(one["reliability"])),
         ("prior degrees of freedom d₀ (infinite: no difference)",
          freedom if one["prior_freedom"] is None else number(one["prior_freedom"], 1)),
         ("coefficient of variation of the weights", number(_n(one["variation"]))),
@@ -198,6 +200,23 @@ def _heterogeneity(found: dict[str, Any]) -> list[Row]:
         ("known truth: correlation with the mean, within prompts", number(_n(truth["correlation"]))),
         ("known truth: variance against squared error, ρ", _i(truth["spearman"])),
     ]
+
+
+_ANCHORS = {
+    "reference": "the reference policy's completions",
+    "dataset": "their prompt's own completions",
+    "calibration": "the mean over all texts",
+    "group": "their prompt's sampled completions",
+}
+
+
+def _anchors(shares: dict[str, float]) -> str:
+    """The kinds of anchor, with their shares where there are several."""
+    if not shares:
+        return "nothing: the variance is given as it stands"
+    if len(shares) == 1:
+        return _ANCHORS[next(iter(shares))]
+    return ", ".join(f"{_ANCHORS[kind]} ({share:.0%})" for kind, share in shares.items())
 
 
 def _usefulness(found: dict[str, Any]) -> list[Row]:

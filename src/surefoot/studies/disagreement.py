@@ -15,10 +15,20 @@ from torch import Tensor
 from surefoot.errors import VarianceError
 from surefoot.maths import ensemble
 from surefoot.maths.statistics import Interval, auroc, kendall_tau, pairwise_agreement, spearman, wilson
+from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.gaussian import GaussianSource
+from surefoot.rewards.smoothed import SmoothedVariance
 from surefoot.rewards.source import MemberSource, RewardSource
 
-__all__ = ["Disagreement", "KnownErrors", "disagreement_of_scores", "known_errors", "measure_disagreement"]
+__all__ = [
+    "Disagreement",
+    "KnownErrors",
+    "disagreement_of_scores",
+    "known_errors",
+    "measure_disagreement",
+    "member_count",
+    "member_scores",
+]
 
 
 POSTERIOR_DRAWS = 20
@@ -79,15 +89,34 @@ def measure_disagreement(source: RewardSource, pairs: Dataset) -> Disagreement:
     Raises:
         VarianceError: the source has no members, or one.
     """
-    if isinstance(source, MemberSource) and source.num_members < 2:
+    count = member_count(source)
+    if count == 1:
         raise VarianceError(f"'{source.name}' has one member, and one member can't disagree; give at least two")
-    if not isinstance(source, MemberSource | GaussianSource):
+    if count is None and not isinstance(source, GaussianSource):
         raise VarianceError(f"'{source.name}' has no members to compare; diagnose the source that it was made from")
-    chosen = source.score(pairs["prompt"], pairs["chosen"])
-    rejected = source.score(pairs["prompt"], pairs["rejected"])
-    if isinstance(source, GaussianSource):
-        chosen, rejected = (source.sample_members(scores, POSTERIOR_DRAWS) for scores in (chosen, rejected))
+    chosen, rejected = (
+        member_scores(source, source.score(pairs["prompt"], pairs[side])) for side in ("chosen", "rejected")
+    )
+    assert chosen is not None
+    assert rejected is not None
     return disagreement_of_scores(chosen, rejected)
+
+
+def member_count(source: RewardSource) -> int | None:
+    """K of a source whose first K columns are members' raw scores; None for other sources."""
+    return source.num_members if isinstance(source, MemberSource | SmoothedVariance) else None
+
+
+def member_scores(source: RewardSource, rows: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows members"] | None:
+    """Raw scores of the members; of models drawn from the posterior of a source that has one; None for other sources.
+
+    Args:
+        rows: (rows, columns) of `RewardSource.score`.
+    """
+    if isinstance(source, GaussianSource):
+        return source.sample_members(rows, POSTERIOR_DRAWS)
+    count = member_count(source)
+    return None if count is None else rows[:, :count].double()
 
 
 def disagreement_of_scores(
@@ -173,13 +202,14 @@ def known_errors(
     """Compare the source's variance with its true squared error; calibrates it on these rows.
 
     The error is (a·μ̄ − t̄)², μ̄ the reward and t̄ the truth, both centred per prompt, a the scale that fits best (the
-    scale of a reward model is arbitrary).
+    scale of a reward model is arbitrary). The reference policy drew the completions, so a prompt's are its anchor.
 
     Args:
         scores: (batch, columns) of `source.score`. truth: (batch,) true rewards. groups: (batch,) prompt ids.
     """
-    calibration = source.calibrate(scores, groups)
-    found = source.estimate(scores, groups)
+    anchors = group_anchors(scores, groups)
+    calibration = source.calibrate(scores, anchors)
+    found = source.estimate(scores, anchors)
     true, mean = (_centred(values, groups) for values in (truth, found.mean))
     one = mean if found.members is None else _centred(found.members[:, 0], groups)
     scale = (mean * true).sum() / mean.square().sum()
@@ -195,7 +225,8 @@ def known_errors(
 
 
 def _centred(values: Float[Tensor, "batch"], groups: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
-    return ensemble.centre(values.double()[:, None], groups)[:, 0]
+    column = values.double()[:, None]
+    return (column - ensemble.group_means(column, groups))[:, 0]
 
 
 def _plain(value: Any) -> Any:

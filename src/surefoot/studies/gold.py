@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from surefoot.errors import ConfigError, DataError
+from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.source import MemberSource, RewardSource, load_source
 from surefoot.types import Text
 
@@ -93,7 +94,8 @@ def _uncentred(source: RewardSource, scores: torch.Tensor) -> torch.Tensor:
         held = source.calibration
         scales = torch.tensor(held.scales) if held is not None and source.scale_members else 1.0
         return (scores / scales).nanmean(dim=1)
-    return source.estimate(scores, torch.zeros(len(scores), dtype=torch.long)).mean
+    everyone = group_anchors(scores, torch.zeros(len(scores), dtype=torch.long))
+    return source.estimate(scores, everyone).mean
 
 
 def refuse_members(gold: dict[str, Any], sources: dict[str, dict[str, Any]]) -> None:

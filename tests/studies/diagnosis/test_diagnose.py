@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 
 from surefoot.data.comparisons import Comparisons
 from surefoot.errors import DataError, VarianceError
+from surefoot.rewards.anchors import AnchorStore
 from surefoot.rewards.functions import FunctionMembers, FunctionReward
 from surefoot.studies.diagnosis import diagnose, score_comparisons, source_hash
 
@@ -108,6 +110,72 @@ def test_a_flat_source_gives_weighting_nothing() -> None:
     assert found["verdict"]["weighting"] in ("nothing", "unlikely")
 
 
+def test_far_texts_of_a_source_that_errs_alike_on_all_texts_are_not_told() -> None:
+    """An anchor that held the ordinary completion would make any far text look uncertain (AUROC .8 here)."""
+    found = run(Members(members_of(flat), MEMBERS), comparisons(items=300))
+    assert len(found["far"]) == 7
+    for one in found["far"].values():
+        assert (one["auroc"]["low"] or 0.0) < 0.5
+        assert one["auroc"]["value"] < 0.6
+
+
+def reference(source: Any, prompts: list[str], seed: int = 9) -> AnchorStore:
+    """Eight completions of each prompt, as the reference policy would draw them."""
+    rng = np.random.default_rng(seed)
+    store = AnchorStore(source.name, 8)
+    for prompt in prompts:
+        texts = [" ".join(rng.choice(KNOWN, 6).tolist()) for _ in range(8)]
+        store.add([prompt], source.score([prompt] * 8, texts))
+    return store
+
+
+def test_reference_anchors_are_used_where_they_are_known_and_said() -> None:
+    data, source = comparisons(), Members(members_of(unsure), MEMBERS)
+    store = reference(source, [f"prompt {i}" for i in range(90)])
+    found = run(source, data, anchors=store)
+    assert found["heterogeneity"]["anchors"] == pytest.approx({"reference": 0.75, "calibration": 0.25})
+    every = reference(source, data.prompts[::2])
+    found = run(source, data, anchors=every)
+    assert found["heterogeneity"]["anchors"] == {"reference": 1.0}
+    scores = score_comparisons(source, data, far_items=0).rows
+    anchors = every.of(data.prompts)
+    source.calibrate(scores, anchors)
+    weight = source.estimate(scores, anchors).variance.numpy()
+    weight = np.clip(weight / weight.mean(), 0.1, 10.0)
+    assert found["heterogeneity"]["effective_share"] == pytest.approx(weight.sum() ** 2 / (240 * (weight**2).sum()))
+    assert found["far"]["foreign"]["auroc"]["low"] > 0.5
+
+
+def test_what_a_member_adds_to_a_prompt_cancels_in_reference_anchors_too() -> None:
+    data, found = comparisons(), []
+    for offset in (0.0, 3.0):
+        source = Members(members_of(unsure, offset=offset), MEMBERS)
+        found.append(run(source, data, anchors=reference(source, data.prompts[::2])))
+    plain, moved = found
+    for name in ("variation", "variation_within", "reliability"):
+        assert plain["heterogeneity"][name] == pytest.approx(moved["heterogeneity"][name], rel=1e-4)
+    for kind, one in plain["far"].items():
+        assert one["auroc"]["value"] == pytest.approx(moved["far"][kind]["auroc"]["value"], abs=1e-3)
+
+
+def test_the_reliability_of_the_variance() -> None:
+    """Known by construction: errors of one size everywhere leave noise alone; without members nothing is known."""
+    noisy, real = (run(Members(members_of(sd), MEMBERS), comparisons(items=300)) for sd in (flat, unsure))
+    assert noisy["heterogeneity"]["reliability"] < 0.3
+    assert real["heterogeneity"]["reliability"] > 0.7
+    assert any("mostly noise" in line for line in noisy["verdict"]["lines"])
+    three = run(Members(lambda p, c: members_of(unsure)(p, c)[:, :3], 3), comparisons())
+    assert three["heterogeneity"]["reliability"] is None
+    assert any("reliability of the variance is unknown" in line for line in three["verdict"]["lines"])
+
+
+def test_pairs_without_a_prompt_are_not_one_prompt() -> None:
+    data = comparisons()
+    bare = replace(data, prompts=[""] * len(data.prompts))
+    found = run(Members(members_of(unsure), MEMBERS), bare)
+    assert found["heterogeneity"]["anchors"] == {"calibration": 1.0}
+
+
 def rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}")
@@ -143,9 +211,10 @@ def test_the_order_of_members_changes_nothing() -> None:
 def test_three_completions_of_a_prompt_are_centred_together() -> None:
     found = run(Members(members_of(unsure), MEMBERS), comparisons(items=60, sides=4))
     assert found["pairs"] == 180
-    assert found["heterogeneity"]["centred_by"] == "prompt"
+    assert found["heterogeneity"]["anchors"] == {"dataset": 1.0}
     assert found["heterogeneity"]["variation_within"] > 0.2
-    assert run(Members(members_of(unsure), MEMBERS), comparisons())["heterogeneity"]["centred_by"] == "member"
+    alone = run(Members(members_of(unsure), MEMBERS), comparisons())
+    assert alone["heterogeneity"]["anchors"] == {"calibration": 1.0}
 
 
 def test_a_function_with_a_variance_has_no_members_to_compare() -> None:
@@ -156,6 +225,8 @@ def test_a_function_with_a_variance_has_no_members_to_compare() -> None:
     assert found["disagreement"] is None
     assert found["calibration"]["members"] is None
     assert found["heterogeneity"]["has_prior"] is False
+    assert found["heterogeneity"]["anchors"] == {}
+    assert found["heterogeneity"]["reliability"] is None
     assert found["usefulness"]["above_baseline"]["sd_over_margin"]["low"] > 0
 
 
@@ -184,7 +255,7 @@ def test_samples_of_a_policy_and_their_truth() -> None:
     rows = source.score(prompts, texts)
     found = run(source, data, samples=(rows, prompts, truth))
     assert found["heterogeneity"]["completions"] == 240
-    assert found["heterogeneity"]["centred_by"] == "prompt"
+    assert found["heterogeneity"]["anchors"] == {"group": 1.0}
     assert found["known_truth"]["spearman"]["low"] > 0.2
     assert found["known_truth"]["correlation"] > 0.5
 

@@ -78,6 +78,39 @@ def test_nothing_to_work_with(change: dict[str, Any]) -> None:
     assert any("bootstrap" in line for line in verdict.advice)
 
 
+def test_a_noisy_variance() -> None:
+    """Below .6 weighting is unlikely to help whatever else the source sees, and the advice says what would."""
+    found = figures()
+    found["heterogeneity"]["reliability"] = 0.59
+    verdict = judge(found)
+    assert verdict.weighting == "unlikely"
+    assert "weights made of it are mostly noise" in verdict.lines[1]
+    assert "reliability of the variance is 0.59 (1 at most), below 0.60" in verdict.lines[2]
+    (advice,) = verdict.advice
+    for word in ("kind: linear", "members: 50", "variance: smoothed"):
+        assert word in advice
+    found["heterogeneity"]["reliability"] = 0.61
+    assert judge(found).weighting == "likely"
+    assert judge(found).advice == []
+
+
+def test_an_unknown_reliability_is_said_and_speaks_against_nothing() -> None:
+    found = figures()
+    for found["heterogeneity"]["reliability"] in (None, 1.0):
+        assert judge(found).weighting == "likely"
+    found["heterogeneity"]["reliability"] = None
+    assert "reliability of the variance is unknown" in judge(found).lines[2]
+
+
+def test_noisy_and_even_at_once_is_nothing() -> None:
+    found = figures()
+    found["heterogeneity"] |= {"reliability": 0.1, "prior_freedom": None}
+    verdict = judge(found)
+    assert verdict.weighting == "nothing"
+    assert any("kind: linear" in line for line in verdict.advice)
+    assert any("bootstrap" in line for line in verdict.advice)
+
+
 def test_a_source_without_members_has_no_prior_to_be_infinite() -> None:
     found = figures()
     found["heterogeneity"] |= {"prior_freedom": None, "has_prior": False}

@@ -18,15 +18,17 @@ from surefoot.errors import DataError, VarianceError
 from surefoot.maths.objectives import Objective
 from surefoot.maths.statistics import Interval, wilson
 from surefoot.maths.variance_metrics import effective_members, split_sizes
+from surefoot.rewards.anchored import anchor_shares, calibrate_anchored, estimate_anchored
+from surefoot.rewards.anchors import AnchorStore, group_anchors
 from surefoot.rewards.encoding import prompt_keys
-from surefoot.rewards.gaussian import GaussianSource
-from surefoot.rewards.source import MemberSource, RewardSource
+from surefoot.rewards.source import RewardSource
 from surefoot.studies.diagnosis import sections
 from surefoot.studies.diagnosis.scored import ScoredComparisons
 from surefoot.studies.diagnosis.style import STYLE_FEATURES, plain_text
 from surefoot.studies.diagnosis.verdict import RULES, judge, named
-from surefoot.studies.disagreement import POSTERIOR_DRAWS, disagreement_of_scores
+from surefoot.studies.disagreement import disagreement_of_scores, member_count, member_scores
 from surefoot.studies.rewardbench import benchmark_scores
+from surefoot.types import AnchorKind, Anchors, Calibration, RewardEstimate, Text
 
 __all__ = ["check_source", "diagnose", "mean_rewards"]
 
@@ -42,7 +44,7 @@ def check_source(source: RewardSource) -> None:
     Raises:
         VarianceError: it has one member.
     """
-    if isinstance(source, MemberSource) and source.num_members < 2:
+    if member_count(source) == 1:
         raise VarianceError(
             f"'{source.name}' has one member, and one member can't disagree; give at least two, or a variance for the "
             "one you have (`surefoot reward --kind laplace`)"
@@ -55,12 +57,14 @@ def diagnose(
     scored: ScoredComparisons,
     *,
     samples: tuple[Float[Tensor, "rows columns"], list[Any], Floats | None] | None = None,
+    anchors: AnchorStore | None = None,
 ) -> dict[str, Any]:
     """Everything `surefoot diagnose` reports, as plain JSON values with a verdict.
 
     Args:
-        samples: scored rows, prompts and perhaps true rewards of other completions, such as a policy's; where given,
-            heterogeneity is measured on them, as a trainer would see it.
+        samples: scored rows, prompts and perhaps true rewards of other completions, such as the reference policy's;
+            where given, heterogeneity and reliability are measured on them, as a trainer would see it.
+        anchors: of `surefoot anchors`; variances are centred by them where they have the prompt.
 
     Raises:
         VarianceError: the source has one member. DataError: fewer than two pairs were scored.
@@ -72,10 +76,12 @@ def diagnose(
     known = ~np.isnan(mean + variance)
     if known.sum() < 2:
         raise DataError(f"only {int(known.sum())} of {len(mean)} pairs were scored; at least two are needed")
-    members = _members(source, scored.rows)
+    scores = member_scores(source, scored.rows)
+    members = None if scores is None else scores.numpy()
     of_members = None if members is None else (members[chosen] - members[rejected])[known]
-    prompts = _numbered(comparisons.prompts)
-    with _calibrated_here(source, scored.rows, prompts) as (estimate, freedom, centred_by):
+    prompts = _numbered(comparisons.prompts, comparisons.items)
+    choices = _choices(scored.rows, comparisons.prompts, prompts, anchors, "dataset")
+    with _calibrated_here(source, scored.rows, choices) as (estimate, calibration):
         reward, spread = estimate.mean.numpy(), estimate.variance.numpy()
     found: dict[str, Any] = {
         "source": source.name,
@@ -83,99 +89,122 @@ def diagnose(
         "items": len(comparisons),
         "pairs": int(known.sum()),
         "unscored_pairs": int((~known).sum()),
-        "members": None if not isinstance(source, MemberSource) else source.num_members,
+        "members": member_count(source),
         "accuracy": _accuracy(comparisons, mean_rewards(source, scored.rows), mean[known], of_members, items[known]),
         "disagreement": None if members is None else _disagreement(members[chosen], members[rejected]),
         "calibration": sections.margin_calibration(mean[known], variance[known], of_members, items[known]),
         "usefulness": sections.usefulness(mean[known], variance[known]),
-        "far": _far(source, comparisons, scored),
+        "far": _far(source, comparisons, scored, anchors),
         "style": sections.style_correlations(_features(comparisons.completions), reward, spread, prompts),
         "examples": _examples(comparisons, chosen, rejected, mean, variance, members),
     }
     if samples is None:
-        found["heterogeneity"] = _heterogeneity(spread, prompts, freedom, centred_by)
+        found["heterogeneity"] = _heterogeneity(estimate, prompts, calibration)
         found["known_truth"] = None
     else:
-        found |= _of_samples(source, *samples)
+        found |= _of_samples(source, *samples, anchors)
     found = {name: sections.plain(value) for name, value in found.items()}
     return found | {"verdict": sections.plain(judge(found)), "rules": dict(RULES)}
 
 
-def _members(source: RewardSource, rows: Float[Tensor, "rows columns"]) -> Floats | None:
-    """(rows, members) raw scores; models drawn from the posterior of a source that has one; None for other sources."""
-    if isinstance(source, MemberSource):
-        return rows.double().numpy()
-    if isinstance(source, GaussianSource):
-        return source.sample_members(rows, POSTERIOR_DRAWS).numpy()
-    return None
-
-
 def mean_rewards(source: RewardSource, rows: Float[Tensor, "rows columns"]) -> Floats:
     """(rows,) one reward per completion: the members' mean, or the source's own reward."""
-    column = rows.double().nanmean(dim=1) if isinstance(source, MemberSource) else rows[:, 0].double()
+    count = member_count(source)
+    column = rows[:, 0].double() if count is None else rows[:, :count].double().nanmean(dim=1)
     values: Floats = column.numpy()
     return values
 
 
-def _numbered(prompts: Any) -> NDArray[np.int64]:
-    """Integers, equal for equal prompts."""
-    _, numbers = np.unique(np.array(prompt_keys(prompts), dtype=object).astype(str), return_inverse=True)
+def _numbered(prompts: list[Text], items: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """Integers, equal for equal prompts; an empty prompt, which says nothing, is told apart by its item."""
+    keys = prompt_keys(prompts)
+    if items is not None:
+        keys = [key if prompt else f"item {i}" for key, prompt, i in zip(keys, prompts, items, strict=True)]
+    _, numbers = np.unique(np.array(keys, dtype=object).astype(str), return_inverse=True)
     return numbers
 
 
 @contextmanager
-def _calibrated_here(source: RewardSource, rows: Tensor, prompts: NDArray[np.int64]) -> Iterator[tuple[Any, Any, str]]:
-    """(estimate, d₀, how it was centred) with the source calibrated on these rows; its own calibration is put back."""
-    grouped = bool((np.bincount(prompts) > 2).mean() > 0.5)
-    groups = torch.from_numpy(prompts) if grouped else None
+def _calibrated_here(
+    source: RewardSource, rows: Tensor, choices: list[Anchors]
+) -> Iterator[tuple[RewardEstimate, Calibration]]:
+    """(estimate, calibration) with the source calibrated on these rows; its own calibration is put back.
+
+    Args:
+        choices: anchors, of which each row takes the first that is known; else the mean over these rows.
+    """
     held = source.calibration
     try:
-        calibration = source.calibrate(rows, groups)
-        freedom = None if calibration.prior is None else calibration.prior.degrees_of_freedom
-        yield source.estimate(rows, groups), freedom, "prompt" if grouped else "member"
+        calibration = calibrate_anchored(source, rows, choices)
+        yield estimate_anchored(source, rows, choices), calibration
     finally:
         source.calibration = held
 
 
+def _choices(
+    rows: Tensor, prompts: list[Text], numbers: NDArray[np.int64], anchors: AnchorStore | None, kind: AnchorKind
+) -> list[Anchors]:
+    """Reference anchors, where they are given; then a prompt's own rows, where most prompts have three or more.
+
+    Two completions of a prompt mirror each other once centred on their mean, so that no difference between them shows.
+    """
+    choices = [] if anchors is None else [anchors.where_known(prompts, rows.shape[1])]
+    if bool((np.bincount(numbers) > 2).mean() > 0.5):
+        choices.append(group_anchors(rows, torch.from_numpy(numbers), kind))
+    return choices
+
+
 def _heterogeneity(
-    variance: Floats, prompts: NDArray[np.int64], freedom: float | None, centred_by: str
+    estimate: RewardEstimate, prompts: NDArray[np.int64], calibration: Calibration
 ) -> sections.Heterogeneity:
     usual = Objective()
+    prior = None if calibration.variance_kind == "smoothed" else calibration.prior  # which smoothing doesn't read
+    kinds = [kind for kind, scored in zip(estimate.anchor_kinds, estimate.scored.tolist(), strict=True) if scored]
     return sections.heterogeneity(
-        variance, prompts, floor=usual.weight_floor, ceiling=usual.weight_ceiling, freedom=freedom,
-        centred_by=centred_by,
-    )  # fmt: skip
+        estimate.variance.numpy(),
+        prompts,
+        floor=usual.weight_floor,
+        ceiling=usual.weight_ceiling,
+        freedom=None if prior is None else prior.degrees_of_freedom,
+        anchors=anchor_shares(kinds),
+        reliability=calibration.notes.get("reliability"),
+    )
 
 
-def _of_samples(source: RewardSource, rows: Tensor, prompts: list[Any], truth: Floats | None) -> dict[str, Any]:
+def _of_samples(
+    source: RewardSource, rows: Tensor, prompts: list[Any], truth: Floats | None, anchors: AnchorStore | None
+) -> dict[str, Any]:
     numbers = _numbered(prompts)
-    with _calibrated_here(source, rows, numbers) as (estimate, freedom, centred_by):
+    with _calibrated_here(source, rows, _choices(rows, prompts, numbers, anchors, "group")) as (estimate, calibration):
         mean, variance = estimate.mean.numpy(), estimate.variance.numpy()
     known = None if truth is None else sections.known_truth(mean, variance, truth, numbers)
-    return {"heterogeneity": _heterogeneity(variance, numbers, freedom, centred_by), "known_truth": known}
+    return {"heterogeneity": _heterogeneity(estimate, numbers, calibration), "known_truth": known}
 
 
-def _far(source: RewardSource, comparisons: Comparisons, scored: ScoredComparisons) -> dict[str, sections.FarKind]:
-    """Each far text is put beside the right and a wrong completion of its prompt, and centred with them.
+def _far(
+    source: RewardSource, comparisons: Comparisons, scored: ScoredComparisons, anchors: AnchorStore | None
+) -> dict[str, sections.FarKind]:
+    """Set the variance of each far text against that of the right completion of its prompt, from one anchor.
 
-    That is how a trainer would meet it: one of several completions of a prompt. Its variance is set against the right
-    completion's, and what members add to all completions of a prompt cancels.
+    The anchor is the prompt's reference anchor where it is known, else a wrong completion of the prompt ("dataset").
+    Either way it holds neither of the two texts, so that the far text doesn't move its own anchor, and what members
+    add to all completions of a prompt cancels. An anchor that held the right completion, such as the mean of both
+    ordinary ones, would take a share of its errors away: any far text would then look the more uncertain, by a factor
+    of three where the members err alike on all texts ((1 + 1/2) s² against s²/2).
     """
     chosen, rejected, _ = comparisons.pairs()
     wrong = dict(zip(chosen.tolist(), rejected.tolist(), strict=True))
     beside = [wrong[row] for row in scored.far_rows.tolist()]
-    held = source.calibration
+    other = scored.rows[beside].double().repeat(2, 1)
+    choices = [Anchors(other, "dataset", other.new_ones(len(other)))]
+    if anchors is not None:
+        prompts = [comparisons.prompts[row] for row in scored.far_rows.tolist()]
+        choices.insert(0, anchors.where_known([*prompts, *prompts], other.shape[1]))
     found = {}
-    try:
-        for kind, rows in scored.far.items():
-            together = torch.cat([scored.rows[scored.far_rows], scored.rows[beside], rows])
-            groups = torch.arange(len(rows)).repeat(3)
-            source.calibrate(together, groups)
-            estimate = source.estimate(together, groups)
-            mean, variance = (values.view(3, -1).numpy() for values in (estimate.mean, estimate.variance))
-            found[kind] = sections.far_kind(named(kind), (mean[0], variance[0]), (mean[2], variance[2]))
-    finally:
-        source.calibration = held
+    for kind, rows in scored.far.items():
+        with _calibrated_here(source, torch.cat([scored.rows[scored.far_rows], rows]), choices) as (estimate, _):
+            mean, variance = (values.view(2, -1).numpy() for values in (estimate.mean, estimate.variance))
+        found[kind] = sections.far_kind(named(kind), (mean[0], variance[0]), (mean[1], variance[1]))
     return found
 
 

@@ -138,17 +138,20 @@ class Heterogeneity:
 
     Args:
         completions: how many.
-        centred_by: "prompt" where prompts have three completions or more; else "member": two completions of a prompt
-            mirror each other once centred, so each member's mean over all texts is subtracted instead.
+        anchors: share of the completions that each kind of anchor centred: "reference" of an anchor file; "dataset"
+            or, of a policy's completions, "group", those of the prompt, where prompts have three or more (two mirror
+            each other once centred); else "calibration", the mean over all texts. Empty if nothing is centred.
+        reliability: of the variance, 1 for a closed form; None where it is unknown (fewer than four members).
         prior_freedom: d₀; None means infinite (no difference beyond chance), or a source without members.
-        has_prior: whether the source has members, and so a prior.
+        has_prior: whether the variance is that of members, and so has a prior; a smoothed one has none.
         variation: of the weights: over all completions, within prompts, and over prompts' means.
         at_floor, at_ceiling: share of the weights there, at the trainers' default bounds.
         effective_share: (Σw)²/(n Σw²).
     """
 
     completions: int
-    centred_by: str
+    anchors: dict[str, float]
+    reliability: float | None
     prior_freedom: float | None
     has_prior: bool
     variation: float
@@ -160,18 +163,26 @@ class Heterogeneity:
 
 
 def heterogeneity(
-    variance: Floats, prompts: Any, *, floor: float, ceiling: float, freedom: float | None, centred_by: str
+    variance: Floats,
+    prompts: Any,
+    *,
+    floor: float,
+    ceiling: float,
+    freedom: float | None,
+    anchors: dict[str, float],
+    reliability: float | None = None,
 ) -> Heterogeneity:
     """Args:
     variance: (rows,) as the trainers would see it. prompts: (rows,) integers, equal for equal prompts.
-    freedom: d₀, infinite if there is no difference, None for a source without members.
+    freedom: d₀, infinite if there is no difference, None for a variance that has no prior.
     """
     known = ~np.isnan(variance)
     weight = np.clip(variance[known] / variance[known].mean(), floor, ceiling)
     variation = coefficient_of_variation(weight, prompts[known])
     return Heterogeneity(
         completions=int(known.sum()),
-        centred_by=centred_by,
+        anchors=anchors,
+        reliability=reliability,
         prior_freedom=None if freedom is None or math.isinf(freedom) else freedom,
         has_prior=freedom is not None,
         variation=variation.overall,

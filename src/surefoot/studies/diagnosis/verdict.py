@@ -11,20 +11,24 @@ EVEN = 0.1
 """A coefficient of variation of the weights below this is nothing to work with."""
 ALIKE = 0.8
 """Members whose Kendall's τ is above this differ too little."""
+NOISY = 0.6
+"""Weights made of a variance whose reliability is below this are mostly noise."""
 MOSTLY = 0.5
 """A source sees distance if its variance is larger on more than this share of the kinds of far text."""
 
 RULES = {
     "no_work": f"weights vary by less than {EVEN:.0%} (coefficient of variation), or d₀ is infinite",
+    "noisy": f"the reliability of the variance (correlation of ln s² between two halves of the members, stepped up to "
+    f"all of them; 1 for a closed form) is known and below {NOISY:.2f}",
     "sees_mistakes": "the AUROC for mistakes of sd over |margin| is above that of −|margin| alone, or that of the "
     "variance is above .5, with its whole 95% interval",
     "sees_distance": f"on more than {MOSTLY:.0%} of the kinds of far text the AUROC of the variance is above .5 with "
     "its whole interval",
     "fooled": "far texts of a kind score above the texts they were made of more often than not (whole interval above "
     ".5), and the variance does not see that kind",
-    "likely": "there is something to work with, and the source sees mistakes and distance",
-    "possible": "there is something to work with, and the source sees one of the two",
-    "unlikely": "there is something to work with, but the source sees neither",
+    "likely": "there is something to work with, it isn't noisy, and the source sees mistakes and distance",
+    "possible": "there is something to work with, it isn't noisy, and the source sees one of the two",
+    "unlikely": "there is something to work with, but it is noisy, or the source sees neither",
     "nothing": "there is nothing to work with",
 }
 """The rules, as the page shows them."""
@@ -54,15 +58,19 @@ def judge(found: dict[str, Any]) -> Verdict:
     seen = [kind for kind, one in found["far"].items() if _above_half(one["auroc"])]
     fooled = [kind for kind, one in found["far"].items() if kind not in seen and _above_half(one["preferred"])]
     distance = bool(found["far"]) and len(seen) > MOSTLY * len(found["far"])
-    weighting = "nothing" if even else ("unlikely", "possible", "likely")[int(mistakes) + int(distance)]
+    reliability = found["heterogeneity"].get("reliability")
+    noisy = reliability is not None and reliability < NOISY
+    sees = 0 if noisy else int(mistakes) + int(distance)
+    weighting = "nothing" if even else ("unlikely", "possible", "likely")[sees]
     lines = [
         _on_accuracy(found["accuracy"]["overall"]),
-        _on_weighting(weighting, found["heterogeneity"]),
+        _on_weighting("noisy" if noisy and not even else weighting, found["heterogeneity"]),
+        _on_reliability(reliability),
         _on_mistakes(mistakes, found["usefulness"]),
         *_on_distance(found["far"], seen, fooled),
         *_on_offsets(found["disagreement"]),
     ]
-    return Verdict(weighting, lines, _advice(found, even, mistakes, distance, fooled))
+    return Verdict(weighting, lines, _advice(found, even, noisy, mistakes, distance, fooled))
 
 
 def _is_even(found: dict[str, Any]) -> bool:
@@ -104,6 +112,8 @@ _WEIGHTING = {
     "of mistakes or of distance from the data, but not of both.",
     "unlikely": "Weighting by this variance is unlikely to help: it differs between completions ({variation}), but "
     "tells neither mistakes nor far texts.",
+    "noisy": "Weighting by this variance is unlikely to help: it differs between completions ({variation}), but "
+    "weights made of it are mostly noise.",
     "nothing": "Weighting has nothing to work with: the variance is about the same for all completions ({variation}), "
     "and the run will be much like preset='mean'.",
 }
@@ -114,6 +124,15 @@ def _on_weighting(weighting: str, found: dict[str, Any]) -> str:
     return _WEIGHTING[weighting].format(
         variation="coefficient of variation of the weights " + ("unknown" if value is None else f"{value:.2f}")
     )
+
+
+def _on_reliability(value: float | None) -> str:
+    if value is None:
+        return "The reliability of the variance is unknown: it takes four members or more, or a closed form."
+    told = f"The reliability of the variance is {value:.2f} (1 at most)"
+    if value < NOISY:
+        return f"{told}, below {NOISY:.2f}: two halves of the members don't agree on which completions are uncertain."
+    return f"{told}; below {NOISY:.2f} weights made of it would be mostly noise."
 
 
 def _on_mistakes(sees: bool, found: dict[str, Any]) -> str:
@@ -169,7 +188,9 @@ def named(kind: str) -> str:
     }.get(kind, kind)
 
 
-def _advice(found: dict[str, Any], even: bool, mistakes: bool, distance: bool, fooled: list[str]) -> list[str]:
+def _advice(
+    found: dict[str, Any], even: bool, noisy: bool, mistakes: bool, distance: bool, fooled: list[str]
+) -> list[str]:
     advice = []
     members = found["disagreement"]
     if found["accuracy"]["overall"]["low"] <= 0.5:
@@ -178,6 +199,11 @@ def _advice(found: dict[str, Any], even: bool, mistakes: bool, distance: bool, f
         advice.append(
             f"The members are nearly one model (τ {members['tau']:.2f}): give each its own bootstrap or its own data, "
             "or fine-tune whole models (kind: independent)."
+        )
+    if noisy:
+        advice.append(
+            "For a variance that is more than noise: a linear head with its posterior (kind: linear), fifty heads "
+            "(kind: heads, members: 50), or a smoothed variance (variance: smoothed)."
         )
     if even and members is not None:
         advice.append("For a variance that differs: bootstrap, prior functions, disjoint data, more members.")
