@@ -20,6 +20,8 @@ GAINS = {
     "literal": (0.6, 0.2),
 }
 """Mean and standard deviation over seeds of each method's true gain."""
+SHIFTS = (-0.4, -0.2, 0.0, 0.2, 0.4)
+"""A run's gain on each of five evaluation prompts, less its mean gain."""
 PROMPTS = ("Tell me about the sea.", "Why do cats purr?", "A short story about a lost key:", "How do I boil an egg?")
 
 
@@ -44,7 +46,9 @@ def cell_of(place: dict[str, Any], gain: float, steps: int = 60, batch_noise: fl
         })  # fmt: skip
     ensemble = place["method"] not in ("vanilla", "variance_aware_one")
     cpu = 60 * (1 + 0.1 * rng.random()) * (1.25 if ensemble else 1.0)
+    gains = [gain + shift for shift in SHIFTS]
     metrics = {
+        "prompt_risk": sum(one < 0 for one in gains) / len(gains),
         "gold_reference": 1.0, "gold_reference_train": 1.02, "gold_final": 1.0 + gain, "gold_gain": gain,
         "kl_final": reach, "proxy_reference": 0.0, "proxy_final": 1.2, "beta_final": 0.2, "seconds": 1.1 * cpu,
         "cpu_seconds": cpu, "source_cpu_seconds": 70.0 if ensemble else 16.0, "peak_memory_mb": 800.0,
@@ -57,8 +61,12 @@ def cell_of(place: dict[str, Any], gain: float, steps: int = 60, batch_noise: fl
         "commit": None,
         "versions": {"surefoot": "0.1.0"},
         "metrics": metrics,
+        "anchor": "reference",
+        "anchor_completions": 4,
         "trajectory": path,
         "samples": samples_of(place, gain),
+        "prompt_gains": gains,
+        "prompt_completions": [10] * len(gains),
     }
 
 
@@ -85,7 +93,7 @@ def disagreement_of(setting: str, source: str, seed: int) -> dict[str, Any]:
 
     known = {
         "completions": 512, "variance_cv": 0.5 + shift, "prior_freedom": 6.0, "spearman": around(0.3, 512),
-        "mean_correlation": 0.55 + shift, "member_correlation": 0.45 + shift,
+        "mean_correlation": 0.55 + shift, "member_correlation": 0.45 + shift, "reliability": 0.5 + 0.1 * (seed % 2),
     }  # fmt: skip
     return {
         "setting": setting,
@@ -153,6 +161,20 @@ def _gain(place: dict[str, Any]) -> float:
     own = random.Random(place["key"]).gauss(0, 1)
     scale = 0.4 if place["setting"] == "even" else 1.0
     return scale * mean + sd * (0.6 * shared + 0.8 * own)
+
+
+def as_an_earlier_version_wrote_it(folder: Path) -> None:
+    """Take out of the records what cells and sources didn't hold at first."""
+    for path in (folder / "cells").glob("*.json"):
+        cell = read_json(path)
+        for name in ("prompt_gains", "prompt_completions", "anchor", "anchor_completions"):
+            del cell[name]
+        del cell["metrics"]["prompt_risk"]
+        write_json(path, cell)
+    for path in (folder / "disagreement").glob("*.json"):
+        found = read_json(path)
+        del found["known_errors"]["reliability"]
+        write_json(path, found)
 
 
 def edit_cell(folder: Path, place: dict[str, Any], **metrics: Any) -> None:

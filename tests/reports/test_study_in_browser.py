@@ -145,6 +145,9 @@ def test_what_is_folded_is_printed(browser: Any, tmp_path: Path) -> None:
     assert page.locator("details:not([open])").count() == 0
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.locator("details:not([open])").count() == folded
+    page.set_viewport_size({"width": 680, "height": 900})
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 680  # the table of all groups too
 
 
 def test_a_script_from_elsewhere_does_not_run(browser: Any, report: Path, tmp_path: Path) -> None:

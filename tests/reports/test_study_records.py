@@ -45,7 +45,8 @@ def test_a_study_that_has_only_begun(study: Path) -> None:
     ("text", "said"),
     [("{", "is not valid JSON"), ("[]", "must hold one JSON object"), ("{}", "'metrics' is missing"),
      ('{"metrics": {}, "trajectory": null, "samples": []}', "'trajectory' is missing or no list"),
-     ('{"metrics": {}, "trajectory": [{"kl": 0}], "samples": []}', "trajectory[0] lacks some of gold, kl")],
+     ('{"metrics": {}, "trajectory": [{"kl": 0}], "samples": []}', "trajectory[0] lacks some of gold, kl"),
+     ('{"metrics": {}, "trajectory": [], "samples": [], "prompt_gains": 1}', "'prompt_gains' is no list")],
 )  # fmt: skip
 def test_a_broken_cell_is_named(study: Path, text: str, said: str) -> None:
     path = cell_file(study, "mean", 1)

@@ -18,7 +18,7 @@ from surefoot.reports.study import build_report, summary_table
 from surefoot.reports.study_figures import trajectory_figure
 from surefoot.reports.summary import summarise
 from tests.reports.browser import measure_in_frame
-from tests.reports.synthetic import edit_cell, place_of, write_study
+from tests.reports.synthetic import as_an_earlier_version_wrote_it, edit_cell, place_of, write_study
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\""
 GAINS = {"vanilla": [-0.5, 0.25, 0.25], "mean": [0.5, 0.5, 0.5], "variance_aware": [0.5, 0.75, 1.0]}
@@ -113,6 +113,53 @@ def test_an_unscored_run_is_left_out_and_not_counted_as_level(study: Path) -> No
     assert "2 of 3 scored" in words_of(build_report(study))
 
 
+def test_worse_prompts_are_shown_and_explained(study: Path) -> None:
+    """Of five prompts, the baseline's three runs leave 5, 1 and 1 worse than the reference."""
+    text = words_of(build_report(study))
+    assert (
+        "Prompts Variance-aware answered 0% [0%, 56%] of the prompts worse than the reference, one reward model"
+        in text
+    )
+    assert "one reward model 47% [" in text
+    assert (
+        "Worse prompts: the share of evaluation prompts that the final policy answers worse than the reference does, "
+        "by the mean true reward of about 10 fresh completions of each, over runs and prompts."
+    ) in text
+    assert "−47 [−" in text  # points, against the baseline
+    assert "before their variance was taken, by 4 completions of the reference." in text
+
+
+def test_the_reliability_of_the_variance_is_shown(study: Path) -> None:
+    text = words_of(build_report(study))
+    assert "Its reliability is 0.53 (mean over 3 seeds): how far the variances from two halves" in text
+    assert "Below 0.6 the weights made of it are mostly noise." in text
+    (found,) = read_json(study / "summary.json")["reliability_of_variances"]
+    assert (found["setting"], found["source"], found["seeds"]) == ("uneven", "heads", 3)
+    assert found["reliability"] == pytest.approx((0.5 + 0.6 + 0.5) / 3)
+
+
+def test_a_study_of_an_earlier_version_shows_dashes(study: Path) -> None:
+    as_an_earlier_version_wrote_it(study)
+    page = build_report(study)
+    text = words_of(page)
+    table = page.read_text().split("Table: worse prompts")[1].split("</table>")[0]
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", table) == ["0", "–", "–"] * 3
+    assert "of the prompts worse than the reference" not in text
+    assert "reliability" not in text
+    assert "before their variance was taken" not in text
+    assert read_json(study / "summary.json")["reliability_of_variances"] == []
+    assert "prompts" not in " ".join(str(column.header) for column in summary_table(study).columns)
+
+
+def test_a_wide_terminal_table_leaves_the_prompts_out(tmp_path: Path) -> None:
+    """A long name takes the room; nothing else is lost, and nothing is wrapped."""
+    gains = {"vanilla": [-0.5, 0.25], "variance_aware_one": [-0.5, -0.75]}
+    folder = write_study(tmp_path, methods=tuple(gains), gains=gains, seeds=2)
+    assert [str(column.header) for column in summary_table(folder).columns] == [
+        "", "risk of loss", "mean gain", "over one model", "KL"
+    ]  # fmt: skip
+
+
 def test_the_same_records_give_the_same_files(study: Path) -> None:
     names = ("report.html", "summary.json", "summary.csv", "cells.csv")
     build_report(study)
@@ -126,7 +173,7 @@ def test_the_table_fits_a_terminal(study: Path) -> None:
     console.print(summary_table(study))
     text = console.export_text()
     assert "33% [6, 79]" in text
-    assert len([line for line in text.splitlines() if line.strip()]) == 3 + 3  # nothing is wrapped
+    assert len([line for line in text.splitlines() if line.strip()]) == 4 + 3  # nothing is wrapped but a heading
 
 
 @pytest.mark.browser

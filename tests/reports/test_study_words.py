@@ -88,8 +88,12 @@ def test_over_several_groups(tmp_path: Path) -> None:
     read = read_study(folder)
     found = dict(study_words(read, [summarise_group(group) for group in read.groups]))
     assert found["Mean of members"].startswith("Better than the baseline beyond chance in 2 of 2 groups, worse in 0")
-    assert found["Mean of members"].endswith("Ended below the reference in 0 of 16 runs.")
-    assert found["One reward model"] == "The baseline. Ended below the reference in 16 of 16 runs."
+    assert found["Mean of members"].endswith(
+        "Ended below the reference in 0 of 16 runs, and answered 20% of the prompts worse."
+    )
+    assert found["One reward model"] == (
+        "The baseline. Ended below the reference in 16 of 16 runs, and answered 60% of the prompts worse."
+    )
     assert "not over the 2 groups" in found["How sure"]
 
 

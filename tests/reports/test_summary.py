@@ -13,10 +13,10 @@ from surefoot.files import read_json, write_json
 from surefoot.maths.statistics import brown_forsythe, sign_test
 from surefoot.reports.paths import gains_at, level_of, path_of
 from surefoot.reports.records import read_study
-from surefoot.reports.study import build_report
+from surefoot.reports.study import build_report, summary_table
 from surefoot.reports.study_figures import frontier_figure, overview_figure, path_figures, trajectory_figure
 from surefoot.reports.summary import MethodSummary, summarise, summarise_group, summary_rows
-from tests.reports.synthetic import cell_of, edit_cell, place_of, write_study
+from tests.reports.synthetic import as_an_earlier_version_wrote_it, cell_of, edit_cell, place_of, write_study
 
 GAINS = {"vanilla": [-0.5, 0.25, 0.25], "mean": [0.5, 0.5, 0.5], "variance_aware": [0.5, 0.75, 1.0]}
 
@@ -80,6 +80,84 @@ def test_a_constant_moves_no_difference(study: Path) -> None:
     assert after["vanilla"].risk.value == 0.0
     assert after["mean"].paired.difference.value == pytest.approx(before["mean"].paired.difference.value, abs=1e-12)
     assert after["mean"].spread_p == pytest.approx(before["mean"].spread_p, abs=1e-9)
+
+
+def set_prompt_gains(folder: Path, method: str, *rows: list[float | None]) -> None:
+    """Of the method's first seeds, one row each."""
+    for seed, gains in enumerate(rows):
+        path = folder / "cells" / f"{place_of('uneven', 'heads', method, 6.0, seed)['key']}.json"
+        write_json(path, read_json(path) | {"prompt_gains": gains})
+
+
+def test_prompt_risk_by_hand(study: Path) -> None:
+    """Over runs and prompts that are known; the difference over seeds and prompts that both know."""
+    set_prompt_gains(study, "vanilla", [-0.5, 0.1, 0.2, -0.1], [-0.1, 0.1, None, 0.0], [-0.2, -0.1, -0.1, 0.3])
+    set_prompt_gains(study, "mean", [0.5, 0.1, 0.2, -0.1], [0.1, None, 0.2, 0.0], [0.2, 0.1, -0.1, 0.3])
+    found = by_name(study)
+    assert found["vanilla"].prompt_risk.value == pytest.approx(6 / 11)
+    assert found["mean"].prompt_risk.value == pytest.approx(2 / 11)
+    assert found["mean"].prompt_risk.low < 2 / 11 < found["mean"].prompt_risk.high
+    assert found["mean"].paired_prompt_risk.value == pytest.approx(-4 / 10)
+    assert (found["mean"].prompt_risk.n, found["mean"].paired_prompt_risk.n) == (3, 3)
+    assert math.isnan(found["vanilla"].paired_prompt_risk.value)  # itself
+    assert found["mean"].prompt_completions == 10
+    row = summary_rows([found["mean"]])[0]
+    assert row["prompt_risk"] == pytest.approx(2 / 11)
+    assert row["prompt_risk_low"] < row["prompt_risk"] < row["prompt_risk_high"]
+    assert row["paired_prompt_risk"] == pytest.approx(-4 / 10)
+
+
+def test_prompts_are_paired_by_seed(study: Path) -> None:
+    """Without the baseline's first seed, the method's first row has no partner."""
+    set_prompt_gains(study, "vanilla", [1.0, 1.0], [-1.0, 1.0], [1.0, 1.0])
+    set_prompt_gains(study, "mean", [-1.0, -1.0], [-1.0, 1.0], [1.0, 1.0])
+    assert by_name(study)["mean"].paired_prompt_risk.value == pytest.approx(2 / 6)
+    (study / "cells" / f"{place_of('uneven', 'heads', 'vanilla', 6.0, 0)['key']}.json").unlink()
+    assert by_name(study)["mean"].paired_prompt_risk.value == 0.0
+    assert by_name(study)["mean"].prompt_risk.value == pytest.approx(3 / 6)
+
+
+def test_records_without_the_prompts_leave_the_prompt_risk_unknown(study: Path) -> None:
+    before = by_name(study)["mean"]
+    set_prompt_gains(study, "mean", [])
+    assert by_name(study)["mean"].prompt_risk.n == 2  # the other two runs still count
+    as_an_earlier_version_wrote_it(study)
+    found = by_name(study)["mean"]
+    assert math.isnan(found.prompt_risk.value)
+    assert (found.prompt_risk.n, found.anchor, found.prompt_completions) == (0, None, None)
+    row = summary_rows([found])[0]
+    for name in ("prompt_risk", "prompt_risk_low", "prompt_risk_high", "paired_prompt_risk", "anchor"):
+        assert row[name] is None
+    assert found.gain == before.gain  # and nothing else is
+
+
+def test_the_anchor_of_a_method(study: Path) -> None:
+    group = {"anchor": "group", "anchor_completions": 4}
+    for seed in range(3):
+        path = study / "cells" / f"{place_of('uneven', 'heads', 'mean', 6.0, seed)['key']}.json"
+        write_json(path, read_json(path) | group)
+    path = study / "cells" / f"{place_of('uneven', 'heads', 'variance_aware', 6.0, 0)['key']}.json"
+    write_json(path, read_json(path) | group)
+    found = by_name(study)
+    assert (found["vanilla"].anchor, found["vanilla"].anchor_completions) == ("reference", 4)
+    assert (found["mean"].anchor, found["mean"].anchor_completions) == ("group", None)  # nothing was drawn for it
+    assert found["variance_aware"].anchor == "mixed"
+
+
+def test_a_source_that_names_its_own_methods_is_compared_with_the_first_of_them(tmp_path: Path) -> None:
+    """One source runs all methods, the other one model's baseline not: nothing is missing there."""
+    write_study(tmp_path, sources=("linear", "heads"), seeds=3)
+    grid = read_json(tmp_path / "study.json")
+    kept = [cell for cell in grid["cells"] if (cell["source"], cell["method"]) != ("heads", "vanilla")]
+    write_json(tmp_path / "study.json", grid | {"cells": kept})
+    linear, heads = read_study(tmp_path).groups
+    assert (linear.baseline, linear.planned_methods) == ("vanilla", ["vanilla", "mean", "variance_aware"])
+    assert (heads.baseline, heads.planned_methods) == ("mean", ["mean", "variance_aware"])
+    table = summary_table(tmp_path)
+    assert "3 runs each" in str(table.title)
+    assert "over the baseline" in [str(column.header) for column in table.columns]
+    _, best = summarise_group(heads)
+    assert best.paired.difference == best.to_mean.difference
 
 
 def straight(place: dict[str, Any], slope: float, reach: float, steps: int = 40) -> dict[str, Any]:
@@ -217,6 +295,7 @@ def test_the_rows_on_disk(study: Path) -> None:
     assert (vanilla["method"], vanilla["n"], vanilla["paired_gain"], vanilla["spread_p"]) == ("vanilla", 3, None, None)
     assert (mean["n"], mean["runs"], mean["gain"], mean["kl_budget"]) == (2, 3, 0.5, 6.0)
     for name in ("setting", "source", "risk", "risk_low", "risk_high", "spread", "gain_low", "gain_high", "kl",
+                 "prompt_risk", "prompt_risk_low", "prompt_risk_high", "anchor",
                  "worst", "paired_gain_low", "paired_gain_p_holm", "gain_at_matched_kl", "cpu_ratio"):  # fmt: skip
         assert name in mean
     with (study / "summary.csv").open() as file:

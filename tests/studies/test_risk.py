@@ -11,13 +11,24 @@ from typing import Any
 
 import pytest
 
-from surefoot.cli.demo import HEADS, demo_study
+from surefoot.cli.demo import demo_study
 from surefoot.errors import ConfigError, RunError
 from surefoot.rewards.source import load_source
 from surefoot.studies.config import StudyConfig, method_settings
 from surefoot.studies.risk import run_study
 from surefoot.studies.runner import LocalRunner
+from surefoot.training.objective_config import ObjectiveArguments
 
+HEADS: dict[str, Any] = {
+    "kind": "heads",
+    "members": 5,
+    "layer": 0,
+    "bootstrap": "exponential",
+    "prior_scale": 1.0,
+    "learning_rate": 1e-2,
+    "weight_decay": 1.0,
+    "epochs": 60,
+}
 SMALL: dict[str, Any] = {
     "settings": {"uneven": {"world": "uneven", "pairs": 60, "held_out_pairs": 40}},
     "sources": {"heads": {**HEADS, "members": 3, "epochs": 3}},
@@ -37,6 +48,19 @@ def cells(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
     return {(cell["method"], cell["seed"]): cell for cell in found}
 
 
+def test_a_source_may_name_the_methods_that_are_run_with_it() -> None:
+    sources = {"linear": {"kind": "linear", "methods": ["vanilla"]}, "heads": HEADS}
+    made = small(["vanilla", "mean"], [0], sources=sources).cells()
+    assert [(cell.source, cell.method) for cell in made] == [
+        ("linear", "vanilla"),
+        ("heads", "vanilla"),
+        ("heads", "mean"),
+    ]
+    assert made[0].work["sources"] == {"reward": {"kind": "linear"}}  # no part of what the result depends on
+    with pytest.raises(ConfigError, match="did you mean 'mean'"):
+        small(["vanilla", "mean"], [0], sources={"linear": {"kind": "linear", "methods": ["meen"]}})
+
+
 @pytest.mark.slow
 def test_a_small_study_runs_once_and_a_change_reruns_only_what_it_touches(study_folder: Path) -> None:
     folder = study_folder
@@ -54,6 +78,13 @@ def test_a_small_study_runs_once_and_a_change_reruns_only_what_it_touches(study_
     metrics = cell["metrics"]
     assert metrics["gold_gain"] == pytest.approx(metrics["gold_final"] - metrics["gold_reference"])
     assert len(cell["samples"]) == 2
+    assert cell["prompt_completions"] == [2] * 24  # 48 completions, the test prompts taken in turn
+    assert sum(cell["prompt_gains"]) / 24 == pytest.approx(metrics["gold_gain"])
+    assert metrics["prompt_risk"] == sum(gain < 0 for gain in cell["prompt_gains"]) / 24
+    usual = ObjectiveArguments()
+    assert (cell["anchor"], cell["anchor_completions"]) == (usual.anchor, usual.anchor_completions)
+    (heads,) = [json.loads(path.read_text()) for path in folder.glob("disagreement/*.json")]
+    assert "reliability" in heads["known_errors"]  # unknown of three members
     assert cell["data_hash"] == found["vanilla", 0]["data_hash"]  # methods of a seed share its preferences
 
     # One plain model against one plain model with the members' variance: the same reward, weights that differ.

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 
 from surefoot.errors import ConfigError, DataError
+from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.borrowed import BorrowedVariance
 from surefoot.rewards.functions import FunctionMembers
 from surefoot.rewards.heads import SharedTrunkHeads
@@ -141,11 +142,12 @@ def test_a_borrowed_variance_leaves_the_reward_alone() -> None:
     source = BorrowedVariance(one, others)
     prompts, texts, groups = ["p"] * 8, list("abcdefgh"), torch.tensor([0] * 4 + [1] * 4)
     scores = source.score(prompts, texts)
-    source.calibrate(scores, groups)
-    found = source.estimate(scores, groups)
-    theirs = others.estimate(others.score(prompts, texts), groups)
+    anchors = group_anchors(scores, groups)
+    source.calibrate(scores, anchors)
+    found = source.estimate(scores, anchors)
+    theirs = others.estimate(others.score(prompts, texts), group_anchors(others.score(prompts, texts), groups))
     torch.testing.assert_close(found.variance, theirs.variance)
-    mine = one.estimate(one.score(prompts, texts), groups)
+    mine = one.estimate(one.score(prompts, texts), group_anchors(one.score(prompts, texts), groups))
     torch.testing.assert_close(found.mean, mine.mean)
     torch.testing.assert_close(found.members[:, 0], mine.mean)  # type: ignore[index]
     assert source.calibration is others.calibration
@@ -160,7 +162,8 @@ def test_a_borrowed_variance_is_saved_and_loaded(tmp_path: Path) -> None:
     loaded = load_source(tmp_path / "saved")
     prompts, texts, groups = ["the cat"] * 4, ["red", "runs", "a", "blue dog"], torch.zeros(4, dtype=torch.long)
     scores = loaded.score(prompts, texts)
-    loaded.calibrate(scores, groups)
+    anchors = group_anchors(scores, groups)
+    loaded.calibrate(scores, anchors)
     expected = both[0].score(prompts, texts).mean(dim=1)
-    mean = loaded.estimate(scores, groups).mean
+    mean = loaded.estimate(scores, anchors).mean
     torch.testing.assert_close((mean - mean[0]).float(), expected - expected[0], atol=1e-3, rtol=1e-5)

@@ -7,9 +7,12 @@ from typing import Any
 
 from surefoot.maths.statistics import Interval
 from surefoot.reports.records import Study
-from surefoot.reports.wording import interval, number
+from surefoot.reports.wording import counted, interval, number
 
-__all__ = ["disagreement_rows", "disagreements_of"]
+__all__ = ["NOISY", "disagreement_rows", "disagreements_of", "reliabilities_of"]
+
+NOISY = 0.6
+"""Weights made of a variance whose reliability is below this are mostly noise (docs/theory.md)."""
 
 Record = dict[str, Any]
 _FIGURES = (
@@ -38,11 +41,42 @@ _FIGURES = (
 
 def disagreements_of(study: Study) -> list[dict[str, Any]]:
     """One entry for each setting and source that has members: its place, rows, verdict and records by seed."""
-    places = list(dict.fromkeys((one["setting"], one["source"]) for one in study.disagreement))
+    return [_describe(place, found) for place, found in _by_place(study).items()]
+
+
+def reliabilities_of(study: Study) -> list[Record]:
+    """`setting`, `source`, `seeds` and mean `reliability` of each source's variance; of those that have one."""
+    found = {place: _reliabilities(records) for place, records in _by_place(study).items()}
     return [
-        _describe(place, [one for one in study.disagreement if (one["setting"], one["source"]) == place])
-        for place in places
+        {"setting": place[0], "source": place[1], "seeds": len(values), "reliability": statistics.fmean(values)}
+        for place, values in found.items()
+        if values
     ]
+
+
+def _by_place(study: Study) -> dict[tuple[str, str], list[Record]]:
+    found: dict[tuple[str, str], list[Record]] = {}
+    for one in study.disagreement:
+        found.setdefault((one["setting"], one["source"]), []).append(one)
+    return found
+
+
+def _reliabilities(found: list[Record]) -> list[float]:
+    values = [(one.get("known_errors") or {}).get("reliability") for one in found]
+    return [value for value in values if value is not None]
+
+
+def _on_reliability(found: list[Record]) -> str | None:
+    values = _reliabilities(found)
+    if not values:
+        return None
+    mean = statistics.fmean(values)
+    over = f"mean over {counted(len(values), 'seed')}" if len(values) > 1 else "one seed"
+    noisy = f" Below {number(NOISY, 1)} the weights made of it are mostly noise." if mean < NOISY else ""
+    return (
+        f"Its reliability is {number(mean)} ({over}): how far the variances from two halves of the members agree on "
+        f"the reference policy's completions; 1 for a variance in closed form.{noisy}"
+    )
 
 
 def _describe(place: tuple[str, str], found: list[Record]) -> dict[str, Any]:
@@ -53,6 +87,7 @@ def _describe(place: tuple[str, str], found: list[Record]) -> dict[str, Any]:
         "members": first["members"],
         "pairs": first["pairs"],
         "rows": disagreement_rows(found),
+        "reliability": _on_reliability(found),
         "verdict": first["verdict"],
         "verdict_seed": first["seed"],
         "records": found,

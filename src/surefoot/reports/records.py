@@ -30,6 +30,8 @@ LABELS = {
 }
 _PLACE = ("key", "setting", "source", "method", "kl_budget", "seed")
 _PARTS = {"metrics": dict, "trajectory": list, "samples": list}
+_LATER_PARTS = {"prompt_gains": list, "prompt_completions": list}
+"""What records of earlier versions lack."""
 _ROWS = {
     "trajectory": {"kl", "gold"},
     "samples": {"prompt", "reference", "completion", "proxy", "variance", "gold", "gold_reference"},
@@ -54,6 +56,7 @@ class Group:
         methods: of the whole study, in its order; some may have no finished cell here.
         baseline: the method that the others are compared with.
         planned: how many cells the grid has here.
+        planned_methods: those that the grid has here; a source may name its own.
     """
 
     setting: str
@@ -63,6 +66,7 @@ class Group:
     baseline: str
     cells: list[Record]
     planned: int
+    planned_methods: list[str]
 
     @property
     def place(self) -> Place:
@@ -113,17 +117,19 @@ class Study:
     @property
     def groups(self) -> list[Group]:
         """By setting, source and budget in the grid's order; groups without any finished cell are left out."""
-        planned: dict[Place, int] = {}
+        planned: dict[Place, list[Record]] = {}
         for cell in self.grid["cells"]:
-            planned[_group(cell)] = planned.get(_group(cell), 0) + 1
+            planned.setdefault(_group(cell), []).append(cell)
         finished: dict[Place, list[Record]] = {place: [] for place in planned}
         for cell in self.cells:
             finished[_group(cell)].append(cell)
-        return [
-            Group(setting, source, budget, self.methods, self.baseline, cells, planned[setting, source, budget])
-            for (setting, source, budget), cells in finished.items()
-            if cells
-        ]
+        return [self._group(place, planned[place], cells) for place, cells in finished.items() if cells]
+
+    def _group(self, place: Place, planned: list[Record], cells: list[Record]) -> Group:
+        here = {cell["method"] for cell in planned}
+        methods = [method for method in self.methods if method in here]
+        baseline = self.baseline if self.baseline in here else methods[0]
+        return Group(*place, self.methods, baseline, cells, len(planned), methods)
 
 
 def read_study(directory: str | Path) -> Study:
@@ -174,6 +180,9 @@ def _read_cell(folder: Path, key: str) -> Record | None:
     for name, kind in _PARTS.items():
         if not isinstance(cell.get(name), kind):
             _refuse_cell(path, f"'{name}' is missing or no {kind.__name__}")
+    for name, kind in _LATER_PARTS.items():
+        if not isinstance(cell.get(name, kind()), kind):
+            _refuse_cell(path, f"'{name}' is no {kind.__name__}")
     for name, needed in _ROWS.items():
         for number, row in enumerate(cell[name]):
             if not isinstance(row, dict) or not needed <= row.keys():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from surefoot.files import write_text
@@ -24,6 +27,8 @@ Groups = list[tuple[Group, list[MethodSummary]]]
 
 
 PAGE = "report.html"
+_WIDTH = 80
+"""Columns of a terminal."""
 FILES = {"html": (PAGE,), "json": ("summary.json",), "csv": ("summary.csv", "cells.csv")}
 """What each format writes."""
 FORMATS = tuple(FILES)
@@ -68,29 +73,46 @@ def _groups(study: Study) -> Groups:
 
 
 def _table(study: Study, groups: Groups) -> Table:
+    """With the share of worse prompts if records tell and the table stays narrow enough."""
+    if any(one.prompt_risk.n for _, found in groups for one in found):
+        table = _made(study, groups, prompts=True)
+        wide = Console(width=10 * _WIDTH)
+        if Measurement.get(wide, wide.options, table).maximum <= _WIDTH:
+            return table
+    return _made(study, groups, prompts=False)
+
+
+def _made(study: Study, groups: Groups, *, prompts: bool) -> Table:
     title = _title(study, groups)
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
-    for heading in ("", "risk of loss", "mean gain", f"over {_short(study.baseline)}", "KL"):
+    worse = ["worse\nprompts"] if prompts else []
+    for heading in ("", "risk of loss", *worse, "mean gain", f"over {_baseline(groups)}", "KL"):
         table.add_column(heading, justify="right" if heading else "left")
     for group, found in groups:
         if len(groups) > 1:
             table.add_section()
             table.add_row(name_of(group.place, study), style="bold")
         for one in found:
-            table.add_row(one.label, *_figures(one))
+            table.add_row(one.label, *_figures(one, prompts))
     return table
 
 
 def _title(study: Study, groups: Groups) -> str:
-    counts = [len(group.of(method)) for group, _ in groups for method in group.methods]
+    counts = [len(group.of(method)) for group, _ in groups for method in group.planned_methods]
     runs = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     missing = "" if len(study.cells) == study.planned else f", {len(study.cells)} of {study.planned} cells finished"
     return f"true reward over the reference, {runs} runs each{missing} (95% intervals)"
 
 
-def _short(method: str) -> str:
-    return "one model" if method == "vanilla" else label_of(method)
+def _baseline(groups: Groups) -> str:
+    methods = {group.baseline for group, _ in groups}
+    if len(methods) > 1:
+        return "the baseline"
+    return "one model" if methods == {"vanilla"} else label_of(*methods)
 
 
-def _figures(one: MethodSummary) -> tuple[str, ...]:
-    return compact(one.risk, percent=True), compact(one.gain), compact(one.paired.difference), number(one.kl, 1)
+def _figures(one: MethodSummary, prompts: bool) -> list[str]:
+    """Of the prompt risk the value alone, since a terminal has no room for its interval."""
+    share = "–" if math.isnan(one.prompt_risk.value) else f"{one.prompt_risk.value:.0%}"
+    gains = (compact(one.gain), compact(one.paired.difference), number(one.kl, 1))
+    return [compact(one.risk, percent=True), *([share] if prompts else []), *gains]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.files import write_json, write_text
+from surefoot.reports.disagreement import reliabilities_of
 from surefoot.reports.paths import REACHED, SETTLED, WINDOW
 from surefoot.reports.records import Study
 from surefoot.reports.summary import ALPHA, MethodSummary, summary_rows
@@ -45,6 +46,7 @@ def _head(study: Study) -> dict[str, Any]:
         "matched_kl_reached_by": REACHED,
         "settled_at_share_of_budget": SETTLED[0],
         "settled_within_share_of_budget": SETTLED[1],
+        "reliability_of_variances": reliabilities_of(study),
         "commit": study.grid["commit"],
         "versions": study.grid["versions"],
     }

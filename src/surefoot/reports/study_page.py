@@ -31,6 +31,7 @@ from surefoot.reports.study_tables import (
     matched_table,
     name_of,
     price_table,
+    prompts_table,
     settled_table,
 )
 from surefoot.reports.study_words import best_of, completeness, group_words, proof, study_words
@@ -80,6 +81,7 @@ def _group(study: Study, group: Group, found: list[MethodSummary]) -> dict[str, 
         "words": group_words(found),
         "level": found[0].level,
         "ends": ends_table(found),
+        "prompts": prompts_table(found),
         "tables": _tables(found),
         "price": price_table(found),
         "figures": _figures(group, found, name),

@@ -11,18 +11,21 @@ from surefoot.reports.paths import SETTLED
 from surefoot.reports.records import Group, Study, label_of
 from surefoot.reports.summary import MEAN, Comparison, MethodSummary
 from surefoot.reports.wording import (
+    UNKNOWN,
     budget,
+    compact,
     counted,
     difference,
     interval,
     number,
     percent_interval,
+    points,
     probability,
     times,
 )
 
 __all__ = ["Entry", "Table", "differences_table", "ends_table", "failures_table", "groups_table", "matched_table",
-           "name_of", "price_table", "settled_table"]  # fmt: skip
+           "name_of", "price_table", "prompts_table", "settled_table"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,9 @@ def ends_table(found: list[MethodSummary]) -> Table:
     """Where the runs ended: risk, gain, spread and tail."""
     return Table(
         "Gains in true reward over the reference on fresh prompts, with 95% intervals: Wilson's for the risk, "
-        "bootstrap for means. Risk p: exact McNemar test against the baseline; spread p: Brown–Forsythe. Gap: the "
-        f"best running mean of the true reward along a run minus its last one. {_findable(found)}",
+        "bootstrap for means. Risk p: exact McNemar test against the baseline; spread p: Brown–Forsythe. "
+        "Gap: the best running mean of the true reward along a run minus its last one. "
+        f"{_findable(found)}{_anchors(found)}",
         [
             "method",
             "runs",
@@ -81,6 +85,27 @@ def ends_table(found: list[MethodSummary]) -> Table:
                 _number(one.worst),
                 _number(one.kl, 1),
                 _interval(one.gap),
+            ]
+            for one in found
+        ],
+    )
+
+
+def prompts_table(found: list[MethodSummary]) -> Table:
+    """On how many prompts the final policies are worse than the reference; dashes where the records don't tell."""
+    count = next((one.prompt_completions for one in found if one.prompt_completions), None)
+    fresh = "fresh completions" if count is None else f"about {counted(count, 'fresh completion')} of each"
+    return Table(
+        "Worse prompts: the share of evaluation prompts that the final policy answers worse than the reference does, "
+        f"by the mean true reward of {fresh}, over runs and prompts. Their interval, and that of the difference to "
+        f"{_other(found, 'paired')} at the same seeds and prompts, resample both.",
+        ["method", "runs", "worse prompts", "against the baseline, points"],
+        [
+            [
+                Entry(one.label, one.label),
+                Entry(str(one.prompt_risk.n), one.prompt_risk.n),
+                _percent(one.prompt_risk),
+                Entry(points(one.paired_prompt_risk), _order(one.paired_prompt_risk.value)),
             ]
             for one in found
         ],
@@ -177,9 +202,10 @@ def groups_table(study: Study, groups: list[tuple[Group, list[MethodSummary]]]) 
     rows = [_group_row(study, group, found) for group, found in groups]
     return Table(
         "Each line is a setting of its own. Best: the largest mean gain, picked after looking. Bold: beyond chance "
-        "after Holm's correction within the line.",
-        ["group", "cells", "baseline ended below", "best method", "best ended below", "its gain over the baseline",
-         "adjusted p"],
+        "after Holm's correction within the line. Worse prompts: the share that the final policy answers worse than "
+        "the reference, of the baseline and of the best.",
+        ["group", "cells", "baseline ended below", "best method", "best ended below", "worse prompts",
+         "gain over the baseline", "adjusted p"],
         rows,
     )  # fmt: skip
 
@@ -191,9 +217,10 @@ def _group_row(study: Study, group: Group, found: list[MethodSummary]) -> list[E
     return [
         Entry(name, name),
         Entry(f"{len(group.cells)} of {group.planned}", len(group.cells)),
-        Entry("–") if base is None else Entry(percent_interval(base.risk), _order(base.risk.value)),
+        Entry("–") if base is None else _risk(base),
         Entry(best.label, best.label),
-        Entry(percent_interval(best.risk), _order(best.risk.value)),
+        _risk(best),
+        _shares(base, best),
         Entry(
             difference(best.paired.difference), _order(best.paired.difference.value), best.paired.beyond_chance
         ),
@@ -241,6 +268,32 @@ def _findable(found: list[MethodSummary]) -> str:
     return f"{start} would find a fall by {100 * fewest.risk_detectable:.0f} points with 80% power."
 
 
+def _anchors(found: list[MethodSummary]) -> str:
+    """What rewards were centred by before their variance was taken, where the records tell."""
+    kinds: dict[str, list[str]] = {}
+    for one in found:
+        if one.anchor is not None:
+            kinds.setdefault(_anchor(one), []).append(one.label)
+    if not kinds:
+        return ""
+    named = [f"{kind} ({', '.join(methods)})" if len(kinds) > 1 else kind for kind, methods in kinds.items()]
+    return f" Rewards were centred, before their variance was taken, by {'; '.join(named)}."
+
+
+def _anchor(one: MethodSummary) -> str:
+    if one.anchor == "reference" and one.anchor_completions is not None:
+        return f"{counted(one.anchor_completions, 'completion')} of the reference"
+    return _ANCHORS.get(one.anchor or "", one.anchor or "–")
+
+
+_ANCHORS = {
+    "reference": "the reference's completions",
+    "dataset": "the data's completions",
+    "calibration": "one mean for all prompts",
+    "group": "the policy's own group",
+}
+
+
 def _other(found: list[MethodSummary], name: str) -> str:
     if name == "to_mean":
         return f"the {label_of(MEAN)}"
@@ -257,6 +310,23 @@ def _interval(found: Interval) -> Entry:
 
 def _number(value: float, digits: int = 2) -> Entry:
     return Entry("–" if math.isnan(value) else number(value, digits), _order(value))
+
+
+def _percent(found: Interval) -> Entry:
+    """A share with its interval, or a dash."""
+    return Entry("–" if math.isnan(found.value) else percent_interval(found), _order(found.value))
+
+
+def _risk(one: MethodSummary) -> Entry:
+    return Entry(compact(one.risk, percent=True) or UNKNOWN, _order(one.risk.value))
+
+
+def _shares(base: MethodSummary | None, best: MethodSummary) -> Entry:
+    """Prompt risk of the baseline, an arrow, and that of the best, by which it is sorted."""
+    values = [math.nan if base is None else base.prompt_risk.value, best.prompt_risk.value]
+    if all(math.isnan(value) for value in values):
+        return Entry("–")
+    return Entry(" → ".join("–" if math.isnan(value) else f"{value:.0%}" for value in values), _order(values[1]))
 
 
 def _p(value: float) -> Entry:

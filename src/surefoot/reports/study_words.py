@@ -11,7 +11,17 @@ import math
 from surefoot.reports.paths import SETTLED
 from surefoot.reports.records import Study
 from surefoot.reports.summary import ALPHA, MEAN, MethodSummary
-from surefoot.reports.wording import counted, difference, interval, number, probability, signed, times
+from surefoot.reports.wording import (
+    counted,
+    difference,
+    interval,
+    number,
+    percent_interval,
+    points,
+    probability,
+    signed,
+    times,
+)
 
 __all__ = ["Words", "best_of", "completeness", "group_words", "proof", "study_words"]
 
@@ -51,11 +61,13 @@ def group_words(found: list[MethodSummary]) -> Words:
     if base is None:
         return [("Which method", f"{_gained(best)} The baseline has no finished run here to compare it with.")]
     if best.is_baseline:
-        return [("Which method", _baseline_leads(found, best)), ("Risk", _risks(best, best))]
+        leads = [("Which method", _baseline_leads(found, best)), ("Risk", _risks(best, best))]
+        return leads + [("Prompts", line) for line in _worse_prompts(best, best)]
     words = [
         ("Which method", _gained(best, base)),
         ("How sure", _sure(best, base, len(found) - 1)),
         ("Risk", _risks(best, base)),
+        *(("Prompts", line) for line in _worse_prompts(best, base)),
     ]
     if best.settled_paired.difference.n or not math.isnan(best.level):
         words.append(("At equal distance", _at_level(best, base)))
@@ -129,6 +141,22 @@ def _risks(best: MethodSummary, base: MethodSummary) -> str:
     return f"{both}. The risks can't be told apart (exact McNemar p {_equals(best.risk_p)}); {limit}."
 
 
+def _worse_prompts(best: MethodSummary, base: MethodSummary) -> list[str]:
+    """How many prompts got worse answers than from the reference; nothing if the records don't tell."""
+    if not best.prompt_risk.n:
+        return []
+    first = (
+        f"{_capital(best.label)} answered {percent_interval(best.prompt_risk)} of the prompts worse than the reference"
+    )
+    if best is base or not base.prompt_risk.n:
+        return [f"{first}."]
+    both = f"{first}, {base.label} {percent_interval(base.prompt_risk)}"
+    versus = best.paired_prompt_risk
+    return [
+        f"{both}." if math.isnan(versus.low) else f"{both}: {points(versus)} points at the same seeds and prompts."
+    ]
+
+
 def _at_level(best: MethodSummary, base: MethodSummary) -> str:
     """Of settled runs if there are any, else where runs first reach the common KL."""
     settled = best.settled_paired.difference.n > 0
@@ -184,7 +212,15 @@ def _counted(found: list[MethodSummary]) -> str:
 def _lost(found: list[MethodSummary]) -> str:
     scored = [one for one in found if one.risk.n]
     lost, runs = sum(round(one.risk.value * one.risk.n) for one in scored), sum(one.risk.n for one in scored)
-    return f"Ended below the reference in {lost} of {runs} runs."
+    return f"Ended below the reference in {lost} of {runs} runs{_worse_in(found)}."
+
+
+def _worse_in(found: list[MethodSummary]) -> str:
+    shares = sorted(one.prompt_risk.value for one in found if one.prompt_risk.n)
+    if not shares:
+        return ""
+    low, high = f"{shares[0]:.0%}", f"{shares[-1]:.0%}"
+    return f", and answered {low if low == high else f'{low} to {high}'} of the prompts worse"
 
 
 def _costs(found: list[MethodSummary]) -> str:

@@ -20,6 +20,7 @@ from surefoot.maths.statistics import (
     spread,
 )
 from surefoot.reports.paths import gains_at, gaps, level_of, settled_gains
+from surefoot.reports.prompts import anchor_of, completions_of_a_prompt, paired_prompt_risk, risk_of_prompts
 from surefoot.reports.records import Group, Study, label_of
 
 __all__ = ["ALPHA", "MEAN", "Comparison", "Cost", "MethodSummary", "summarise", "summarise_group", "summary_rows"]
@@ -75,6 +76,12 @@ class MethodSummary:
         runs: finished runs; `risk.n` of them have a true reward.
         risk_p: exact McNemar test of the risk against the baseline's, paired by seed.
         risk_detectable: by how much the risk would have to fall below the baseline's to be found; NaN: no fall would.
+        prompt_risk: share of evaluation prompts on which the final policy is worse than the reference, over runs and
+            prompts; unknown where the records don't hold the prompts' gains.
+        paired_prompt_risk: the same minus the baseline's at the same seeds and prompts.
+        prompt_completions: fresh completions of a prompt, in the median.
+        anchor, anchor_completions: what variances were centred by (`surefoot.types.ANCHOR_KINDS`); None where the
+            records don't tell.
         paired, to_mean: gains at the end against the baseline's and the ensemble mean's; unknown for itself.
         level: the KL of the comparison at matched KL, with the gain there and its differences, where runs first
             reach it.
@@ -92,6 +99,11 @@ class MethodSummary:
     risk: Interval
     risk_p: float
     risk_detectable: float
+    prompt_risk: Interval
+    paired_prompt_risk: Interval
+    prompt_completions: int | None
+    anchor: str | None
+    anchor_completions: int | None
     gain: Interval
     spread: float
     spread_p: float
@@ -135,6 +147,7 @@ def _summary(
     gains, baseline = list(ends[method].values()), list(ends.get(group.baseline, {}).values())
     itself = method == group.baseline
     reference = risk(baseline)
+    anchor, anchor_completions = anchor_of(group, method)
     return MethodSummary(
         *group.place,
         method=method,
@@ -144,6 +157,11 @@ def _summary(
         risk=risk(gains),
         risk_p=math.nan if itself else _risk_test(ends[method], ends.get(group.baseline, {})),
         risk_detectable=math.nan if itself else detectable_risk_difference(reference.value, risk(gains).n),
+        prompt_risk=risk_of_prompts(group, method),
+        paired_prompt_risk=paired_prompt_risk(group, method),
+        prompt_completions=completions_of_a_prompt(group),
+        anchor=anchor,
+        anchor_completions=anchor_completions,
         gain=_bootstrap(gains),
         spread=spread(gains),
         spread_p=math.nan if itself else brown_forsythe(gains, baseline),
@@ -245,6 +263,11 @@ def _row(one: MethodSummary) -> dict[str, Any]:
         **_interval("risk", one.risk),
         "risk_p": one.risk_p,
         "risk_detectable": one.risk_detectable,
+        **_interval("prompt_risk", one.prompt_risk),
+        **_interval("paired_prompt_risk", one.paired_prompt_risk),
+        "prompt_completions": one.prompt_completions,
+        "anchor": one.anchor,
+        "anchor_completions": one.anchor_completions,
         "spread": one.spread,
         "spread_p": one.spread_p,
         **_interval("gain", one.gain),

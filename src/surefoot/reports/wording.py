@@ -15,6 +15,7 @@ __all__ = [
     "interval",
     "number",
     "percent_interval",
+    "points",
     "probability",
     "signed",
     "times",
@@ -69,7 +70,15 @@ def percent_interval(found: Interval) -> str:
     """The same as whole percentages."""
     if math.isnan(found.value):
         return UNKNOWN
+    if math.isnan(found.low):
+        return f"{found.value:.0%}"
     return f"{found.value:.0%} [{found.low:.0%}, {found.high:.0%}]"
+
+
+def points(found: Interval) -> str:
+    """A difference of two shares in percentage points, such as −12 [−18, −7]; a dash if it is unknown."""
+    value, low, high = (signed(100 * end, 0) for end in (found.value, found.low, found.high))
+    return value if math.isnan(found.low) else f"{value} [{low}, {high}]"
 
 
 def probability(value: float) -> str:

@@ -23,7 +23,7 @@ from surefoot.records import make_record
 from surefoot.rewards.borrowed import BorrowedVariance
 from surefoot.rewards.source import MemberSource, RewardSource
 from surefoot.studies.config import Cell, check_keys, check_numbers, objective_of
-from surefoot.studies.evaluation import judge_policy, reference_of
+from surefoot.studies.evaluation import judge_policy, prompt_gains, prompt_risk, reference_anchors, reference_of
 from surefoot.studies.members import cost_of, load_sources
 from surefoot.studies.settings import Setting, as_texts
 from surefoot.training.checkpoints import last_whole_checkpoint
@@ -94,11 +94,11 @@ def _trainer(setting: Setting, cell: Cell, source: RewardSource, place: Path) ->
     own = {field.name for field in fields(ModelConfig)} - {field.name for field in fields(_CONFIGS[work["trainer"]])}
     model = ModelConfig(**{name: value for name, value in work["policy"].items() if name in own})
     given = {name: value for name, value in work["policy"].items() if name not in own}
+    given |= _method(work["method"], source)
     args = _CONFIGS[work["trainer"]](
         output_dir=str(place),
         seed=work["seed"],
         target_kl=work["kl_budget"],
-        **_method(work["method"], source),
         **given,
     )
     trainer = TRAINERS[work["trainer"]](
@@ -174,11 +174,13 @@ def _record(setting: Setting, cell: Cell, folder: Path, trainer: Any, source: Re
     reference = reference_of(setting, folder, count, tokens)
     final = judge_policy(setting, trainer.model, trainer.processing_class, setting.evaluation_prompts, count, tokens)
     path = trajectory(trainer.state.log_history)
+    gains, completions = prompt_gains(reference, final)
     metrics = {
         "gold_reference": reference["mean"],
         "gold_reference_train": reference["train_mean"],
         "gold_final": final["mean"],
         "gold_gain": final["mean"] - reference["mean"],
+        "prompt_risk": prompt_risk(gains),
         "kl_final": _tail(path, "kl"),
         "proxy_reference": path[0]["proxy"],
         "proxy_final": _tail(path, "proxy"),
@@ -186,8 +188,16 @@ def _record(setting: Setting, cell: Cell, folder: Path, trainer: Any, source: Re
     }
     digest = cost_of(work, folder)[1]
     record = make_record("cell", work, seed=cell.seed, data_hash=digest, metrics=metrics)
-    samples = _samples(source, reference, final, work["samples_kept"])
-    return record | cell.place() | {"trajectory": path, "samples": samples}
+    read = trainer.objective.needs_anchor
+    measured = {
+        "anchor": trainer.args.anchor if read else None,
+        "anchor_completions": trainer.args.anchor_completions if read else None,
+        "trajectory": path,
+        "samples": _samples(source, reference, final, work["samples_kept"], trainer.args.anchor_completions),
+        "prompt_gains": gains,
+        "prompt_completions": completions,
+    }
+    return record | cell.place() | measured
 
 
 def _tail(path: list[dict[str, float | None]], name: str) -> float | None:
@@ -198,10 +208,14 @@ def _tail(path: list[dict[str, float | None]], name: str) -> float | None:
 
 @torch.no_grad()
 def _samples(
-    source: RewardSource, reference: dict[str, Any], final: dict[str, Any], count: int
+    source: RewardSource, reference: dict[str, Any], final: dict[str, Any], count: int, anchor_completions: int
 ) -> list[dict[str, Any]]:
+    """The first `count` completions, with reward and variance centred by the reference's completions of the prompt."""
     prompts, completions = final["prompts"][:count], final["completions"][:count]
-    estimate = source.estimate(source.score(prompts, completions))
+    if not prompts:
+        return []
+    anchors = reference_anchors(source, reference, prompts, anchor_completions) if source.centred else None
+    estimate = source.estimate(source.score(prompts, completions), anchors)
     texts = [as_texts(rows) for rows in (prompts, reference["completions"][:count], completions)]
     return [
         {

@@ -14,9 +14,21 @@ from surefoot.files import fingerprint
 from surefoot.maths.objectives import Objective
 from surefoot.training.objective_config import ObjectiveArguments
 
-__all__ = ["Cell", "StudyConfig", "check_keys", "method_settings", "objective_of", "policy_settings", "single_of"]
+__all__ = [
+    "Cell",
+    "StudyConfig",
+    "check_keys",
+    "method_settings",
+    "objective_of",
+    "policy_settings",
+    "single_of",
+    "without_methods",
+]
 
-_METHOD_KEYS = ("preset", "aggregate", "aggregate_parameter", "weights", "objective", "weight_floor", "weight_ceiling")
+_METHOD_KEYS = (
+    *("preset", "aggregate", "aggregate_parameter", "weights", "objective", "weight_floor", "weight_ceiling"),
+    *("anchor", "anchor_completions"),
+)
 _USUAL: dict[str, Any] = {
     "beta": 1.0,
     "lr_scheduler_type": "constant",
@@ -68,7 +80,8 @@ class StudyConfig:
 
     Args:
         settings: name to what `surefoot.studies.settings.build_setting` reads.
-        sources: name to settings of `surefoot reward`, or `path` of a saved source.
+        sources: name to settings of `surefoot reward`, or `path` of a saved source; `methods` among them names the
+            methods that are run with this source, all if not given.
         methods: preset names; or name to a preset with changed fields (`preset: lcb`, `aggregate_parameter: 2`).
         kl_budgets: nats per sequence at which policies are held; None keeps β constant.
         seeds: every seed draws its own preferences, members and policy run; methods of a seed share the first two.
@@ -100,6 +113,8 @@ class StudyConfig:
             raise ConfigError(f"trainer must be rloo or grpo, got '{self.trainer}'")
         for spec in self.methods.values():
             objective_of(spec)
+        for name, source in self.sources.items():
+            check_keys(source.get("methods", ()), self.methods, f"the methods of source '{name}'")
 
     def to_yaml(self) -> dict[str, Any]:
         """What `surefoot study --config` reads back; seeds are a count where they follow one another."""
@@ -126,13 +141,13 @@ class StudyConfig:
             for seed in self.seeds
             for setting, source in bounds
             for budget in self.kl_budgets
-            for method in self.methods
+            for method in self.sources[source].get("methods", self.methods)
         ]
 
     def _cell(
         self, setting: str, source: str, method: str, budget: float | None, seed: int, files: dict[str, str]
     ) -> Cell:
-        spec, objective = self.sources[source], self.methods[method]
+        spec, objective = without_methods(self.sources[source]), self.methods[method]
         work = {
             "setting": self.settings[setting],
             "files": files,
@@ -147,6 +162,11 @@ class StudyConfig:
             "monitor_gold": self.monitor_gold,
         }
         return Cell(setting, source, method, budget, seed, fingerprint(work), work)
+
+
+def without_methods(source: dict[str, Any]) -> dict[str, Any]:
+    """A source's settings without the names of the methods that are run with it, on which no result depends."""
+    return {name: value for name, value in source.items() if name != "methods"}
 
 
 def method_settings(methods: Sequence[str] | dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -183,9 +203,10 @@ def roles(spec: dict[str, Any], objective: Objective) -> dict[str, dict[str, Any
     """
     if objective.aggregate != "one" or objective.parameter is not None:
         return {"reward": spec}
-    if objective.weights == "variance":
-        return {"reward": single_of(spec), "variance": spec}
-    return {"reward": single_of(spec)}
+    single = single_of(spec)
+    if objective.weights == "variance" and single is not spec:
+        return {"reward": single, "variance": spec}
+    return {"reward": single}
 
 
 def single_of(spec: dict[str, Any]) -> dict[str, Any]:
@@ -193,7 +214,7 @@ def single_of(spec: dict[str, Any]) -> dict[str, Any]:
     if "single" in spec:
         return dict(spec["single"])
     kind = spec.get("kind", "heads")
-    if "path" in spec or kind in ("judge", "mixed"):
+    if "path" in spec or kind in ("linear", "judge", "mixed"):
         return spec
     plain = {name: value for name, value in spec.items() if name not in ("scale_members", "variance", "other_models")}
     if kind == "heads":

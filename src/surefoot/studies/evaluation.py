@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from surefoot.errors import DataError
 from surefoot.files import fingerprint, read_json, write_json
+from surefoot.rewards.encoding import prompt_keys
+from surefoot.rewards.source import RewardSource
 from surefoot.studies.settings import EVALUATION_SEED, Setting, sample
-from surefoot.types import Text
+from surefoot.types import Anchors, Text
 
-__all__ = ["judge_policy", "reference_of"]
+__all__ = ["judge_policy", "prompt_gains", "prompt_risk", "reference_anchors", "reference_of"]
 
 
 def reference_of(setting: Setting, folder: Path, completions: int, max_new_tokens: int) -> dict[str, Any]:
@@ -54,3 +59,52 @@ def judge_policy(
     if not known:
         raise DataError(f"gold gave no finite reward for any of {len(asked)} completions")
     return {"prompts": asked, "completions": texts, "gold": gold, "mean": sum(known) / len(known)}
+
+
+def prompt_gains(reference: dict[str, Any], final: dict[str, Any]) -> tuple[list[float | None], list[int]]:
+    """Of each evaluation prompt, in the order of its first completion: the final policy's mean true reward minus the
+    reference's, and the number of the final policy's completions behind it.
+
+    A gain is None where gold told nothing of one of the two; completions without a true reward don't count.
+
+    Args:
+        reference, final: of `judge_policy`, on the same prompts.
+    """
+    before, after = _gold_by_prompt(reference), _gold_by_prompt(final)
+    pairs = [(before.get(key, []), values) for key, values in after.items()]
+    gains = [fmean(theirs) - fmean(ours) if ours and theirs else None for ours, theirs in pairs]
+    return gains, [len(theirs) for _, theirs in pairs]
+
+
+def prompt_risk(gains: list[float | None]) -> float | None:
+    """Share of the prompts with a known gain that are worse off than under the reference; None if none is known.
+
+    >>> prompt_risk([0.5, -0.1, None, 0.0]) == 1 / 3
+    True
+    """
+    worse = [gain < 0 for gain in gains if gain is not None]
+    return sum(worse) / len(worse) if worse else None
+
+
+def reference_anchors(source: RewardSource, reference: dict[str, Any], prompts: Sequence[Text], most: int) -> Anchors:
+    """Anchors of some evaluation prompts from the reference policy's completions that were judged.
+
+    Args:
+        reference: of `judge_policy`, on the same prompts.
+        most: completions of a prompt that are scored for its anchor.
+    """
+    keys, asked = prompt_keys(reference["prompts"]), prompt_keys(prompts)
+    places = {key: [i for i, one in enumerate(keys) if one == key][:most] for key in dict.fromkeys(asked)}
+    wanted = [i for found in places.values() for i in found]
+    scores = source.score(*([reference[name][i] for i in wanted] for name in ("prompts", "completions"))).double()
+    rows = dict(zip(places, scores.split([len(found) for found in places.values()]), strict=True))
+    count = torch.tensor([float(len(places[key])) for key in asked])
+    return Anchors(torch.stack([rows[key].nanmean(dim=0) for key in asked]), "reference", count)
+
+
+def _gold_by_prompt(judged: dict[str, Any]) -> dict[str, list[float]]:
+    """The known true rewards of each prompt's completions; nothing is an empty list."""
+    known: dict[str, list[float]] = {}
+    for key, value in zip(prompt_keys(judged["prompts"]), judged["gold"], strict=True):
+        known.setdefault(key, []).extend([] if value is None else [value])
+    return known

@@ -17,13 +17,13 @@ from surefoot.rewards.borrowed import BorrowedVariance
 from surefoot.rewards.config import RewardSourceArguments
 from surefoot.rewards.run_reward import run_reward
 from surefoot.rewards.source import RewardSource, load_source
-from surefoot.studies.config import check_keys, check_numbers, single_of
+from surefoot.studies.config import check_keys, check_numbers, single_of, without_methods
 from surefoot.studies.disagreement import known_errors, measure_disagreement
 from surefoot.studies.settings import Setting, prompt_groups
 
 __all__ = ["check_source", "cost_of", "load_sources", "prepare_source", "source_key"]
 
-_OWN_KEYS = ("path", "single")
+_OWN_KEYS = ("path", "single", "methods")
 _OURS = ("output_dir", "dataset_name", "dataset_config", "dataset_train_split", "dataset_test_split", "held_out")
 """Settings of `surefoot reward` that a study sets itself."""
 
@@ -40,15 +40,16 @@ def check_source(name: str, spec: dict[str, Any], policy: str) -> None:
         ConfigError: an unknown or foreign setting.
     """
     if "path" in spec:
-        check_keys(spec, ("path",), f"source '{name}', which exists already")
+        check_keys(spec, ("path", "methods"), f"source '{name}', which exists already")
         load_source(spec["path"], device="cpu")
         return
     known = {field.name for field in fields(RewardSourceArguments)} - set(_OURS) - {"seed"}
     check_keys(spec, known | set(_OWN_KEYS), f"source '{name}'")
     check_numbers(spec, (RewardSourceArguments,), f"sources.{name}")
     _arguments(spec, policy, 0, Path("unused")).check()
-    single = single_of(spec)
-    if single is not spec:
+    alone = without_methods(spec)
+    single = single_of(alone)
+    if single is not alone:
         check_keys(single, known, f"the single model of source '{name}'")
         check_numbers(single, (RewardSourceArguments,), f"sources.{name}.single")
         _arguments(single, policy, 0, Path("unused")).check()
@@ -125,7 +126,9 @@ def _disagreement(source: RewardSource, held_out: Dataset, reference: dict[str, 
         [reference[name][row] for row in rows] for name in ("prompts", "completions", "gold")
     )
     scores, groups = source.score(prompts, completions), torch.tensor(prompt_groups(prompts))
-    return found | {"known_errors": known_errors(source, scores, torch.tensor(gold), groups).to_dict()}
+    errors = known_errors(source, scores, torch.tensor(gold), groups).to_dict()
+    reliability = None if source.calibration is None else source.calibration.notes.get("reliability")
+    return found | {"known_errors": errors | {"reliability": reliability}}
 
 
 def load_sources(work: dict[str, Any], folder: Path) -> RewardSource:
