@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from surefoot.cli.demo import HEADS, demo_study
+from surefoot.cli.demo import demo_study
 from surefoot.data.world import VARIANTS
 from surefoot.files import write_json
 from surefoot.maths.statistics import bootstrap_mean
@@ -23,6 +23,16 @@ from surefoot.studies.evaluation import reference_of
 from surefoot.studies.members import prepare_source, source_key
 from surefoot.studies.settings import build_setting
 
+HEADS: dict[str, Any] = {
+    "kind": "heads",
+    "members": 5,
+    "layer": 0,  # words, read from the embeddings
+    "bootstrap": "exponential",
+    "prior_scale": 1.0,
+    "learning_rate": 1e-2,
+    "weight_decay": 1.0,
+    "epochs": 60,
+}
 INDEPENDENT = {"kind": "independent", "members": 5, "learning_rate": 1e-3, "epochs": 3, "batch_size": 32}
 FIGURES = ("variance_cv", "spearman", "mean_correlation", "member_correlation")
 
