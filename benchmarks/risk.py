@@ -1,11 +1,12 @@
-"""The tables of docs/results/risk.md from our own studies' records, finished or not.
+"""The tables of docs/results/risk.md from the records of our own risk studies, finished or not.
 
     surefoot study --config benchmarks/studies/uneven.yaml      # and the others of that folder
-    python benchmarks/risk.py --json docs/results/risk.json --picture docs/figures/risk.svg
+    python benchmarks/risk.py runs/risk/* --json docs/results/risk.json --cells docs/results/risk_runs.csv \
+        --picture docs/figures/risk.svg
 
-Writes one row for each setting, source, method and KL budget. Only seeds at which all methods of a group are finished
-count, so that an unfinished study compares like with like. Of a study whose records aren't on this machine the rows
-that are in the JSON already stay there. `--cells` writes a line for each run beside them.
+Writes one row for each setting, source, method and KL budget. Only seeds at which all methods of a table are finished
+count, so that an unfinished study compares like with like. Rows of studies that aren't given stay in the JSON as they
+are. `risk_earlier.json` has the rows of the study before anchors, as they were measured then.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import math
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -21,291 +21,263 @@ from typing import Any
 
 import numpy as np
 
-from regularisation import COMMON, style_of
 from surefoot.files import read_json, write_json, write_text
 from surefoot.maths.statistics import bootstrap_mean
 from surefoot.reports.figures import svg
-from surefoot.reports.paths import settled_gains
-from surefoot.reports.records import Group, read_study
+from surefoot.reports.prompts import anchor_of
+from surefoot.reports.records import BASELINE, Group, read_study
 from surefoot.reports.study_figures import trajectory_figure
-from surefoot.reports.summary import summarise_group, summary_rows
+from surefoot.reports.summary import MEAN, summarise_group, summary_rows
+from surefoot.studies.config import objective_of
 
-STUDIES = (
-    "uneven",
-    "uneven_first",
-    "even_and_shared",
-    "laplace",
-    "laplace_again",
-    "laplace_both",
-    "stories",
-    "stories_skewed",
-    "members",
-    "slow",
-    "uneven_again",
-)
-TOGETHER = {"laplace_both": ("laplace", "laplace_again")}
-PAIRS = {
-    "variance_aware_one": "vanilla",
-    "variance_aware": "mean",
-    "literal": "mean",
-    "variance_aware_lcb": "lcb",
-}
-"""Weighted methods, and the same without weights."""
-SHOWN = ("vanilla", "variance_aware_one", "mean", "variance_aware")
+Record = dict[str, Any]
+
+STUDIES = ("uneven", "uneven_400", "even_and_shared", "stories", "slow", "laplace", "corrections")
+"""The order of the rows; others come last."""
+SETTINGS = {"uneven": "uneven", "uneven_400": "uneven_400", "stories": "stories", "slow": "slow", "laplace": "uneven",
+            "corrections": "uneven"}  # fmt: skip
+"""Setting of a study, by its folder; others, as `even_and_shared`, keep the names that they gave themselves."""
+BEST_PLAIN = "linear_plain"
+"""Source whose one model others are compared with, where a study has it: the plain head at its own best penalty."""
+SHOWN = ("vanilla", "variance_aware", "lcb", "variance_aware_lcb")
 """Methods of the picture."""
+SEEN = {
+    "coefficient of variation": "variance_cv",
+    "reliability": "reliability",
+    "Spearman's rho with the squared error": "spearman",
+    "correlation of the mean with the truth": "mean_correlation",
+}
+"""What is known of a source's variance on the reference policy's completions, and its name in the records."""
+HEADINGS = ("method", "source", "anchor", "N", "risk", "prompt risk", "gain", "over one model", "over the mean",
+            "spread", "worst tenth", "KL", "at KL", "CPU")  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs/risk"))
+    parser.add_argument("folders", nargs="+", type=Path, help="of studies, such as runs/risk/uneven")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--cells", type=Path, help="a CSV with a line for each run")
-    parser.add_argument("--picture", type=Path, help="true reward against KL in the first study, smallest budget")
+    parser.add_argument("--picture", type=Path, help="true reward against KL: `linear` of `uneven`, smallest budget")
     options = parser.parse_args()
-    before = read_json(options.json) if options.json is not None and options.json.exists() else []
-    found: list[dict[str, Any]] = []
-    runs: list[dict[str, Any]] = []
-    for name in STUDIES:
-        folders = [options.runs / part for part in TOGETHER.get(name, (name,))]
-        if not all((folder / "study.json").exists() for folder in folders):
-            kept = [row for row in before if row["study"] == name]
-            print(f"\n{name}: no records here; {len(kept)} rows kept")
-            found += kept
-            continue
-        groups = groups_of(folders)
-        for group in groups:
-            rows = summary_rows(summarise_group(group)) if group.cells else []
-            found += [{"study": name} | row | {"setting": setting_of(name, row["setting"])} for row in rows]
-            show(name, group, rows)
-            settled(group)
-            losses(group)
-            if name not in TOGETHER:
-                runs += [run_row(name, cell) for cell in group.cells]
-        seen = variances(folders)
-        if len({group.source for group in groups}) > 1:
-            by_source(groups, seen)
-        if name == STUDIES[0] and options.picture is not None:
-            shown = [cell for cell in groups[0].cells if cell["method"] in SHOWN]
-            few = replace(groups[0], methods=list(SHOWN), cells=shown)
-            write_text(options.picture, svg(trajectory_figure(few), "risk", standalone=True))
-    if all((options.runs / name / "study.json").exists() for name in ("slow", "slow_before")):
-        now, then = (groups_of([options.runs / name])[0] for name in ("slow", "slow_before"))
-        by_controller(now, then)
-        runs += [run_row("slow_before", cell) for cell in then.cells]
+    rows: list[Record] = []
+    runs: list[Record] = []
+    for folder in sorted(options.folders, key=lambda one: order(one.name)):
+        groups = [replace(one, setting=setting_of(folder.name, one.setting)) for one in read_study(folder).groups]
+        for table in tables(groups):
+            rows += show(folder.name, table)
+        show_variances(folder)
+        runs += [run_row(folder.name, group, cell) for group in groups for cell in group.cells]
+        if folder.name == "uneven" and options.picture is not None:
+            write_text(options.picture, picture(groups))
     if options.json is not None:
-        write_json(options.json, found)
+        everything = kept(options.json, options.folders) + rows
+        write_json(options.json, sorted(everything, key=lambda row: order(row["study"])))
     if options.cells is not None:
         write_runs(options.cells, runs)
 
 
-def groups_of(folders: list[Path]) -> list[Group]:
-    """The groups of one study, or of several with the same grid but other seeds, at the seeds that are complete."""
-    alike = zip(*(read_study(folder).groups for folder in folders), strict=True)
-    together = [
-        replace(same[0], cells=[cell for group in same for cell in group.cells], planned=sum(g.planned for g in same))
-        for same in alike
-    ]
-    return [complete(group) for group in together]
+def order(study: str) -> int:
+    return STUDIES.index(study) if study in STUDIES else len(STUDIES)
 
 
 def setting_of(study: str, setting: str) -> str:
-    """Its name among all studies: "even" is a variant of the offline world, "slow" a policy on it."""
-    if study.startswith("slow"):
-        return f"{setting}_{study}"
-    return f"stories260k_{setting}" if study.startswith("stories") else setting
+    return SETTINGS.get(study, setting)
+
+
+def kept(path: Path, folders: list[Path]) -> list[Record]:
+    """The rows of other studies that the file already has."""
+    before = read_json(path) if path.exists() else []
+    return [row for row in before if row["study"] not in {folder.name for folder in folders}]
+
+
+# --- what is compared with what --------------------------------------------------------------------------------------
+
+
+def tables(groups: list[Group]) -> list[list[Group]]:
+    """Groups that are compared with each other: of one setting and budget, if a source there has no one model.
+
+    Such a source, as an ensemble of heads, is compared with the one model of another at the same seeds.
+    """
+    places = dict.fromkeys((group.setting, group.kl_budget) for group in groups)
+    alike = [[one for one in groups if (one.setting, one.kl_budget) == place] for place in places]
+    return [
+        part
+        for found in alike
+        for part in ([found] if any(one.baseline != BASELINE for one in found) else [[one] for one in found])
+    ]
+
+
+def joined(groups: list[Group]) -> tuple[Group, dict[str, tuple[str, str]]]:
+    """One group of all their runs, each method under a name of its own, and (source, method) of each name."""
+    mean = next((group.source for group in groups if MEAN in group.planned_methods), None)
+    places = {
+        (MEAN if (group.source, method) == (mean, MEAN) else f"{group.source} {method}"): (group.source, method)
+        for group in groups
+        for method in group.planned_methods
+    }
+    names = {place: name for name, place in places.items()}
+    cells = [cell | {"method": names[group.source, cell["method"]]} for group in groups for cell in group.cells]
+    whole = replace(
+        groups[0],
+        methods=list(places),
+        planned_methods=list(places),
+        baseline=names[one_model(groups)],
+        cells=cells,
+        planned=sum(group.planned for group in groups),
+    )
+    return complete(whole), places
+
+
+def one_model(groups: list[Group]) -> tuple[str, str]:
+    """(source, method) that the others are compared with."""
+    having = [group.source for group in groups if group.baseline == BASELINE]
+    if not having:
+        return groups[0].source, groups[0].baseline
+    return BEST_PLAIN if BEST_PLAIN in having else having[0], BASELINE
 
 
 def complete(group: Group) -> Group:
     """The group at the seeds that every method has finished."""
-    seeds = set.intersection(*({cell["seed"] for cell in group.of(method)} for method in group.methods))
+    seeds = set.intersection(*({cell["seed"] for cell in group.of(method)} for method in group.planned_methods))
     return replace(group, cells=[cell for cell in group.cells if cell["seed"] in seeds])
 
 
-def show(study: str, group: Group, rows: list[dict[str, Any]]) -> None:
-    place = f"{group.setting}, {group.source}, budget {group.kl_budget}"
-    print(f"\n{study}: {place}: {len(group.cells)} of {group.planned} cells\n")
-    head = (
-        "method",
-        "N",
-        "risk",
-        "gain",
-        "over one model",
-        "over the mean",
-        "spread",
-        "worst tenth",
-        "KL",
-        "at KL",
-        "least β",
-        "rare",
-        "CPU",
-    )
-    print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
+# --- the tables ------------------------------------------------------------------------------------------------------
+
+
+def show(study: str, groups: list[Group]) -> list[Record]:
+    """Print one table as Markdown; returns its rows for the JSON."""
+    group, places = joined(groups)
+    print(f"\n{study}: {group.setting}, budget {group.kl_budget}: {len(group.cells)} of {group.planned} cells count\n")
+    if not group.cells:
+        return []
+    baseline = " ".join(places[group.baseline])
+    rows = [
+        {"study": study} | row | named(places[row["method"]]) | anchor(group, row["method"]) | {"baseline": baseline}
+        for row in summary_rows(summarise_group(group))
+    ]
+    print("| " + " | ".join(HEADINGS) + " |\n" + "|---" * len(HEADINGS) + "|")
     for row in rows:
-        cells = (
-            f"`{row['method']}`",
-            row["n"],
-            interval(row, "risk", percent=True),
-            interval(row, "gain"),
-            interval(row, "paired_gain"),
-            interval(row, "gain_over_mean"),
-            number(row["spread"]),
-            number(row["worst"]),
-            number(row["kl"]),
-            f"{interval(row, 'gain_at_matched_kl')} at {number(row['matched_kl'])}",
-            f"{statistics.median(map(lowest_beta, group.of(row['method']))):.2f}",
-            rare(group.of(row["method"])),
-            number(row["cpu_ratio"]),
-        )
-        print("| " + " | ".join(map(str, cells)) + " |")
+        print("| " + " | ".join(map(str, line(row))) + " |")
+    return rows
 
 
-def settled(group: Group) -> None:
-    """What weights add at equal KL once runs have settled (`surefoot.reports.paths.settled_gains`)."""
-    for weighted, plain in PAIRS.items():
-        if {weighted, plain} <= set(group.methods):
-            ours, theirs = (settled_gains(group, method) for method in (weighted, plain))
-            both = [s for s in ours if not math.isnan(ours[s] - theirs.get(s, math.nan))]
-            found = bootstrap_mean([ours[s] - theirs[s] for s in both], np.random.default_rng(0)).to_dict()
-            if found["value"] is not None:
-                row = {"gain": found["value"], "gain_low": found["low"], "gain_high": found["high"]}
-                print(f"settled, {weighted} over {plain}: {interval(row, 'gain')}, N = {len(both)}")
+def named(place: tuple[str, str]) -> Record:
+    return {"source": place[0], "method": place[1]}
 
 
-SEEN = {
-    "coefficient of variation": "variance_cv",
-    "Spearman's rho with the squared error": "spearman",
-    "correlation of the mean with the truth": "mean_correlation",
-}
-Seen = dict[tuple[str, str], dict[str, dict[str, Any]]]
+def anchor(group: Group, name: str) -> Record:
+    """What its variances were centred by: as recorded, or as the method's settings have it in the first records.
+
+    None for a method that reads no variance.
+    """
+    kind, completions = anchor_of(group, name)
+    first = group.of(name)[0]
+    method = first["config"].get("method", {})
+    if kind is None and "anchor" not in first and "prompt_gains" in first and objective_of(method).needs_anchor:
+        given = first["config"]["policy"] | method
+        kind, completions = given.get("anchor", "reference"), given.get("anchor_completions")
+    return {"anchor": kind, "anchor_completions": completions}
 
 
-def variances(folders: list[Path]) -> Seen:
-    """What the members' variance saw on the reference policy's completions, of every setting and source."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for path in sorted(path for folder in folders for path in (folder / "disagreement").glob("*.json")):
+def line(row: Record) -> tuple[Any, ...]:
+    return (
+        f"`{row['method']}`",
+        f"`{row['source']}`",
+        anchored(row),
+        row["n"],
+        interval(row, "risk", percent=True),
+        interval(row, "prompt_risk", percent=True),
+        interval(row, "gain"),
+        interval(row, "paired_gain"),
+        interval(row, "gain_over_mean"),
+        number(row["spread"]),
+        number(row["worst"]),
+        number(row["kl"]),
+        f"{interval(row, 'gain_at_matched_kl')} at {number(row['matched_kl'])}",
+        number(row["cpu_ratio"]),
+    )
+
+
+def anchored(row: Record) -> str:
+    count = row["anchor_completions"]
+    return "–" if row["anchor"] is None else row["anchor"] if count is None else f"{row['anchor']}, {count}"
+
+
+def show_variances(folder: Path) -> None:
+    """Print what the variance of every setting and source saw on the reference policy's completions."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for path in sorted((folder / "disagreement").glob("*.json")):
         one = read_json(path)
-        found.setdefault((one["setting"], one["source"]), []).append(one["known_errors"])
-    return {place: _seen(*place, rows) for place, rows in found.items()}
+        found.setdefault((setting_of(folder.name, one["setting"]), one["source"]), []).append(one["known_errors"])
+    for (setting, source), records in found.items():
+        print(f"\nvariance of {source}, {setting}")
+        for what, name in SEEN.items():
+            values = [value for one in records if (value := plain(one.get(name))) is not None]
+            shown = bootstrap_mean(values, np.random.default_rng(0)).to_dict()
+            row = {"a": shown["value"], "a_low": shown["low"], "a_high": shown["high"]}
+            print(f"  {what}: {interval(row, 'a')}, N = {len(values)}")
 
 
-def _seen(setting: str, source: str, rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    given = {what: [row[key] for row in rows] for what, key in SEEN.items()}
-    rho = [one["value"] for one in given["Spearman's rho with the squared error"] if one["value"] is not None]
-    given["Spearman's rho with the squared error"] = rho
-    print(f"\nvariance of {source}, {setting}, N = {len(rows)} (rho is known of {len(rho)})")
-    found = {}
-    for what, values in given.items():
-        row = bootstrap_mean(values, np.random.default_rng(0)).to_dict()
-        found[what] = {"a": row["value"], "a_low": row["low"], "a_high": row["high"]}
-        print(f"  {what}: {interval(found[what], 'a')}")
-    return found
+def plain(figure: Any) -> float | None:
+    return figure["value"] if isinstance(figure, dict) else figure
 
 
-def by_source(groups: list[Group], seen: Seen) -> None:
-    """One line for each source: its own methods compared, and what its variance saw."""
-    head = ("source", "N", "one model", "mean", "variance-aware", "over one model", "over the mean", "settled",
-            "below: one, mean, weighted", "variance: cv", "ρ", "correlation", "CPU")  # fmt: skip
-    print("\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
-    for group in groups:
-        if not group.cells:
-            continue
-        rows = {row["method"]: row for row in summary_rows(summarise_group(group))}
-        ours = rows["variance_aware"]
-        methods = ("vanilla", "mean", "variance_aware")
-        figures = seen.get((group.setting, group.source), {})
-        cells = (
-            f"`{group.source}`",
-            ours["n"],
-            *(interval(rows[method], "gain") for method in methods),
-            interval(ours, "paired_gain"),
-            interval(ours, "gain_over_mean"),
-            interval(ours, "gain_over_mean_settled"),
-            ", ".join(str(round(rows[method]["risk"] * rows[method]["n"])) for method in methods),
-            *(interval(figures[what], "a") if figures else "" for what in SEEN),
-            number(ours["cpu_ratio"]),
-        )
-        print("| " + " | ".join(map(str, cells)) + " |")
+def picture(groups: list[Group]) -> str:
+    linear = [group for group in groups if group.source == "linear"]
+    group = min(linear, key=lambda one: one.kl_budget or 0.0)
+    shown = [method for method in SHOWN if method in group.finished_methods]
+    few = replace(group, methods=shown, cells=[cell for cell in group.cells if cell["method"] in shown])
+    return svg(trajectory_figure(few), "risk", standalone=True)
 
 
-def losses(group: Group) -> None:
-    """How many runs ended below the reference, and in how many of them every kept sample is in a rare style."""
-    lost = [cell for cell in group.cells if cell["metrics"]["gold_gain"] < 0]
-    kept = [cell for cell in group.cells if cell["metrics"]["gold_gain"] >= 0]
-    there = [sum(rare([cell]) == "100%" for cell in cells) for cells in (lost, kept)]
-    print(f"all samples rare: {there[0]} of {len(lost)} runs below the reference, {there[1]} of {len(kept)} others")
+def interval(row: Record, name: str, *, percent: bool = False) -> str:
+    values = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
+    if values[0] is None:
+        return ""
+    shown = [f"{100 * value:.0f}" if percent else number(value) for value in values if value is not None]
+    value = f"{shown[0]}%" if percent else shown[0]
+    return value if len(shown) == 1 else f"{value} [{', '.join(shown[1:])}]"
 
 
-def by_controller(now: Group, before: Group) -> None:
-    """The same seeds and sources with the present KL controller and with the one before it."""
-    print("\n| method | N | gain, present over before | largest KL, before | present |\n|---|---|---|---|---|")
-    for method in before.methods:
-        ours, theirs = ({cell["seed"]: cell for cell in group.of(method)} for group in (now, before))
-        both = sorted(ours.keys() & theirs.keys())
-        gained = [ours[s]["metrics"]["gold_gain"] - theirs[s]["metrics"]["gold_gain"] for s in both]
-        row = bootstrap_mean(gained, np.random.default_rng(0)).to_dict()
-        shown = interval({"gain": row["value"], "gain_low": row["low"], "gain_high": row["high"]}, "gain")
-        peaks = [[peak(cells[s]) for s in both] for cells in (theirs, ours)]
-        spans = " | ".join(f"{min(some):.1f} to {max(some):.1f}" for some in peaks)
-        print(f"| `{method}` | {len(both)} | {shown} | {spans} |")
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}".replace("-", "−")
 
 
-def peak(cell: dict[str, Any]) -> float:
-    """The largest mean KL of ten updates in a row."""
-    kls = [row["kl"] for row in cell["trajectory"]]
-    return max(statistics.fmean(kls[i : i + 10]) for i in range(len(kls) - 9))
+# --- the runs --------------------------------------------------------------------------------------------------------
+
+MEASURED = ("gold_gain", "prompt_risk", "kl_final", "beta_final", "cpu_seconds", "source_cpu_seconds")
 
 
-RUN = ("setting", "source", "method", "kl_budget", "seed")
-MEASURED = ("gold_gain", "kl_final", "beta_final", "cpu_seconds", "source_cpu_seconds")
-
-
-def run_row(study: str, cell: dict[str, Any]) -> dict[str, Any]:
-    """One run: its place, where it ended, how low β fell, and how much weights added on the way (median)."""
+def run_row(study: str, group: Group, cell: Record) -> Record:
+    """One run: its place, where it ended, its largest KL, and how much weights added on the way (median)."""
     effects = [row["effect"] for row in cell["trajectory"] if row.get("effect") is not None]
-    measured = {name: round(cell["metrics"][name], 4) for name in MEASURED}
-    place = {name: cell[name] for name in RUN} | {"setting": setting_of(study, cell["setting"])}
-    return {"study": study} | place | measured | {
-        "least_beta": round(lowest_beta(cell), 4),
-        "weight_effect": round(statistics.median(effects), 4) if effects else "",
+    place = {"study": study, "setting": group.setting} | {
+        name: cell[name] for name in ("source", "method", "kl_budget", "seed")
+    }
+    return place | {name: rounded(cell["metrics"].get(name)) for name in MEASURED} | {
+        "kl_peak": rounded(peak(cell)),
+        "weight_effect": rounded(statistics.median(effects) if effects else None),
     }  # fmt: skip
 
 
-def write_runs(path: Path, rows: list[dict[str, Any]]) -> None:
+def peak(cell: Record) -> float:
+    """The largest mean KL of ten updates in a row."""
+    kl = [row["kl"] for row in cell["trajectory"] if row["kl"] is not None]
+    width = min(10, len(kl))
+    return max(statistics.fmean(kl[i : i + width]) for i in range(len(kl) - width + 1))
+
+
+def rounded(value: float | None) -> float | str:
+    return "" if value is None else round(value, 4)
+
+
+def write_runs(path: Path, rows: list[Record]) -> None:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, buffer.getvalue())
-
-
-def lowest_beta(cell: dict[str, Any]) -> float:
-    """The smallest β of a run over its last: well below 1, the penalty was off while the policy climbed."""
-    path = [row["beta"] for row in cell["trajectory"]]
-    last: float = path[-1]
-    return min(path) / last
-
-
-def rare(cells: list[dict[str, Any]]) -> str:
-    """Share of the kept samples that are in styles which annotators of the uneven world hardly saw."""
-    if any(cell["config"]["setting"].get("world") != "uneven" for cell in cells):
-        return ""
-    shares = [
-        sum(style_of(one["completion"]) >= COMMON for one in cell["samples"]) / len(cell["samples"]) for cell in cells
-    ]
-    return f"{100 * statistics.mean(shares):.0f}%"
-
-
-def interval(row: dict[str, Any], name: str, *, percent: bool = False) -> str:
-    values = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
-    if values[0] is None:
-        return ""
-    if percent:
-        return f"{100 * values[0]:.0f}% [{100 * values[1]:.0f}, {100 * values[2]:.0f}]"
-    return f"{number(values[0])} [{number(values[1])}, {number(values[2])}]"
-
-
-def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
 
 
 if __name__ == "__main__":
