@@ -12,7 +12,10 @@ from surefoot.cli.main import main
 from surefoot.rewards.source import load_source
 from tests.models import WORDS
 
-pytestmark = pytest.mark.filterwarnings("ignore:the variance of 'heads'")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the variance of 'heads' is nearly the same"),
+    pytest.mark.filterwarnings("ignore:the variance of 'heads' has a reliability of"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ from datasets import Dataset
 from surefoot.errors import ConfigError
 from surefoot.rewards.anchors import AnchorStore
 from surefoot.rewards.source import RewardSource
-from surefoot.training.bridge import PreferenceBridge, ensure_reference_on_disk
+from surefoot.training.dpo_bridge import PreferenceBridge
 from surefoot.training.dpo_config import VarianceAwareDPOConfig
 from surefoot.training.paper import PAPER
 from surefoot.training.preference_weights import VARIANCES, WEIGHTS, add_variances, add_weights, anchors_of
+from surefoot.training.reference import ensure_reference_on_disk
 
 __all__ = ["VarianceAwareDPOTrainer"]
 

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
-from surefoot.training.bridge import PenaltyBridge, ensure_reference_on_disk
+from surefoot.training.bridge import PenaltyBridge
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.paper import PAPER
+from surefoot.training.reference import ensure_reference_on_disk
 from surefoot.training.reward_funcs import RewardFuncs, split_reward_funcs
 from surefoot.training.shaping import group_relative
 

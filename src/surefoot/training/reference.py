@@ -1,19 +1,21 @@
-"""Completions of the policy and of its reference, sampled by TRL's own (private) methods."""
+"""The reference policy in TRL's trainers: kept where TRL finds it, and sampled by TRL's own (private) methods."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import is_peft_model
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 from trl.trainer.utils import use_adapter
 
-from surefoot.errors import ConfigError
+from surefoot.errors import ConfigError, ModelError
 
-__all__ = ["ReferenceSampling"]
+__all__ = ["ReferenceSampling", "ensure_reference_on_disk"]
 
 _SWAPPED = ("model_wrapped", "use_vllm", "use_transformers_continuous_batching", "_watched")
 """Attributes that decide which model TRL's `_generate` samples, by what, and whether its tokens are watched."""
@@ -142,3 +144,24 @@ class ReferenceSampling:
             **sampling,
             **own,
         }
+
+
+def ensure_reference_on_disk(model: Any, output_dir: str | Path, beta: float) -> None:
+    """TRL rebuilds the reference from `config._name_or_path`: save a model that exists in memory only.
+
+    Raises:
+        ModelError: the path that the model names as its own holds no weights.
+    """
+    if not isinstance(model, PreTrainedModel) or is_peft_model(model) or beta == 0.0:
+        return
+    name = getattr(model.config, "_name_or_path", "") or ""
+    if not name:
+        folder = Path(output_dir) / "reference"
+        if PartialState().is_main_process:
+            model.save_pretrained(folder)
+        PartialState().wait_for_everyone()
+        model.config._name_or_path = str(folder)
+    elif Path(name).is_dir() and not any(Path(name).glob("*.safetensors*")):
+        raise ModelError(
+            f"the reference model is rebuilt from {name}, but that directory holds no *.safetensors weights"
+        )
