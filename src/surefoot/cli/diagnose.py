@@ -71,7 +71,7 @@ def run(arguments: list[str]) -> None:
     from surefoot.studies.diagnosis import check_source, diagnose, score_comparisons, score_texts, source_hash
 
     quieten()
-    (config,) = parse((DiagnoseConfig,), arguments, "diagnose")
+    (config,) = parse((DiagnoseConfig,), arguments, "diagnose", judges=True)
     _complete(config)
     console = Console()
     comparisons = load_comparisons(

@@ -85,7 +85,7 @@ class ReplyCache:
     """The file.
 
     Args:
-        path: created if need be, with its directory.
+        path: created if need be, with its directory; only its owner may read it.
         account: whose spending is counted (`JudgeConfig.account`).
 
     Raises:
@@ -98,6 +98,7 @@ class ReplyCache:
         wait_for_closings()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            _create_private(self.path)
             self._db = sqlite3.connect(self.path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
             self._db.execute("pragma wal_autocheckpoint=16000")
             if self._one("pragma user_version")[0] != _VERSION:
@@ -106,7 +107,7 @@ class ReplyCache:
                 self._db.execute("pragma journal_mode=wal")
                 self._db.executescript(_TABLES)
             self._db.execute("pragma synchronous=normal")  # a killed process loses nothing; a power cut, the last
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, OSError) as error:
             raise RunError(f"the cache of replies {self.path} can't be used ({error}); move it away") from None
 
     def close(self) -> None:
@@ -192,6 +193,14 @@ class ReplyCache:
 
     def _transaction(self) -> _Transaction:
         return _Transaction(self._db)
+
+
+def _create_private(path: Path) -> None:
+    """An empty file that only its owner may read; SQLite's own files beside it take the same mode."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        return
 
 
 _UNLIMITED = (float("inf"), float("inf"))

@@ -175,15 +175,17 @@ _AT_LEAST = {
 }
 _POSITIVE = ("requests_per_minute", "tokens_per_minute", "timeout_s", "deadline_s")
 _NOT_PARAMETERS = {
-    "api_key",
-    "authorization",
-    "messages",
-    "model",
-    "n",
-    "stream",
-    "temperature",
-    "response_format",
-} | {*("logprobs", "top_logprobs", "max_tokens", "max_completion_tokens", "seed", "headers", "extra_headers")}
+    *("api_key", "authorization", "messages", "model", "n", "stream", "temperature", "response_format", "logprobs"),
+    *("top_logprobs", "max_tokens", "max_completion_tokens", "seed", "headers", "extra_headers"),
+    *(
+        "api_base",
+        "api_version",
+        "base_url",
+        "extra_body",
+        "extra_query",
+        "fallbacks",
+    ),  # gateways go elsewhere by them
+}
 _LIMITS = {"concurrency", "requests_per_minute", "tokens_per_minute", "retries", "backoff_s", "backoff_limit_s"} | {
     *("timeout_s", "deadline_s", "budget_tokens", "budget_money", "price_input", "price_output", "cache", "max_pairs"),
     *("variance_of", "variance", "min_valid", "key_variable"),

@@ -1,6 +1,6 @@
 """How often does an instruction inside a completion move a judge's rating?
 
-    python -m surefoot.rewards.judge.injections runs/judge/source --json injections.json
+    python -m surefoot.rewards.judge.injections runs/judge/source --judge_endpoint URL --json injections.json
 
 Poor answers are rated as they are, with each attack of the test set added, and with harmless sentences added. The
 share of attacks that raise the rating by a step or more is set beside that of the harmless sentences, since a judge
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import yaml
 from surefoot.errors import DataError
 from surefoot.files import write_json
 from surefoot.maths.statistics import wilson
+from surefoot.rewards.judge.access import JudgeArguments
 from surefoot.rewards.source import MemberSource, RewardSource, load_source
 
 __all__ = ["InjectionSet", "injection_report", "load_injections"]
@@ -120,7 +121,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("source", help="directory or hub name of a reward source")
     parser.add_argument("--step", type=float, default=1.0, help="rise that counts as moved")
     parser.add_argument("--json", type=Path, help="write the report here")
+    for one in fields(JudgeArguments):
+        parser.add_argument(f"--{one.name}", help=one.metadata["help"])
     words = parser.parse_args(arguments)
+    JudgeArguments(**{one.name: getattr(words, one.name) for one in fields(JudgeArguments)}).publish()
     found = injection_report(load_source(words.source), step=words.step)
     table = Table("texts", "rated", f"rose by {words.step:g} or more", "mean change", "unscored")
     for family, row in found.items():

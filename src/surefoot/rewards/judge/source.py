@@ -19,6 +19,7 @@ from surefoot.files import read_json, whole_directory, write_json
 from surefoot.maths import ensemble
 from surefoot.rewards.encoding import check_rows, prompt_keys
 from surefoot.rewards.judge import estimate as arithmetic
+from surefoot.rewards.judge.access import access_of
 from surefoot.rewards.judge.cache import ReplyCache, default_path
 from surefoot.rewards.judge.config import JudgeConfig
 from surefoot.rewards.judge.estimate import Components, Priors, Readings
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["JudgeSource"]
 
 _REFERENCES = "references.json"
+_OF_THE_CALLER = {"endpoint", "key_variable", "cache", "rubric", "references"}
+"""Settings that no file decides: hosts, variables and paths. The rubric and the references themselves are saved."""
 _CERTAIN = 1e9
 """Stands for infinite prior degrees of freedom in a calibration's notes, which are plain numbers."""
 
@@ -77,6 +80,8 @@ class JudgeSource(RewardSource):
             references = load_references(self.config.references)
         self.references = references
         self.name = name or f"{model} on {self.rubric.name}"
+        # The files are read: a saved judge names none, and its account is the same wherever it is loaded.
+        self.config = replace(self.config, rubric=self.rubric.name, references=None)
         self._check()
         self.centred = self.has_variance  # one reply has no variance, so nothing needs an anchor
 
@@ -319,8 +324,9 @@ class JudgeSource(RewardSource):
     # --- on disk ------------------------------------------------------------------------------------------------
 
     def save(self, directory: str | Path) -> None:
-        """Settings, rubric, references and calibration; no key, and no replies."""
-        values = {"kind": "judge", "name": self.name, "model": self.model, "config": self.config.to_dict()}
+        """Model, rubric, how it is asked, references and calibration; not where or with which key, and no replies."""
+        kept = {name: value for name, value in self.config.to_dict().items() if name not in _OF_THE_CALLER}
+        values = {"kind": "judge", "name": self.name, "model": self.model, "config": kept}
         with whole_directory(directory) as folder:
             write_json(folder / SOURCE, values | {"rubric": asdict(self.rubric)})
             if self.references is not None:
@@ -329,12 +335,13 @@ class JudgeSource(RewardSource):
 
     @classmethod
     def load(cls, directory: str | Path, device: str | torch.device | None = None) -> JudgeSource:
-        """What `save` wrote; `device` means nothing here."""
+        """What `save` wrote, asked where the caller says (`judge.access`); `device` means nothing here."""
         folder = Path(directory)
         values = read_json(folder / SOURCE)
         rubric = Rubric(**{**values["rubric"], "wordings": tuple(values["rubric"]["wordings"])})
         references = read_json(folder / _REFERENCES) if (folder / _REFERENCES).exists() else None
-        config = JudgeConfig.from_dict(values["config"])
+        kept = {name: value for name, value in values["config"].items() if name not in _OF_THE_CALLER}
+        config = JudgeConfig.from_dict(kept | asdict(access_of(values["model"], folder)))
         return cls(values["model"], config, name=values["name"], rubric=rubric, references=references)
 
 
