@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import yaml
 from surefoot.errors import DataError
 from surefoot.files import write_json
 from surefoot.maths.statistics import wilson
-from surefoot.rewards.judge.access import JudgeArguments
+from surefoot.rewards.judge.access import JudgeAccess
 from surefoot.rewards.source import MemberSource, RewardSource, load_source
 
 __all__ = ["InjectionSet", "injection_report", "load_injections"]
@@ -121,11 +121,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("source", help="directory or hub name of a reward source")
     parser.add_argument("--step", type=float, default=1.0, help="rise that counts as moved")
     parser.add_argument("--json", type=Path, help="write the report here")
-    for one in fields(JudgeArguments):
-        parser.add_argument(f"--{one.name}", help=one.metadata["help"])
+    for name in ("endpoint", "key_variable", "cache"):
+        parser.add_argument(f"--judge_{name}", help="of a saved judge, as in surefoot's commands")
     words = parser.parse_args(arguments)
-    JudgeArguments(**{one.name: getattr(words, one.name) for one in fields(JudgeArguments)}).publish()
-    found = injection_report(load_source(words.source), step=words.step)
+    given = (words.judge_endpoint, words.judge_key_variable, words.judge_cache)
+    source = load_source(words.source, judge=JudgeAccess(*given) if words.judge_endpoint else None)
+    found = injection_report(source, step=words.step)
     table = Table("texts", "rated", f"rose by {words.step:g} or more", "mean change", "unscored")
     for family, row in found.items():
         if isinstance(row, dict):
