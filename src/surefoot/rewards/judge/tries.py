@@ -7,10 +7,10 @@ import random
 from typing import Any
 
 from surefoot.errors import ConfigError, ModelError
+from surefoot.rewards.judge.bodies import read_body
 from surefoot.rewards.judge.cache import ReplyCache
 from surefoot.rewards.judge.endpoint import Endpoint, Refused, Trouble
 from surefoot.rewards.judge.gate import Closed, Gate, Turn
-from surefoot.rewards.judge.parsing import read_body
 from surefoot.rewards.judge.rates import Rates
 from surefoot.rewards.judge.replies import Call, Missing, Reply, Unreadable
 
