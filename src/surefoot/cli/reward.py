@@ -27,6 +27,8 @@ def run(arguments: list[str]) -> None:
     table.add_row("their mean" if count else "the model", f"{metrics['accuracy_of_mean']:.3f}")
     console = Console()
     console.print(table)
+    for line in _of_judge(metrics.get("judge")):
+        console.print(line)
     reliability = metrics["calibration"]["notes"].get("reliability")
     if reliability is not None:
         console.print(f"reliability of the variance: {reliability:.2f} (1 at most; weights need about .6)")
@@ -35,6 +37,19 @@ def run(arguments: list[str]) -> None:
         console.print("One member has no variance: weighting needs at least two.")
     else:
         console.print(f"Next: surefoot diagnose --source {folder}/source{_where(record['config'])}", soft_wrap=True)
+
+
+def _of_judge(report: dict[str, Any] | None) -> list[str]:
+    """How many of a judge's replies gave a rating, and what its variance is made of."""
+    if report is None:
+        return []
+    read, count = report["replies_read"], report["replies"]
+    names = ("variance_within", "variance_between")
+    within, between = ("unknown" if report[name] is None else f"{report[name]:.3f}" for name in names)
+    return [
+        f"replies with a rating: {read} of {count}" + (f" ({100 * read / count:.0f}%)" if count else ""),
+        f"variance of one reply: {within} within wordings, {between} between them",
+    ]
 
 
 def _where(config: dict[str, Any]) -> str:

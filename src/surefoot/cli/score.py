@@ -58,6 +58,8 @@ def run(arguments: list[str]) -> None:
             settings=given_settings(arguments),
             on_progress=lambda done, total: bars.update(task, completed=done),
         )
+    if hasattr(source, "heard"):
+        Console().print(source.heard.line, soft_wrap=True)
     Console().print(f"scored {len(table)} rows: {Path(path).resolve()}", soft_wrap=True)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ def test_settings_that_can_t_be_meant(judge: Make) -> None:
         ({"endpoint": "ftp://x"}, "must be an http"),
         ({"endpoint": "https://me:secret@host/v1"}, "must hold no key"),
         ({"endpoint": "https://host/v1?key=secret"}, "must hold no key"),
+        ({"endpoint": "https://x.openai.azure.com/openai/deployments/d?api-version=1"}, "Azure's v1 address"),
+        ({"top_logprobs": 1}, "top_logprobs must be at least 2"),
         ({"key_variable": "sk-secret-1"}, "not the key itself"),
         ({"samples": 0}, "samples must be at least 1"),
         ({"timeout_s": 0}, "timeout_s must be positive"),
@@ -236,7 +239,10 @@ def test_the_commands(preferences: Path, tmp_path: Path, capsys: pytest.CaptureF
         words = [*common, "--endpoint", server.endpoint, "--cache", str(tmp_path / "r.sqlite"), "--wordings", "2"]
         words += ["--samples", "2", "--held_out", "0.5", "--max_pairs", "10", "--output_dir", str(tmp_path / "run")]
         assert main(["reward", *words]) == 0
-        assert "an LLM judge" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "an LLM judge" in printed
+        assert "replies with a rating: 80 of 80 (100%)" in printed
+        assert re.search(r"variance of one reply: \d\.\d{3} within wordings, -?\d\.\d{3} between them", printed)
         assert "an LLM judge" in (tmp_path / "run" / "source" / "README.md").read_text()
         record = json.loads((tmp_path / "run" / "record.json").read_text())
         assert record["metrics"]["held_out_pairs"] == 10
@@ -247,6 +253,7 @@ def test_the_commands(preferences: Path, tmp_path: Path, capsys: pytest.CaptureF
         where = ["--judge_endpoint", server.endpoint, "--judge_cache", str(tmp_path / "r.sqlite")]
         words = ["--source", source, "--dataset_name", str(preferences), "--output", str(output)]
         assert main(["score", *words, *where]) == 0
+        assert "replies with a rating: 320 of 320 (100%)" in capsys.readouterr().out
         scored = Dataset.from_parquet(str(output))
         assert min(scored["margin_mean"]) > 0
         assert min(scored["chosen_variance"]) > 0

@@ -7,7 +7,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Call", "Missing", "Reply", "Unreadable", "replicates"]
+__all__ = ["ALTERNATIVES", "Call", "Missing", "Reply", "Unreadable", "replicates"]
+
+ALTERNATIVES = (20, 8, 5)
+"""Log-probabilities for a token that are asked for until the server allows it: OpenAI's most, two usual limits."""
 
 
 class Unreadable(Exception):

@@ -24,6 +24,7 @@ from surefoot.rewards.judge.cache import ReplyCache, default_path
 from surefoot.rewards.judge.config import JudgeConfig
 from surefoot.rewards.judge.estimate import Components, Priors, Readings
 from surefoot.rewards.judge.extra import need
+from surefoot.rewards.judge.hearing import Hearing
 from surefoot.rewards.judge.ledger import Totals, totals
 from surefoot.rewards.judge.questions import Questions
 from surefoot.rewards.judge.references import load_references
@@ -82,6 +83,7 @@ class JudgeSource(RewardSource):
         self.name = name or f"{model} on {self.rubric.name}"
         # The files are read: a saved judge names none, and its account is the same wherever it is loaded.
         self.config = replace(self.config, rubric=self.rubric.name, references=None)
+        self.heard = Hearing(self.name)
         self._check()
         self.centred = self.has_variance  # one reply has no variance, so nothing needs an anchor
 
@@ -138,7 +140,8 @@ class JudgeSource(RewardSource):
         Warns of completions that stay unscored, with the reasons.
 
         Raises:
-            RunError: the budget is spent. ModelError: the endpoint refuses the key or the model. DataError: a prompt
+            RunError: the budget is spent, or the endpoint asks to wait longer than the deadline. ModelError: the
+                endpoint refuses the key or the model, or none of the first replies gives a rating. DataError: a prompt
                 has no reference answer.
         """
         from surefoot.rewards.judge.client import ask
@@ -152,6 +155,7 @@ class JudgeSource(RewardSource):
         def read(calls: Sequence[Call], outcomes: Sequence[Outcome]) -> tuple[list[Reading], list[float]]:
             """Readings, and the row that they make if none is a copy: other calls are in flight meanwhile."""
             readings = reader.read(calls, outcomes)
+            self.heard.add(readings, outcomes)
             return readings, row_of(readings, copied=set())
 
         answers = ask(self.model, self.config, (questions.calls(*row) for row in rows), read)
@@ -176,11 +180,24 @@ class JudgeSource(RewardSource):
     def _warn(self, unscored: int, rows: int, missing: Mapping[str, int], refusal: str | None) -> None:
         reasons = ", ".join(f"{count} × {reason}" for reason, count in sorted(missing.items()))
         said = f"; the endpoint said: {refusal}" if refusal else ""
+        said += f"; one reply without a rating: {self.heard.example}" if self.heard.example else ""
         warnings.warn(
             f"'{self.name}' left {unscored} of {rows} completions unscored, with fewer than {self.min_valid} valid "
             f"replies ({reasons}){said}",
             stacklevel=3,
         )
+
+    def report(self, scores: Float[Tensor, "batch columns"], anchors: Anchors) -> dict[str, float | None]:
+        """Replies and those with a rating, so far in this process; raw mean variances of these rows, None if unknown.
+
+        Args:
+            scores: rows as `score` gave them.
+            anchors: one for each row.
+        """
+        found = self.components(scores, anchors)
+        means = {"variance_within": found.within.nanmean(), "variance_between": found.between.nanmean()}
+        known = {name: None if bool(value.isnan()) else float(value) for name, value in means.items()}
+        return {"replies": self.heard.replies, "replies_read": self.heard.read, **known}
 
     def totals(self, since: float = 0.0) -> Totals:
         """What this judge has cost so far, by all processes that share its cache."""
