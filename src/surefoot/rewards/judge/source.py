@@ -180,6 +180,8 @@ class JudgeSource(RewardSource):
     def _warn(self, unscored: int, rows: int, missing: Mapping[str, int], refusal: str | None) -> None:
         reasons = ", ".join(f"{count} × {reason}" for reason, count in sorted(missing.items()))
         said = f"; the endpoint said: {refusal}" if refusal else ""
+        if self.config.reading == "logprobs" and any(reason.startswith("HTTP 4") for reason in missing):
+            said += "; if it gives no log-probabilities, set reading: samples"
         said += f"; one reply without a rating: {self.heard.example}" if self.heard.example else ""
         warnings.warn(
             f"'{self.name}' left {unscored} of {rows} completions unscored, with fewer than {self.min_valid} valid "
