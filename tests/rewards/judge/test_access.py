@@ -14,10 +14,11 @@ from surefoot.cli.parsing import parse
 from surefoot.errors import ConfigError
 from surefoot.files import read_json, write_json
 from surefoot.rewards.judge.access import VARIABLES, JudgeAccess
+from surefoot.rewards.judge.config import JudgeConfig
 from surefoot.rewards.judge.mixed import MixedSources
 from surefoot.rewards.judge.source import JudgeSource
-from surefoot.rewards.source import SOURCE, load_source
-from surefoot.studies.members import check_source
+from surefoot.rewards.source import SOURCE, load_source, write_card
+from surefoot.studies.members import check_source, load_sources, source_key
 from tests.rewards.judge.servers import JudgeServer, number_in, rated
 
 Make = Callable[..., JudgeSource]
@@ -158,6 +159,21 @@ def test_a_study_takes_it_from_its_own_settings(judge: Make, saved: Path, monkey
     assert access == JudgeAccess("http://h/v1", "K")
     assert load_source(saved, judge=access).config.endpoint == "http://h/v1"  # type: ignore[attr-defined]
     assert JudgeAccess.of_settings({"kind": "heads", "endpoint": "http://h/v1"}) is None
+
+
+def test_a_study_s_workers_load_its_own_judge(saved: Path, tmp_path: Path) -> None:
+    """The judge that `prepare_source` made and saved is asked where the study's settings of it say."""
+    spec = {"kind": "judge", "endpoint": "http://127.0.0.1:7/v1", "cache": str(tmp_path / "c.sqlite")}
+    work = {"sources": {"reward": spec}, "setting": {}, "files": {}, "seed": 0}
+    write_json(tmp_path / "sources" / source_key(work, "reward") / "prepared.json", {"path": str(saved)})
+    found = load_sources(work, tmp_path)
+    assert isinstance(found, JudgeSource)
+    assert (found.config.endpoint, found.config.cache) == (spec["endpoint"], spec["cache"])
+
+
+def test_the_card_says_how_to_load_it(saved: Path) -> None:
+    write_card(saved, JudgeSource("m", JudgeConfig()))
+    assert "judge=JudgeAccess(endpoint=" in (saved / "README.md").read_text()
 
 
 def test_nobody_else_reads_the_cache(judge: Make, tmp_path: Path) -> None:
