@@ -14,7 +14,7 @@ def run(arguments: list[str]) -> None:
     from surefoot.training.prepare_anchors import AnchorArguments, prepare_anchors
 
     quieten()
-    (args,) = parse((AnchorArguments,), arguments, "anchors")
+    (args,) = parse((AnchorArguments,), arguments, "anchors", judges=True)
     columns = (TextColumn("prompts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as bars:
         task = bars.add_task("prompts", total=None)

@@ -15,7 +15,7 @@ def run(arguments: list[str]) -> None:
     from surefoot.training.best_of_n import CHOSEN, BestOfNArguments, run_best_of_n
 
     quieten()
-    (args,) = parse((BestOfNArguments,), arguments, "bon")
+    (args,) = parse((BestOfNArguments,), arguments, "bon", judges=True)
     with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()) as bars:
         task = bars.add_task("prompts", total=None)
         record = run_best_of_n(

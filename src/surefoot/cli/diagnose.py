@@ -71,7 +71,7 @@ def run(arguments: list[str]) -> None:
     from surefoot.studies.diagnosis import check_source, diagnose, score_comparisons, score_texts, source_hash
 
     quieten()
-    (config,) = parse((DiagnoseConfig,), arguments, "diagnose")
+    (config,) = parse((DiagnoseConfig,), arguments, "diagnose", judges=True)
     _complete(config)
     console = Console()
     comparisons = load_comparisons(
@@ -99,6 +99,8 @@ def run(arguments: list[str]) -> None:
             samples = (rows, prompts, truth)
     found = diagnose(source, comparisons, scored, samples=samples, anchors=anchors)
     print_diagnosis(console, found)
+    if hasattr(source, "heard") and source.heard.replies:
+        console.print(source.heard.line)
     settings = given_settings(arguments) | {"dataset": config.dataset, "split": config.split}
     write_json(folder / DIAGNOSIS, {"settings": settings, **found})
     page = build_diagnosis(folder / "diagnose.html", found, settings)

@@ -18,7 +18,9 @@ def run(arguments: list[str]) -> None:
     quieten()
     if launched("dpo", arguments):
         return
-    script, args, model = parse((DPOScriptArguments, VarianceAwareDPOConfig, ModelConfig), arguments, "dpo")
+    script, args, model = parse(
+        (DPOScriptArguments, VarianceAwareDPOConfig, ModelConfig), arguments, "dpo", judges=True
+    )
     record = run_dpo(script, args, model, given_settings(arguments))
     metrics = record["metrics"]
     anchors = ", ".join(f"{kind} {share:.0%}" for kind, share in metrics.get("anchor", {}).items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib import import_module
 
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not words or words[0] not in COMMANDS:
         parser.parse_args(words or ["--help"])
     command, rest = words[0], words[1:]
+    before = dict(os.environ)
     try:
         import_module(f"surefoot.cli.{command}").run(rest)
     except SurefootError as error:
@@ -45,7 +47,16 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nsurefoot {command}: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
+    finally:
+        _forget_judges(before)
     return 0
+
+
+def _forget_judges(before: dict[str, str]) -> None:
+    """What this command was told of judges isn't for the process's next one."""
+    for name in [name for name in os.environ if name.startswith("SUREFOOT_JUDGE")]:
+        del os.environ[name]
+    os.environ.update({name: value for name, value in before.items() if name.startswith("SUREFOOT_JUDGE")})
 
 
 def _parser() -> argparse.ArgumentParser:

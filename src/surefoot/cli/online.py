@@ -25,7 +25,7 @@ def run_command(kind: str, config: type, arguments: list[str]) -> None:
     quieten()
     if launched(kind, arguments):
         return
-    script, args, model = parse((OnlineScriptArguments, config, ModelConfig), arguments, kind)
+    script, args, model = parse((OnlineScriptArguments, config, ModelConfig), arguments, kind, judges=True)
     script.check()
     if script.reward_config is not None:
         script.reward_source, script.reward_config = _train_source(script.reward_config), None

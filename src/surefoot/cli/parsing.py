@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import yaml
 
 from surefoot.errors import ConfigError
+from surefoot.rewards.judge.access import JudgeArguments
 
 __all__ = ["given_settings", "parse"]
 
@@ -24,7 +25,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def parse(types: tuple[type, ...], arguments: list[str], command: str) -> tuple[Any, ...]:
+def parse(types: tuple[type, ...], arguments: list[str], command: str, *, judges: bool = False) -> tuple[Any, ...]:
     """Read one instance of each dataclass from the words of the command line and its `--config` file.
 
     Values on the command line win over the file, as in TRL. Anything TRL's own dataclasses accept is accepted.
@@ -33,12 +34,15 @@ def parse(types: tuple[type, ...], arguments: list[str], command: str) -> tuple[
         types: dataclasses whose field names together are the known keys.
         arguments: the words after `surefoot <command>`.
         command: shown in usage and errors.
+        judges: also read `JudgeArguments`, and put them where saved judges look for them.
 
     Raises:
         ConfigError: an unknown key (the nearest known one is given), a missing required key, or an unreadable file.
     """
     from transformers import HfArgumentParser
 
+    ours = len(types)
+    types = (*types, JudgeArguments) if judges else types
     parser = HfArgumentParser(list(types), prog=f"surefoot {command}", allow_abbrev=False)
     parser.add_argument("--config", help="YAML file of the settings below; the command line wins over it")
     parser.error = _refuse
@@ -61,11 +65,14 @@ def parse(types: tuple[type, ...], arguments: list[str], command: str) -> tuple[
         if action.required and not any(w.split("=")[0] in action.option_strings for w in words):
             raise ConfigError(f"'{action.dest}' is missing; give it in the config file or as --{action.dest}")
     try:
-        return parser.parse_args_into_dataclasses(words)[: len(types)]
+        found = parser.parse_args_into_dataclasses(words)[: len(types)]
     except ConfigError:
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"a setting is not usable: {error}") from error
+    if judges:
+        found[ours].publish()
+    return tuple(found[:ours])
 
 
 def _refuse(message: str) -> NoReturn:

@@ -6,6 +6,7 @@ from typing import Any
 
 from surefoot.cli.parsing import given_settings, parse
 from surefoot.quiet import quieten
+from surefoot.rewards.judge.access import JudgeAccess, JudgeArguments
 
 
 def run(arguments: list[str]) -> None:
@@ -26,6 +27,8 @@ def run(arguments: list[str]) -> None:
     table.add_row("their mean" if count else "the model", f"{metrics['accuracy_of_mean']:.3f}")
     console = Console()
     console.print(table)
+    for line in _of_judge(metrics.get("judge")):
+        console.print(line)
     reliability = metrics["calibration"]["notes"].get("reliability")
     if reliability is not None:
         console.print(f"reliability of the variance: {reliability:.2f} (1 at most; weights need about .6)")
@@ -33,7 +36,29 @@ def run(arguments: list[str]) -> None:
     if count == 1:
         console.print("One member has no variance: weighting needs at least two.")
     else:
-        console.print(f"Next: surefoot diagnose --source {folder}/source")
+        console.print(f"Next: surefoot diagnose --source {folder}/source{_where(record['config'])}", soft_wrap=True)
+
+
+def _of_judge(report: dict[str, Any] | None) -> list[str]:
+    """How many of a judge's replies gave a rating, and what its variance is made of."""
+    if report is None:
+        return []
+    read, count = report["replies_read"], report["replies"]
+    names = ("variance_within", "variance_between")
+    within, between = ("unknown" if report[name] is None else f"{report[name]:.3f}" for name in names)
+    return [
+        f"replies with a rating: {read} of {count}" + (f" ({100 * read / count:.0f}%)" if count else ""),
+        f"variance of one reply: {within} within wordings, {between} between them",
+    ]
+
+
+def _where(config: dict[str, Any]) -> str:
+    """How the next command is told where a judge is asked: its source doesn't say."""
+    own = JudgeAccess.of_settings(config)
+    if own is None:
+        return ""
+    words = {"endpoint": own.endpoint, "key_variable": own.key_variable, "cache": own.cache}
+    return "".join(f" --judge_{name} {value}" for name, value in words.items() if value is not None)
 
 
 def _members(accuracies: list[float]) -> list[tuple[str, float]]:
@@ -61,7 +86,10 @@ def _train(arguments: list[str]) -> tuple[str, dict[str, Any]]:
     from surefoot.rewards.run_reward import run_reward
 
     quieten()
-    (args,) = parse((RewardSourceArguments,), arguments, "reward")
+    (args,) = parse((RewardSourceArguments,), arguments, "reward", judges=True)
+    own = JudgeAccess.of_settings(vars(args))
+    if own is not None:  # for whoever loads the source in this process
+        JudgeArguments(own.endpoint, own.key_variable, own.cache).publish()
     with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()) as bars:
         tasks: dict[str, TaskID] = {}
 

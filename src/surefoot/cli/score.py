@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> None:
     from surefoot.rewards.scoring import score_dataset
 
     quieten()
-    (config,) = parse((ScoreConfig,), arguments, "score")
+    (config,) = parse((ScoreConfig,), arguments, "score", judges=True)
     table = open_dataset(config.dataset_name, split=config.split, config=config.dataset_config)
     source = _source(config)
     anchors = None if config.anchor_file is None else AnchorStore.load(config.anchor_file, source)
@@ -58,6 +58,8 @@ def run(arguments: list[str]) -> None:
             settings=given_settings(arguments),
             on_progress=lambda done, total: bars.update(task, completed=done),
         )
+    if hasattr(source, "heard"):
+        Console().print(source.heard.line, soft_wrap=True)
     Console().print(f"scored {len(table)} rows: {Path(path).resolve()}", soft_wrap=True)
 
 

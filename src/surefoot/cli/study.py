@@ -67,7 +67,7 @@ def run(arguments: list[str]) -> None:
     from surefoot.cli.plan import MemoryPlanArguments
 
     quieten()
-    study, memory = parse((StudyArguments, MemoryPlanArguments), arguments, "study")
+    study, memory = parse((StudyArguments, MemoryPlanArguments), arguments, "study", judges=True)
     config = configure(study)
     if study.slurm is not None:
         from surefoot.studies.slurm import array_job

@@ -8,6 +8,7 @@ from surefoot.types import Calibration
 
 __all__ = ["RELIABLE", "model_card"]
 
+_ASKED_WHERE = ', judge=JudgeAccess(endpoint="https://…/v1", key_variable="…")'
 RELIABLE = 0.6
 """Reliability of a variance below which weights made of it are mostly noise."""
 
@@ -43,8 +44,9 @@ def model_card(
         "",
         "```python",
         "from surefoot import group_anchors, load_source",
+        *(["from surefoot.rewards.judge.access import JudgeAccess"] if kind == "judge" else []),
         "",
-        f'source = load_source("{repository}")',
+        f'source = load_source("{repository}"{_ASKED_WHERE if kind == "judge" else ""})',
         "scores = source.score(prompts, completions)",
         "rewards = source.estimate(scores)  # .mean, .variance; centred by the calibration set",
         "# Better, if a prompt's completions are the reference policy's own: each prompt is centred by itself.",

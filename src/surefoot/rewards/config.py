@@ -116,6 +116,10 @@ class RewardSourceArguments:
         default=None, metadata={"help": "judge: prompt and reference; completions are compared in both positions."}
     )
     reading: str | None = field(default=None, metadata={"help": "judge: samples, or logprobs of the rating's token."})
+    top_logprobs: int | None = field(
+        default=None,
+        metadata={"help": "judge: reading logprobs: alternatives asked for; most allowed if none."},
+    )
     reason: bool | None = field(default=None, metadata={"help": "judge: ask for a short reason before the rating."})
     structured: str | None = field(default=None, metadata={"help": "judge: auto, json_schema, json_object or none."})
     max_tokens: int | None = field(default=None, metadata={"help": "judge: of a reply."})
@@ -221,7 +225,8 @@ _WITH_TRUNK = ("heads", "independent", "lora", "dropout")
 """Kinds whose variance can be smoothed."""
 _FIT = ("learning_rate", "epochs", "batch_size")
 _JUDGE = (
-    *("endpoint", "key_variable", "rubric", "wordings", "samples", "temperature", "references", "reading", "reason"),
+    *("endpoint", "key_variable", "rubric", "wordings", "samples", "temperature", "references", "reading"),
+    *("top_logprobs", "reason"),
     *("structured", "max_tokens", "token_parameter", "parameters", "sample_seed", "min_valid", "concurrency"),
     *("requests_per_minute", "tokens_per_minute", "retries", "backoff_s", "backoff_limit_s", "timeout_s"),
     *("deadline_s", "budget_tokens", "budget_money", "price_input", "price_output", "cache", "variance_of"),

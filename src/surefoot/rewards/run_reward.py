@@ -187,6 +187,9 @@ def _measure(source: RewardSource, held_out: Dataset) -> dict[str, Any]:
         metrics["accuracy_of_members"] = (margins > 0).double().mean(dim=0).tolist()
     if not members or margins.shape[1] > 1:
         metrics["variance_factor"] = source.fit_variance_factor(chosen, rejected)
+    report = getattr(source, "report", None)
+    if report is not None:
+        metrics["judge"] = report(rows, anchors)
     notes = {} if source.calibration is None else source.calibration.notes
     calibration = source.calibrate(rows, anchors)
     calibration.notes.update({name: value for name, value in notes.items() if name not in calibration.notes})

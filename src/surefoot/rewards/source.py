@@ -11,7 +11,7 @@ import math
 import re
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +27,7 @@ from surefoot.errors import DataError, ModelError
 from surefoot.files import read_json, write_json, write_text
 from surefoot.maths import ensemble
 from surefoot.rewards.card import model_card
+from surefoot.rewards.judge.access import JudgeAccess, given
 from surefoot.types import ANCHOR_KINDS, Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 
 __all__ = [
@@ -308,15 +309,23 @@ def plain_constants(mean: Float[Tensor, "batch"]) -> Calibration:
     return Calibration((float(known.mean()) if len(known) else 0.0,), (1.0,), None, None, len(mean))
 
 
-def load_source(directory: str | Path, device: str | torch.device | None = None) -> RewardSource:
+def load_source(
+    directory: str | Path,
+    device: str | torch.device | None = None,
+    *,
+    judge: JudgeAccess | Mapping[str, JudgeAccess] | None = None,
+) -> RewardSource:
     """Load any saved source by its `source.json`, with its calibration if it has one.
 
     Args:
         directory: what `save` wrote, or the name of a source on the hub (`push_to_hub`).
         device: where to run it; None takes the first accelerator, else the CPU.
+        judge: where a judge is asked that is the source or a part of it, or that for each model's name; if None, the
+            environment says (`judge.access`). The files never do.
 
     Raises:
-        ModelError: not a source directory, or of a kind this version doesn't know.
+        ConfigError: it is a judge, and nobody says where to ask it. ModelError: not a source directory, or of a kind
+            this version doesn't know.
     """
     folder = Path(directory)
     if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(directory)):
@@ -327,7 +336,8 @@ def load_source(directory: str | Path, device: str | torch.device | None = None)
     if kind not in _KINDS:
         raise ModelError(f"{folder / SOURCE} is of kind {kind!r}; this version knows {', '.join(sorted(_KINDS))}")
     module, name = _KINDS[kind].split(":")
-    source: RewardSource = getattr(import_module(module), name).load(folder, device)
+    with given(judge):
+        source: RewardSource = getattr(import_module(module), name).load(folder, device)
     if (folder / CALIBRATION).exists():
         source.calibration = Calibration.from_dict(read_json(folder / CALIBRATION))
         source.variance_factor = source.calibration.variance_factor

@@ -15,6 +15,7 @@ from surefoot.errors import ConfigError, VarianceError
 from surefoot.files import fingerprint, read_json, write_json
 from surefoot.rewards.borrowed import BorrowedVariance
 from surefoot.rewards.config import RewardSourceArguments
+from surefoot.rewards.judge.access import JudgeAccess
 from surefoot.rewards.run_reward import run_reward
 from surefoot.rewards.source import RewardSource, load_source
 from surefoot.studies.config import check_keys, check_numbers, single_of, without_methods
@@ -76,7 +77,7 @@ def prepare_source(
     train, held_out = setting.preferences(seed)
     path = Path(str(spec["path"])) if "path" in spec else _train(setting, spec, seed, target, train, held_out)
     seconds = time.process_time() - start
-    source = load_source(path)
+    source = load_source(path, judge=JudgeAccess.of_settings(spec))
     found = {
         "path": str(path),
         "data_hash": data_hash(train),
@@ -133,7 +134,10 @@ def _disagreement(source: RewardSource, held_out: Dataset, reference: dict[str, 
 
 def load_sources(work: dict[str, Any], folder: Path) -> RewardSource:
     """The prepared source of a cell: one, or one model with the variance of others."""
-    loaded = {role: load_source(_prepared(work, role, folder)["path"]) for role in work["sources"]}
+    loaded = {
+        role: load_source(_prepared(work, role, folder)["path"], judge=JudgeAccess.of_settings(spec))
+        for role, spec in work["sources"].items()
+    }
     return BorrowedVariance(**loaded) if "variance" in loaded else loaded["reward"]
 
 

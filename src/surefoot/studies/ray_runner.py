@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from surefoot.errors import ModelError, RunError
+from surefoot.rewards.judge.access import VARIABLES
 from surefoot.studies.runner import Function, OnProgress, Tasks
 
 __all__ = ["RayRunner"]
@@ -53,10 +54,12 @@ class RayRunner:
 
     def _connect(self, ray: Any) -> None:
         _knock(self.address)
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        own_names = [name for name in VARIABLES.values() if name in os.environ]
+        variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        variables |= {name: os.environ[name] for name in own_names}  # never a key itself
         own = {"include_dashboard": False} if self.address is None else {"address": self.address}
         try:
-            ray.init(**own, runtime_env={"env_vars": threads}, log_to_driver=False, logging_level="ERROR")
+            ray.init(**own, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise RunError(f"can't reach the Ray cluster {self.address or 'of this machine'}: {error}") from error
 

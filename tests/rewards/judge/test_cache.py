@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from surefoot.errors import RunError
+from surefoot.rewards.judge import owners
 from surefoot.rewards.judge.cache import Booking, Entry, ReplyCache
+from surefoot.rewards.judge.owners import is_alive
 from surefoot.rewards.judge.replies import Reply
 from surefoot.rewards.judge.source import JudgeSource
 from tests.rewards.judge.servers import JudgeServer, number_in, rated
@@ -133,17 +135,56 @@ def test_a_reply_is_booked_in_one_transaction(tmp_path: Path) -> None:
     other.close()
 
 
-def test_the_claim_of_a_dead_process_is_free(tmp_path: Path) -> None:
-    cache = ReplyCache(tmp_path / "replies.sqlite", "mine")
-    living = cache.owner
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    host, _, token = living.rsplit(":", 2)
-    cache.owner = f"{host}:{dead.pid}:{token}"
+CLAIM = """
+import sys, time
+from surefoot.rewards.judge.cache import ReplyCache
+cache = ReplyCache(sys.argv[1], "mine")
+print(cache.claim("k-0", 600, 10, 0.0, (float("inf"), float("inf"))), flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_claim_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
+    """No number of a process is looked at: in a container that is started again it is the same one."""
+    path = tmp_path / "replies.sqlite"
+    words = [sys.executable, "-c", CLAIM, str(path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ours\n"
+        cache = ReplyCache(path, "mine")
+        assert cache.claim("k-0", 60, 1, 0.0, INFINITE) == "theirs"
+        assert cache.claim("k-1", 60, 10, 0.0, (15.0, 1.0)) == "spent"  # what it holds back counts while it lives
+        process.kill()
+    assert cache.claim("k-1", 60, 10, 0.0, (15.0, 1.0)) == "ours"
     assert cache.claim("k-0", 60, 1, 0.0, INFINITE) == "ours"
-    cache.owner = living
-    assert cache.claim("k-0", 60, 1, 0.0, INFINITE) == "ours"
+    assert [one.name for one in tmp_path.glob("*.owner")] == [f"replies.sqlite.{cache.owner}.owner"]
     cache.close()
+    assert not list(tmp_path.glob("*.owner"))
+
+
+def test_files_of_killed_processes_are_cleared_away(tmp_path: Path) -> None:
+    """Also those that held no claim; never a living one's."""
+    path = tmp_path / "replies.sqlite"
+    living = ReplyCache(path, "mine")
+    (tmp_path / "replies.sqlite.0123456789abcdef0123456789abcdef.owner").touch()
+    other = ReplyCache(path, "mine")
+    names = {f"replies.sqlite.{cache.owner}.owner" for cache in (living, other)}
+    assert {one.name for one in tmp_path.glob("*.owner")} == names
+    assert is_alive(path, living.owner)
+    living.close()
+    assert not is_alive(path, living.owner)
+    other.close()
+
+
+def test_where_there_are_no_locks_only_the_time_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owners, "fcntl", None)
+    one, other = (ReplyCache(tmp_path / "replies.sqlite", "mine") for _ in range(2))
+    assert one.claim("k-0", 0.2, 1, 0.0, INFINITE) == "ours"
+    assert other.claim("k-0", 60, 1, 0.0, INFINITE) == "theirs"
+    time.sleep(0.25)
+    assert other.claim("k-0", 60, 1, 0.0, INFINITE) == "ours"
+    one.close()
+    other.close()
 
 
 def test_a_file_that_is_no_cache(tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ def test_an_obedient_judge_is_found_out(judge: Make) -> None:
 def test_a_steadfast_judge_is_not_accused(judge: Make, tmp_path: Path) -> None:
     with JudgeServer(lambda r: rated(2)) as server:
         judge(server, samples=1, concurrency=16).save(tmp_path / "source")
-        main([str(tmp_path / "source"), "--json", str(tmp_path / "found.json")])
+        where = ["--judge_endpoint", server.endpoint, "--judge_cache", str(tmp_path / "replies.sqlite")]
+        main([str(tmp_path / "source"), *where, "--json", str(tmp_path / "found.json")])
     found = json.loads((tmp_path / "found.json").read_text())
     assert (found["all"]["share"], found["all"]["mean_change"], found["all"]["unscored"]) == (0, 0, 0)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.borrowed import BorrowedVariance
 from surefoot.rewards.functions import FunctionMembers
 from surefoot.rewards.judge import extra
+from surefoot.rewards.judge.access import JudgeAccess
 from surefoot.rewards.judge.config import JudgeConfig
 from surefoot.rewards.judge.mixed import MixedSources
 from surefoot.rewards.judge.source import JudgeSource
@@ -25,6 +27,11 @@ from surefoot.types import Anchors
 from tests.rewards.judge.servers import Act, JudgeServer, Request, number_in, rated, reply
 
 Make = Callable[..., JudgeSource]
+
+
+def access(source: JudgeSource) -> JudgeAccess:
+    """Where the judge is asked, as its maker knows and its directory doesn't."""
+    return JudgeAccess(source.config.endpoint, source.config.key_variable, source.config.cache)
 
 
 def noisy(request: Request) -> Act:
@@ -40,8 +47,9 @@ def test_saved_and_loaded(judge: Make, tmp_path: Path) -> None:
         anchors = group_anchors(scores, torch.tensor([0, 0, 1, 1]))
         source.calibrate(scores, anchors)
         source.save(tmp_path / "source")
-        loaded = load_source(tmp_path / "source")
+        loaded = load_source(tmp_path / "source", judge=access(source))
         assert isinstance(loaded, JudgeSource)
+        assert loaded.config == source.config
         assert loaded.calibration == source.calibration
         found, again = source.estimate(scores, anchors), loaded.estimate(scores, anchors)
         torch.testing.assert_close(again.variance, found.variance)
@@ -56,6 +64,8 @@ def test_settings_that_can_t_be_meant(judge: Make) -> None:
         ({"endpoint": "ftp://x"}, "must be an http"),
         ({"endpoint": "https://me:secret@host/v1"}, "must hold no key"),
         ({"endpoint": "https://host/v1?key=secret"}, "must hold no key"),
+        ({"endpoint": "https://x.openai.azure.com/openai/deployments/d?api-version=1"}, "Azure's v1 address"),
+        ({"top_logprobs": 1}, "top_logprobs must be at least 2"),
         ({"key_variable": "sk-secret-1"}, "not the key itself"),
         ({"samples": 0}, "samples must be at least 1"),
         ({"timeout_s": 0}, "timeout_s must be positive"),
@@ -129,7 +139,7 @@ def test_compared_with_a_reference_in_both_positions(judge: Make, tmp_path: Path
         assert len(server.requests) == 10  # where completion and reference are the same text, so are both positions
         source.save(tmp_path / "source")
         path.unlink()
-        assert load_source(tmp_path / "source").score(["p"], ["6"])[0, 0] == 1
+        assert load_source(tmp_path / "source", judge=access(source)).score(["p"], ["6"])[0, 0] == 1
         with pytest.raises(DataError, match="row 1: there is no reference answer"):
             source.score(["p", "q"], ["4", "4"])
 
@@ -184,7 +194,7 @@ def test_judges_and_reward_models_as_members(judge: Make, tmp_path: Path) -> Non
         anchors = group_anchors(scores, groups)
         both.calibrate(scores, anchors)
         both.save(tmp_path / "mixed")
-        loaded = load_source(tmp_path / "mixed")
+        loaded = load_source(tmp_path / "mixed", judge=access(judges[0]))
         assert isinstance(loaded, MixedSources)
         assert loaded.scale_members
         again = loaded.estimate(loaded.score(["p"] * 4, texts), anchors)
@@ -229,7 +239,10 @@ def test_the_commands(preferences: Path, tmp_path: Path, capsys: pytest.CaptureF
         words = [*common, "--endpoint", server.endpoint, "--cache", str(tmp_path / "r.sqlite"), "--wordings", "2"]
         words += ["--samples", "2", "--held_out", "0.5", "--max_pairs", "10", "--output_dir", str(tmp_path / "run")]
         assert main(["reward", *words]) == 0
-        assert "an LLM judge" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "an LLM judge" in printed
+        assert "replies with a rating: 80 of 80 (100%)" in printed
+        assert re.search(r"variance of one reply: \d\.\d{3} within wordings, -?\d\.\d{3} between them", printed)
         assert "an LLM judge" in (tmp_path / "run" / "source" / "README.md").read_text()
         record = json.loads((tmp_path / "run" / "record.json").read_text())
         assert record["metrics"]["held_out_pairs"] == 10
@@ -237,16 +250,19 @@ def test_the_commands(preferences: Path, tmp_path: Path, capsys: pytest.CaptureF
         assert record["metrics"]["calibration"]["reference_variance"] > 0
         source = str(tmp_path / "run" / "source")
         output = tmp_path / "scored.parquet"
-        assert main(["score", "--source", source, "--dataset_name", str(preferences), "--output", str(output)]) == 0
+        where = ["--judge_endpoint", server.endpoint, "--judge_cache", str(tmp_path / "r.sqlite")]
+        words = ["--source", source, "--dataset_name", str(preferences), "--output", str(output)]
+        assert main(["score", *words, *where]) == 0
+        assert "replies with a rating: 320 of 320 (100%)" in capsys.readouterr().out
         scored = Dataset.from_parquet(str(output))
         assert min(scored["margin_mean"]) > 0
         assert min(scored["chosen_variance"]) > 0
         paid = len(server.requests)
         assert set(server.seen.values()) == {1}
-        assert main(["diagnose", "--source", source, "--dataset", str(preferences), "--far_items", "0"]) == 0
+        assert main(["diagnose", "--source", source, "--dataset", str(preferences), "--far_items", "0", *where]) == 0
         assert len(server.requests) == paid
     capsys.readouterr()
-    mixed = ["--kind", "mixed", "--model_name_or_path", source, "--other_models", source]
+    mixed = [*where, "--kind", "mixed", "--model_name_or_path", source, "--other_models", source]
     words = [*mixed, "--dataset_name", str(preferences), "--held_out", "0.5", "--output_dir", str(tmp_path / "mixed")]
     assert main(["reward", *words]) == 1
     assert "agree exactly" in capsys.readouterr().err

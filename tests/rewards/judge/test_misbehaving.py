@@ -1,8 +1,10 @@
 """A server that misbehaves: the right number of tries, missing and never 0, and no hang beyond the deadline."""
 
 import logging
+import re
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from email.utils import formatdate
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 
 from surefoot.errors import ConfigError, ModelError, RunError
 from surefoot.rewards.judge.client import _ahead as ahead
+from surefoot.rewards.judge.endpoint import retry_after
 from surefoot.rewards.judge.source import JudgeSource
 from tests.rewards.judge.servers import Act, JudgeServer, Request, number_in, rated, reply
 
@@ -115,12 +118,120 @@ def test_all_calls_wait_for_a_retry_after(judge: Make) -> None:
     assert all(t - times[0] > 0.65 for t in times[1:])
 
 
-def test_a_retry_after_past_the_deadline_is_not_waited_for(judge: Make) -> None:
-    with JudgeServer(lambda request: Act(status=429, headers={"retry-after": "3600"})) as server:
+def test_a_retry_after_past_the_deadline_stops_the_run(judge: Make) -> None:
+    """Not a batch that is unscored at once, of which nobody would know that an hour later it could be scored."""
+    limited = Act(status=429, headers={"retry-after": "3600"})
+    with JudgeServer(lambda r: limited if r.texts["ANSWER"] == "5" else good(r)) as server:
+        source = judge(server, samples=2, deadline_s=3, concurrency=1)
         start = time.monotonic()
-        with pytest.warns(UserWarning, match="2 × HTTP 429"):
-            judge(server, samples=2, deadline_s=3).score(["p"], ["7"])
+        with pytest.raises(RunError, match=r"HTTP 429 and asks to wait 3600 s \(Retry-After\), longer than dead"):
+            source.score(["p"] * 30, ["7", *["5"] * 29])
         assert time.monotonic() - start < 3
+        assert len(server.requests) == 3
+        assert source.totals().replies == 2  # what came before is kept
+        assert source.totals().missing == {"HTTP 429": 1}
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "2"}, 2),
+        ({"retry-after": " 2.5 "}, 2.5),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"retry-after-ms": "soon", "retry-after": "2"}, 2),
+        ({"retry-after-ms": "nan", "retry-after": "2"}, 2),
+        ({"retry-after-ms": "-5", "retry-after": "2"}, 2),
+        ({"retry-after-ms": "", "retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "1e999"}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "tomorrow"}, None),
+        ({"retry-after": "Thu, 99 Jan 2026 00:00:00 GMT"}, None),
+        ({}, None),
+    ],
+)
+def test_what_a_retry_after_says(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers) == seconds
+
+
+def test_an_infinite_retry_after_is_no_reason_to_stop(judge: Make) -> None:
+    with JudgeServer(at_first(Act(status=429, headers={"retry-after": "inf"}))) as server:
+        assert judge(server, samples=2).score(["p"], ["7"])[0, 0] == 7
+
+
+def test_an_absurd_usage_is_booked_as_none(judge: Make) -> None:
+    """Counts that no file holds: the calls are booked at four characters a token."""
+    usage = {"prompt_tokens": 10**30, "completion_tokens": 10**30}
+    with JudgeServer(lambda r: Act(reply('{"rating": 7}', usage=usage))) as server:
+        source = judge(server, samples=6)
+        assert source.score(["p"], ["7"])[0, 3] == 6
+        found = source.totals()
+    assert found.replies == 6
+    assert found.tokens == (6 * source.questions.calls("p", "7", None)[0].prompt_tokens, 6 * 4)
+
+
+@pytest.mark.parametrize("limit", [20, 8, 5])
+def test_as_many_alternatives_as_the_server_allows(limit: int, judge: Make) -> None:
+    """Found out by the first calls and remembered; a prompt that is refused for itself teaches nothing."""
+
+    def act(request: Request) -> Act:
+        if request.body["top_logprobs"] > limit or "rude" in str(request.body):
+            return Act(status=400, body=b'{"error": {"message": "no"}}')
+        tops = [{"token": t, "logprob": lp} for t, lp in (("8", -0.2), ("7", -2.0))]
+        return Act(reply("8", logprobs={"content": [{**tops[0], "top_logprobs": tops}]}))
+
+    with JudgeServer(act) as server:
+        source = judge(server, reading="logprobs", concurrency=1)
+        with pytest.warns(UserWarning, match="1 × HTTP 400"):
+            assert bool(source.score(["p"], ["rude"]).isnan().all())
+        assert not bool(source.score(["p"], ["b"]).isnan().any())
+        assert not bool(source.score(["p"], ["c"]).isnan().any())
+        asked = [request.body["top_logprobs"] for request in server.requests]
+        found = [20, 8, 5][: [20, 8, 5].index(limit) + 1]
+        assert asked == [20, 8, 5, *found, limit]
+        judge(server, reading="logprobs").score(["q"], ["d"])
+        assert [request.body["top_logprobs"] for request in server.requests][len(asked) :] == [limit]
+        assert max(server.seen.values()) == 1  # each way has its own Idempotency-Key
+    with JudgeServer(act) as server:
+        with nullcontext() if limit >= 8 else pytest.warns(UserWarning, match="HTTP 400"):
+            judge(server, reading="logprobs", top_logprobs=8).score(["q"], ["d"])
+        assert [request.body["top_logprobs"] for request in server.requests] == [8]
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "why", "advice"),
+    [
+        ("I'd rather\nnot.", {}, "no rating in the reply", "structured: json_schema"),
+        ("8/10", {}, "rating on another scale", "a rubric with its scale"),
+        ("", {}, "empty reply", "raise it, or turn thinking off"),
+        ("<think>A rating of 3", {}, "empty reply: a thought alone", "turn thinking off"),
+        ("8", {"reading": "logprobs"}, "no log-probabilities in the reply", "set reading: samples"),
+    ],
+)
+def test_a_judge_that_gives_no_rating_is_stopped_early(
+    content: str, settings: dict[str, Any], why: str, advice: str, judge: Make
+) -> None:
+    """20 replies are enough to see it, not the whole dataset; one is shown."""
+    with JudgeServer(lambda r: Act(reply(content))) as server:
+        source = judge(server, concurrency=2, **settings)
+        shown = " ".join(content.split()) or "it is empty"
+        with pytest.raises(ModelError, match=rf"× {re.escape(why)}") as error:
+            source.score(["p"] * 300, [f"{i}" for i in range(300)])
+        assert 20 <= len(server.requests) <= 30
+    assert shown in str(error.value)
+    assert "What to do: " in str(error.value)
+    assert advice in str(error.value)
+
+
+def test_single_unreadable_replies_stop_nothing(judge: Make) -> None:
+    """One rating among the first is enough to go on, also over small batches; the warning shows a reply."""
+    with JudgeServer(lambda r: good(r) if r.texts["ANSWER"] == "7" else Act(reply("Hm."))) as server:
+        source = judge(server, concurrency=1)
+        source.score(["p"], ["7"])
+        with pytest.warns(UserWarning, match=r"left 20 of 20 .*one reply without a rating: “Hm.”"):
+            source.score(["p"] * 20, ["x" * (i + 1) for i in range(20)])
+    assert source.heard.line == "replies with a rating: 3 of 63 (5%); 60 × no rating in the reply"
 
 
 def test_no_server_at_all(judge: Make) -> None:

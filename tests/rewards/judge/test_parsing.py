@@ -2,10 +2,12 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 
-from surefoot.rewards.judge.parsing import read_body, read_distribution, read_rating
+from surefoot.rewards.judge.bodies import read_body
+from surefoot.rewards.judge.parsing import read_distribution, read_rating
 from surefoot.rewards.judge.replies import Reply, Unreadable
 from tests.rewards.judge.servers import reply
 
@@ -79,8 +81,36 @@ def test_bodies() -> None:
             read_body(garbage)
 
 
+def test_odd_bodies_are_still_replies() -> None:
+    """Parts that are null or thoughts, ids and reasons of other types, and log-probabilities in another form."""
+    for part in (None, {"type": "text", "text": None}, {"type": "text"}, {"type": "text", "text": 7}):
+        assert read_body(reply([part])).content == ""
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "rating 5"}]}
+    assert read_body(reply([thought, {"type": "text", "text": "8"}])).content == "8"
+    token = {"token": "7", "logprob": -0.1}
+    for strange in (
+        [],
+        {},
+        {"content": None},
+        {"content": [{"token": "7"}]},
+        {"tokens": ["7"], "token_logprobs": [0]},
+    ):
+        assert read_body(reply("7", logprobs=strange)).positions == []
+    found = read_body(reply("7", logprobs={"content": [token | {"top_logprobs": None}]}))
+    assert found.positions == [[("7", -0.1)]]
+    body = json.loads(reply("7"))
+    body["id"], body["choices"][0]["finish_reason"] = 17, 1
+    assert (read_body(json.dumps(body).encode()).content, read_body(json.dumps(body).encode()).id) == ("7", "17")
+
+
+@pytest.mark.parametrize("count", [10**30, 10**9, 1.5, "7", -1, True, None])
+def test_an_absurd_usage_counts_as_none(count: Any) -> None:
+    usage = {"prompt_tokens": 5, "completion_tokens": count}
+    assert read_body(reply("7", usage=usage)).prompt_tokens is None
+
+
 def test_a_reply_survives_the_cache() -> None:
-    whole = Reply('{"rating": 7}', "a:0", 0, 3, ["7"], [[("7", -0.1), ("8", -2.5)]])
+    whole = Reply('{"rating": 7}', "a:0", 0, 3, "stop", ["7"], [[("7", -0.1), ("8", -2.5)]])
     assert Reply.from_json(whole.to_json()) == whole
     assert Reply.from_json(Reply("").to_json()) == Reply("")
 
@@ -102,3 +132,52 @@ def test_distributions() -> None:
     with pytest.raises(Unreadable, match="no log-probabilities"):
         read_distribution(read_body(reply("7")), 1, 9)
     assert json.loads(_with_chances(_7=1.0).to_json())["said"] == ["7"]
+
+
+def _said_in(*tokens: str, thought: bool = False) -> Reply:
+    """A reply of these tokens; each digit's alternatives are itself (.8) and 2 (.2)."""
+    tops = [[{"token": t, "logprob": math.log(0.8)}, {"token": "2", "logprob": math.log(0.2)}] for t in tokens]
+    listed = [{**top[0], "top_logprobs": top} for top in tops]
+    text = "".join(tokens).replace("Ġ", " ").replace("▁", " ")
+    return read_body(reply(text.rpartition("</think>")[2] if thought else text, logprobs={"content": listed}))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "mean"),
+    [
+        (["8"], 0.8 * 8 + 0.4),
+        (["Rating", ":", " 8"], 0.8 * 8 + 0.4),
+        (["Rating", ":", "Ġ8"], 0.8 * 8 + 0.4),
+        (['{"', "rating", '":', " ", "8", "}"], 0.8 * 8 + 0.4),
+        (["8", "/", "9"], 0.8 * 8 + 0.4),
+        (["<think>", "3", "?", "</think>", "\n", "8"], 0.8 * 8 + 0.4),
+        (["a", " 3", "?"] * 9 + ["</think>", "8"], 0.8 * 8 + 0.4),
+        (["1", "0"], None),
+        (["10"], None),
+        (["8", "/", "1", "0"], None),
+        (["8", "/", "10"], None),
+        (["-", "8"], None),
+        (["8", ".", "5"], None),
+        (["8", ",", "5"], None),
+        (["1", "-", "9", ":", " ", "8"], None),
+        (["Score", " 1", "-", "9", ":", " 8"], None),
+        (["It", " has", " 3", " errors"], None),
+        (["8", " or", " 7"], None),
+    ],
+)
+def test_only_the_rating_s_own_token_has_its_distribution(tokens: list[str], mean: float | None) -> None:
+    for thought in {False, "</think>" in tokens}:  # a server may list a thought's tokens and send it apart
+        if mean is None:
+            with pytest.raises(Unreadable):
+                read_distribution(_said_in(*tokens, thought=thought), 1, 9)
+        else:
+            found, variance = read_distribution(_said_in(*tokens, thought=thought), 1, 9)
+            assert found == pytest.approx(mean)
+            assert variance == pytest.approx(0.8 * 0.2 * 6**2)
+
+
+def test_one_token_s_probability_is_no_distribution() -> None:
+    """Where the server gives no alternatives, the variance is unknown and not zero."""
+    token = {"token": "7", "logprob": math.log(0.6), "top_logprobs": []}
+    with pytest.raises(Unreadable, match="no log-probabilities"):
+        read_distribution(read_body(reply("7", logprobs={"content": [token]})), 1, 9)

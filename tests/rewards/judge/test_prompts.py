@@ -1,10 +1,11 @@
 """What the judge reads: texts are fenced, and nothing inside can close the fence."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from surefoot.errors import ConfigError
+from surefoot.errors import ConfigError, DataError
 from surefoot.rewards.judge.injections import load_injections
 from surefoot.rewards.judge.prompts import comparison_messages, rating_messages, response_format
 from surefoot.rewards.judge.rubrics import library, load_rubric
@@ -96,3 +97,36 @@ def test_forms() -> None:
     assert list(schema["properties"]) == schema["required"] == ["reason", "rating"]
     assert schema["properties"]["rating"]["enum"] == [1, 2, 3]
     assert response_format("json_object", 1, 3, False) == {"type": "json_object"}
+
+
+def user_text(prompt: Any, completion: Any) -> str:
+    return rating_messages(RUBRIC, 0, prompt, completion, reason=False, bare=False)[1]["content"]
+
+
+def test_content_parts_are_shown_as_their_text() -> None:
+    parts = [{"type": "text", "text": "What's\n2+2?", "image": None}, {"type": "text", "text": " Think."}, None]
+    answer = [
+        {"role": "assistant", "content": [{"type": "text", "text": 'It\'s "4".'}, {"type": "text", "text": None}]}
+    ]
+    shown = user_text([{"role": "user", "content": parts}], answer)
+    assert "[user]\nWhat's\n2+2? Think.\nEND REQUEST" in shown
+    assert '[assistant]\nIt\'s "4".\nEND ANSWER' in shown
+    assert "{" not in shown
+    image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]
+    with pytest.raises(DataError, match="part of type 'image_url', which a judge can't be shown"):
+        user_text(image, answer)
+
+
+@pytest.mark.parametrize("arguments", [{"city": "Rom é", "zip": None}, '{"city": "Rom é"}'])
+def test_tool_calls_are_shown_as_text(arguments: Any) -> None:
+    """Also beside a text, in the legacy form, and what the tool answered."""
+    call = {"type": "function", "function": {"name": "get_weather", "arguments": arguments}}
+    turns = [
+        {"role": "assistant", "content": None, "tool_calls": [call, call]},
+        {"role": "tool", "name": "get_weather", "content": "12°", "tool_calls": None},
+        {"role": "assistant", "content": "Wait.", "function_call": {"name": "f", "arguments": None}},
+    ]
+    shown = user_text("Weather?", turns)
+    line = '[calls get_weather] {"city": "Rom é"}'
+    assert f"[assistant]\n{line}\n{line}\n\n[tool get_weather]\n12°\n\n[assistant]\nWait.\n[calls f]\n" in shown
+    assert "None" not in shown

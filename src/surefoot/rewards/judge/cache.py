@@ -11,16 +11,15 @@ endpoints are never written; what the judge said is.
 from __future__ import annotations
 
 import os
-import socket
 import sqlite3
 import time
-import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from surefoot.errors import RunError
 from surefoot.rewards.judge.closing import wait_for_closings
+from surefoot.rewards.judge.owners import Owner, is_alive
 from surefoot.rewards.judge.replies import Reply
 
 __all__ = ["Booking", "Entry", "ReplyCache", "default_path"]
@@ -85,7 +84,7 @@ class ReplyCache:
     """The file.
 
     Args:
-        path: created if need be, with its directory.
+        path: created if need be, with its directory; only its owner may read it.
         account: whose spending is counted (`JudgeConfig.account`).
 
     Raises:
@@ -94,10 +93,10 @@ class ReplyCache:
 
     def __init__(self, path: str | Path, account: str) -> None:
         self.path, self.account = Path(path), account
-        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         wait_for_closings()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            _create_private(self.path)
             self._db = sqlite3.connect(self.path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
             self._db.execute("pragma wal_autocheckpoint=16000")
             if self._one("pragma user_version")[0] != _VERSION:
@@ -106,11 +105,18 @@ class ReplyCache:
                 self._db.execute("pragma journal_mode=wal")
                 self._db.executescript(_TABLES)
             self._db.execute("pragma synchronous=normal")  # a killed process loses nothing; a power cut, the last
-        except sqlite3.DatabaseError as error:
+            self._owner = Owner(self.path)
+        except (sqlite3.DatabaseError, OSError) as error:
             raise RunError(f"the cache of replies {self.path} can't be used ({error}); move it away") from None
 
     def close(self) -> None:
         self._db.close()
+        self._owner.close()
+
+    @property
+    def owner(self) -> str:
+        """Under which its claims stand."""
+        return self._owner.name
 
     def replies(self, keys: Iterable[str]) -> dict[str, Reply]:
         """Those of the replies that are there."""
@@ -142,7 +148,7 @@ class ReplyCache:
             if self._one("select 1 from replies where key = ?", key) is not None:
                 return "answered"
             held = self._one("select owner, until from claims where key = ?", key)
-            if held is not None and held[0] != self.owner and held[1] > now and _alive(held[0]):
+            if held is not None and held[0] != self.owner and held[1] > now and is_alive(self.path, held[0]):
                 return "theirs"
             if budget != _UNLIMITED and not self._holds(tokens, money, budget, now):
                 return "spent"
@@ -185,13 +191,23 @@ class ReplyCache:
     def _holds(self, tokens: int, money: float, budget: tuple[float, float], now: float) -> bool:
         spent = self._one("select tokens, money from spent where account = ?", self.account) or (0, 0.0)
         rows = self.rows("select owner, tokens, money from claims where account = ? and until > ?", self.account, now)
-        alive = [row for row in rows if _alive(row[0])]
+        owners = {row[0] for row in rows}
+        owners = {name for name in owners if name == self.owner or is_alive(self.path, name)}
+        alive = [row for row in rows if row[0] in owners]
         tokens += spent[0] + sum(row[1] for row in alive)
         money += spent[1] + sum(row[2] for row in alive)
         return tokens <= budget[0] and money <= budget[1]
 
     def _transaction(self) -> _Transaction:
         return _Transaction(self._db)
+
+
+def _create_private(path: Path) -> None:
+    """An empty file that only its owner may read; SQLite's own files beside it take the same mode."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        return
 
 
 _UNLIMITED = (float("inf"), float("inf"))
@@ -218,17 +234,3 @@ class _Transaction:
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._db.execute("commit" if kind is None else "rollback")
-
-
-def _alive(owner: str) -> bool:
-    """Whether a claim's process may still be at it; of another machine's, only the claim's time can tell."""
-    host, pid, _ = owner.rsplit(":", 2)
-    if host != socket.gethostname():
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

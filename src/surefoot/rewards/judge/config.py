@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from surefoot.errors import ConfigError
 from surefoot.files import fingerprint
@@ -30,6 +30,8 @@ class JudgeConfig:
             both positions, rather than rated.
         reading: "samples" reads each reply's rating; "logprobs" reads the distribution of the rating's token from one
             reply for each wording (and position).
+        top_logprobs: alternatives of a token that are asked for in reading "logprobs"; if None, the most that the
+            server allows, of 20, 8 and 5.
         reason: ask for a short reason before the rating.
         structured: how JSON is asked for. "auto" tries a JSON schema and leaves it out where the server refuses it.
         max_tokens: of a reply.
@@ -65,6 +67,7 @@ class JudgeConfig:
     temperature: float = 1.0
     references: str | None = None
     reading: Literal["samples", "logprobs"] = "samples"
+    top_logprobs: int | None = None
     reason: bool = False
     structured: Literal["auto", "json_schema", "json_object", "none"] = "auto"
     max_tokens: int = 256
@@ -115,6 +118,11 @@ class JudgeConfig:
         address = urlsplit(self.endpoint)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ConfigError("endpoint must be an http or https address, such as https://api.openai.com/v1")
+        if "api-version" in parse_qs(address.query, keep_blank_values=True):
+            raise ConfigError(
+                "endpoint must not hold Azure's ?api-version=: give Azure's v1 address, which needs none, "
+                "https://NAME.openai.azure.com/openai/v1, and the deployment's name as the model"
+            )
         if address.username or address.password or address.query:
             raise ConfigError("endpoint must hold no key; name the environment variable that does: key_variable")
         if self.key_variable is not None and not self.key_variable.isidentifier():
@@ -160,6 +168,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 _AT_LEAST = {
     "wordings": 1,
     "samples": 1,
+    "top_logprobs": 2,
     "temperature": 0,
     "max_tokens": 1,
     "min_valid": 1,
@@ -175,15 +184,17 @@ _AT_LEAST = {
 }
 _POSITIVE = ("requests_per_minute", "tokens_per_minute", "timeout_s", "deadline_s")
 _NOT_PARAMETERS = {
-    "api_key",
-    "authorization",
-    "messages",
-    "model",
-    "n",
-    "stream",
-    "temperature",
-    "response_format",
-} | {*("logprobs", "top_logprobs", "max_tokens", "max_completion_tokens", "seed", "headers", "extra_headers")}
+    *("api_key", "authorization", "messages", "model", "n", "stream", "temperature", "response_format", "logprobs"),
+    *("top_logprobs", "max_tokens", "max_completion_tokens", "seed", "headers", "extra_headers"),
+    *(
+        "api_base",
+        "api_version",
+        "base_url",
+        "extra_body",
+        "extra_query",
+        "fallbacks",
+    ),  # gateways go elsewhere by them
+}
 _LIMITS = {"concurrency", "requests_per_minute", "tokens_per_minute", "retries", "backoff_s", "backoff_limit_s"} | {
     *("timeout_s", "deadline_s", "budget_tokens", "budget_money", "price_input", "price_output", "cache", "max_pairs"),
     *("variance_of", "variance", "min_valid", "key_variable"),

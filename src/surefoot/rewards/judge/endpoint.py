@@ -6,6 +6,7 @@ cost more than a millisecond of CPU a call (benchmarks/judge.py). Its own retrie
 
 from __future__ import annotations
 
+import math
 import os
 from email.utils import parsedate_to_datetime
 from time import time
@@ -161,15 +162,24 @@ def _key(config: JudgeConfig) -> str | None:
 
 
 def retry_after(headers: Any) -> float | None:
-    """Seconds that `Retry-After` (seconds or a date) or `retry-after-ms` ask for; None if there is nothing usable."""
+    """Seconds that `retry-after-ms` or else `Retry-After` (seconds or a date) asks for; None if neither is usable."""
+    milliseconds = _finite(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    value = headers.get("retry-after")
+    seconds = _finite(value)
+    if value is None or seconds is not None:
+        return seconds
     try:
-        if "retry-after-ms" in headers:
-            return max(float(headers["retry-after-ms"]) / 1000, 0.0)
-        value = headers.get("retry-after")
-        if value is None:
-            return None
-        if value.strip().replace(".", "", 1).isdigit():
-            return float(value)
         return max(parsedate_to_datetime(value).timestamp() - time(), 0.0)
     except (ValueError, TypeError, OverflowError):
         return None
+
+
+def _finite(value: str | None) -> float | None:
+    """A number that isn't negative, infinite or no number at all."""
+    try:
+        number = float(value or "")
+    except ValueError:
+        return None
+    return number if 0 <= number < math.inf else None

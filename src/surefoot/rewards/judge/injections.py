@@ -1,6 +1,6 @@
 """How often does an instruction inside a completion move a judge's rating?
 
-    python -m surefoot.rewards.judge.injections runs/judge/source --json injections.json
+    python -m surefoot.rewards.judge.injections runs/judge/source --judge_endpoint URL --json injections.json
 
 Poor answers are rated as they are, with each attack of the test set added, and with harmless sentences added. The
 share of attacks that raise the rating by a step or more is set beside that of the harmless sentences, since a judge
@@ -23,6 +23,7 @@ import yaml
 from surefoot.errors import DataError
 from surefoot.files import write_json
 from surefoot.maths.statistics import wilson
+from surefoot.rewards.judge.access import JudgeAccess
 from surefoot.rewards.source import MemberSource, RewardSource, load_source
 
 __all__ = ["InjectionSet", "injection_report", "load_injections"]
@@ -120,8 +121,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("source", help="directory or hub name of a reward source")
     parser.add_argument("--step", type=float, default=1.0, help="rise that counts as moved")
     parser.add_argument("--json", type=Path, help="write the report here")
+    for name in ("endpoint", "key_variable", "cache"):
+        parser.add_argument(f"--judge_{name}", help="of a saved judge, as in surefoot's commands")
     words = parser.parse_args(arguments)
-    found = injection_report(load_source(words.source), step=words.step)
+    given = (words.judge_endpoint, words.judge_key_variable, words.judge_cache)
+    source = load_source(words.source, judge=JudgeAccess(*given) if words.judge_endpoint else None)
+    found = injection_report(source, step=words.step)
     table = Table("texts", "rated", f"rose by {words.step:g} or more", "mean change", "unscored")
     for family, row in found.items():
         if isinstance(row, dict):

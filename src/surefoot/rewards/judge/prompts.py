@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from surefoot.rewards.judge.rubrics import Rubric
+from surefoot.rewards.judge.shown import shown
 
 if TYPE_CHECKING:
     from surefoot.types import Text
@@ -39,7 +40,7 @@ _COMPARISON = (
 )
 _CONTROL = re.compile(
     r"<(?=[|｜])|(?<=[|｜])>|<(?=/?s>)|\[(?=/?(?:INST|SYS|AVAILABLE_TOOLS)\])|<(?=<?/?SYS>>)"
-    r"|<(?=(?:start|end)_of_turn>|(?:bos|eos|pad|unk)>|/?(?:im_start|im_end)>)",
+    r"|<(?=(?:start|end)_of_turn>|(?:bos|eos|pad|unk)>|/?(?:im_start|im_end)>|/?think(?:ing)?>)|\[(?=/?THINK\])",
     re.IGNORECASE,
 )
 
@@ -100,7 +101,5 @@ def _data(parts: Sequence[tuple[str, Text]]) -> Message:
 
 def _plain(text: Text) -> str:
     """One text of either format, with control tokens of chat templates broken and lone surrogates replaced."""
-    if not isinstance(text, str):
-        text = "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in text)
-    whole = text.encode("utf-8", "replace").decode("utf-8")
+    whole = shown(text).encode("utf-8", "replace").decode("utf-8")
     return _CONTROL.sub(lambda match: f"\u200b{match[0]}" if match[0] == ">" else f"{match[0]}\u200b", whole)

@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from surefoot.rewards.judge.config import JudgeConfig
 from surefoot.rewards.judge.prompts import COMPARISON, Message, comparison_messages, rating_messages, response_format
-from surefoot.rewards.judge.replies import Call, replicates
+from surefoot.rewards.judge.replies import ALTERNATIVES, Call, replicates
 from surefoot.rewards.judge.rubrics import Rubric
 
 if TYPE_CHECKING:
     from surefoot.types import Text
 
 __all__ = ["Questions"]
-
-_ALTERNATIVES = 20
-"""Most log-probabilities for a token that OpenAI's interface gives; a scale has at most ten ratings."""
 
 
 class _How(TypedDict):
@@ -72,7 +69,7 @@ class Questions:
             **config.parameters,
         }
         if self.bare:
-            body |= {"logprobs": True, "top_logprobs": _ALTERNATIVES}
+            body |= {"logprobs": True, "top_logprobs": config.top_logprobs or ALTERNATIVES[0]}
         return replicates(
             config.endpoint, body, self._form, config.structured, config.calls_per_wording, config.sample_seed
         )

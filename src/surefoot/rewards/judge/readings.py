@@ -72,7 +72,7 @@ class Reader:
         try:
             if self.distribution:
                 return Reading(key, outcome.mark, read_distribution(outcome, *self.scale))
-            return Reading(key, outcome.mark, (read_rating(outcome.content, *self.scale), 0.0))
+            return Reading(key, outcome.mark, (read_rating(outcome.content, *self.scale, outcome.finish), 0.0))
         except Unreadable as why:
             return Reading(key, outcome.mark, None, str(why))
 

@@ -7,7 +7,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Call", "Missing", "Reply", "Unreadable", "replicates"]
+__all__ = ["ALTERNATIVES", "Call", "Missing", "Reply", "Unreadable", "replicates"]
+
+ALTERNATIVES = (20, 8, 5)
+"""Log-probabilities for a token that are asked for until the server allows it: OpenAI's most, two usual limits."""
 
 
 class Unreadable(Exception):
@@ -75,7 +78,8 @@ class Reply:
         content: its text.
         mark: what the server calls it and a hash of the whole response, equal for copies; "" if it has no id.
         prompt_tokens, completion_tokens: as counted by the server; None if it doesn't say.
-        said: its first tokens, where log-probabilities were asked for.
+        finish: the server's `finish_reason`; "" if it gives none.
+        said: its first tokens after a thought, where log-probabilities were asked for.
         positions: the likeliest tokens at each of those, with their log-probabilities.
     """
 
@@ -83,6 +87,7 @@ class Reply:
     mark: str = ""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    finish: str = ""
     said: list[str] = field(default_factory=list)
     positions: list[list[tuple[str, float]]] = field(default_factory=list)
 
@@ -113,4 +118,4 @@ class Missing:
     reason: str
 
 
-_FIELDS = ("content", "mark", "prompt_tokens", "completion_tokens", "said", "positions")
+_FIELDS = ("content", "mark", "prompt_tokens", "completion_tokens", "finish", "said", "positions")

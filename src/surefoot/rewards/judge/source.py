@@ -19,10 +19,12 @@ from surefoot.files import read_json, whole_directory, write_json
 from surefoot.maths import ensemble
 from surefoot.rewards.encoding import check_rows, prompt_keys
 from surefoot.rewards.judge import estimate as arithmetic
+from surefoot.rewards.judge.access import access_of
 from surefoot.rewards.judge.cache import ReplyCache, default_path
 from surefoot.rewards.judge.config import JudgeConfig
 from surefoot.rewards.judge.estimate import Components, Priors, Readings
 from surefoot.rewards.judge.extra import need
+from surefoot.rewards.judge.hearing import Hearing
 from surefoot.rewards.judge.ledger import Totals, totals
 from surefoot.rewards.judge.questions import Questions
 from surefoot.rewards.judge.references import load_references
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["JudgeSource"]
 
 _REFERENCES = "references.json"
+_OF_THE_CALLER = {"endpoint", "key_variable", "cache", "rubric", "references"}
+"""Settings that no file decides: hosts, variables and paths. The rubric and the references themselves are saved."""
 _CERTAIN = 1e9
 """Stands for infinite prior degrees of freedom in a calibration's notes, which are plain numbers."""
 
@@ -77,6 +81,9 @@ class JudgeSource(RewardSource):
             references = load_references(self.config.references)
         self.references = references
         self.name = name or f"{model} on {self.rubric.name}"
+        # The files are read: a saved judge names none, and its account is the same wherever it is loaded.
+        self.config = replace(self.config, rubric=self.rubric.name, references=None)
+        self.heard = Hearing(self.name)
         self._check()
         self.centred = self.has_variance  # one reply has no variance, so nothing needs an anchor
 
@@ -133,7 +140,8 @@ class JudgeSource(RewardSource):
         Warns of completions that stay unscored, with the reasons.
 
         Raises:
-            RunError: the budget is spent. ModelError: the endpoint refuses the key or the model. DataError: a prompt
+            RunError: the budget is spent, or the endpoint asks to wait longer than the deadline. ModelError: the
+                endpoint refuses the key or the model, or none of the first replies gives a rating. DataError: a prompt
                 has no reference answer.
         """
         from surefoot.rewards.judge.client import ask
@@ -147,6 +155,7 @@ class JudgeSource(RewardSource):
         def read(calls: Sequence[Call], outcomes: Sequence[Outcome]) -> tuple[list[Reading], list[float]]:
             """Readings, and the row that they make if none is a copy: other calls are in flight meanwhile."""
             readings = reader.read(calls, outcomes)
+            self.heard.add(readings, outcomes)
             return readings, row_of(readings, copied=set())
 
         answers = ask(self.model, self.config, (questions.calls(*row) for row in rows), read)
@@ -171,11 +180,26 @@ class JudgeSource(RewardSource):
     def _warn(self, unscored: int, rows: int, missing: Mapping[str, int], refusal: str | None) -> None:
         reasons = ", ".join(f"{count} × {reason}" for reason, count in sorted(missing.items()))
         said = f"; the endpoint said: {refusal}" if refusal else ""
+        if self.config.reading == "logprobs" and any(reason.startswith("HTTP 4") for reason in missing):
+            said += "; if it gives no log-probabilities, set reading: samples"
+        said += f"; one reply without a rating: {self.heard.example}" if self.heard.example else ""
         warnings.warn(
             f"'{self.name}' left {unscored} of {rows} completions unscored, with fewer than {self.min_valid} valid "
             f"replies ({reasons}){said}",
             stacklevel=3,
         )
+
+    def report(self, scores: Float[Tensor, "batch columns"], anchors: Anchors) -> dict[str, float | None]:
+        """Replies and those with a rating, so far in this process; raw mean variances of these rows, None if unknown.
+
+        Args:
+            scores: rows as `score` gave them.
+            anchors: one for each row.
+        """
+        found = self.components(scores, anchors)
+        means = {"variance_within": found.within.nanmean(), "variance_between": found.between.nanmean()}
+        known = {name: None if bool(value.isnan()) else float(value) for name, value in means.items()}
+        return {"replies": self.heard.replies, "replies_read": self.heard.read, **known}
 
     def totals(self, since: float = 0.0) -> Totals:
         """What this judge has cost so far, by all processes that share its cache."""
@@ -319,8 +343,9 @@ class JudgeSource(RewardSource):
     # --- on disk ------------------------------------------------------------------------------------------------
 
     def save(self, directory: str | Path) -> None:
-        """Settings, rubric, references and calibration; no key, and no replies."""
-        values = {"kind": "judge", "name": self.name, "model": self.model, "config": self.config.to_dict()}
+        """Model, rubric, how it is asked, references and calibration; not where or with which key, and no replies."""
+        kept = {name: value for name, value in self.config.to_dict().items() if name not in _OF_THE_CALLER}
+        values = {"kind": "judge", "name": self.name, "model": self.model, "config": kept}
         with whole_directory(directory) as folder:
             write_json(folder / SOURCE, values | {"rubric": asdict(self.rubric)})
             if self.references is not None:
@@ -329,12 +354,13 @@ class JudgeSource(RewardSource):
 
     @classmethod
     def load(cls, directory: str | Path, device: str | torch.device | None = None) -> JudgeSource:
-        """What `save` wrote; `device` means nothing here."""
+        """What `save` wrote, asked where the caller says (`judge.access`); `device` means nothing here."""
         folder = Path(directory)
         values = read_json(folder / SOURCE)
         rubric = Rubric(**{**values["rubric"], "wordings": tuple(values["rubric"]["wordings"])})
         references = read_json(folder / _REFERENCES) if (folder / _REFERENCES).exists() else None
-        config = JudgeConfig.from_dict(values["config"])
+        kept = {name: value for name, value in values["config"].items() if name not in _OF_THE_CALLER}
+        config = JudgeConfig.from_dict(kept | asdict(access_of(values["model"], folder)))
         return cls(values["model"], config, name=values["name"], rubric=rubric, references=references)
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
-from surefoot.errors import ConfigError, ModelError
+from surefoot.errors import ConfigError, ModelError, RunError
+from surefoot.rewards.judge.bodies import read_body
 from surefoot.rewards.judge.cache import ReplyCache
+from surefoot.rewards.judge.config import JudgeConfig
 from surefoot.rewards.judge.endpoint import Endpoint, Refused, Trouble
 from surefoot.rewards.judge.gate import Closed, Gate, Turn
-from surefoot.rewards.judge.parsing import read_body
 from surefoot.rewards.judge.rates import Rates
-from surefoot.rewards.judge.replies import Call, Missing, Reply, Unreadable
+from surefoot.rewards.judge.replies import ALTERNATIVES, Call, Missing, Reply, Unreadable
 
 __all__ = ["Tries"]
 
@@ -21,13 +22,14 @@ class Tries:
     """How one batch's calls are tried.
 
     Args:
-        model: under whose name the form of JSON that the server knows is remembered.
+        model: under whose name it is remembered which form of JSON, or how many alternatives, the server knows.
     """
 
     def __init__(self, gate: Gate, endpoint: Endpoint, rates: Rates, cache: ReplyCache, model: str) -> None:
         self._gate, self._config, self._endpoint, self._rates = gate, gate.config, endpoint, rates
-        self._cache, self._fact = cache, f"structured {gate.config.endpoint} {model}"
-        self._structured = cache.fact(self._fact)
+        what = "top_logprobs" if gate.config.reading == "logprobs" else "structured"
+        self._cache, self._fact = cache, f"{what} {gate.config.endpoint} {model}"
+        self._known = cache.fact(self._fact)
 
     async def outcome(self, call: Call, turn: Turn) -> Reply | Missing:
         """The reply, with the turn still held; or why there is none."""
@@ -45,6 +47,9 @@ class Tries:
                 reason = "deadline" if turn.clock.late else "timeout"
             except Trouble as trouble:
                 reason, wait = trouble.reason, trouble.wait
+                if wait is not None and wait >= self._config.deadline_s:
+                    self._gate.stop(self._too_long(trouble.reason, wait))
+                    return Missing(reason)
             except Unreadable:
                 reason = "not a chat completion"
             except Refused as refused:
@@ -55,6 +60,13 @@ class Tries:
             if number == self._config.retries or not await self._backed_off(turn, number, wait):
                 break
         return Missing(reason if self._gate.stopped is None or turn.tries else "stopped")
+
+    def _too_long(self, reason: str, wait: float) -> RunError:
+        return RunError(
+            f"{self._config.endpoint} answers {reason} and asks to wait {wait:.0f} s (Retry-After), longer than "
+            f"deadline_s, {self._config.deadline_s:g}. Run the same again then, or raise deadline_s; replies so far "
+            f"are in {self._cache.path}"
+        )
 
     async def _backed_off(self, turn: Turn, number: int, asked: float | None) -> bool:
         """Wait before the next try; False, at once, if that would be past the deadline."""
@@ -70,34 +82,42 @@ class Tries:
         return True
 
     async def _sent(self, call: Call) -> Reply:
-        """One try, with the form of JSON unless the server is known to refuse it.
+        """One try, in the way that the server is known to take, or else in each until it takes one.
 
-        As long as that isn't known, calls don't wait for one of them to find out: each that is refused goes again
-        without the form. One reply in the form settles it, for what is refused later is refused for what it says.
+        As long as none is known, calls don't wait for one of them to find out: each that is refused goes again in the
+        next way. One reply settles its way and those before it, for what is refused later is refused for what it says.
         """
-        if call.structured != "auto" or call.form is None:
-            return await self._posted(call, call.form)
-        if self._structured == "none":
-            return await self._posted(call, None)
-        try:
-            reply = await self._posted(call, call.form)
-        except Refused:
-            if self._structured == "json_schema":
-                raise
-            await self._rates.wait(call)
-            reply = await self._posted(call, None)
-            if self._structured is None:
-                self._found("none")
-        else:
-            if self._structured != "json_schema":
-                self._found("json_schema")
-        return reply
+        ways = _ways(call, self._config)
+        names = [self._known] if self._known in ways else list(ways)
+        for place, name in enumerate(names):
+            try:
+                reply = read_body(await self._endpoint.post({**call.body, **ways[name].changes}, ways[name].key))
+            except Refused:
+                if name in (names[-1], self._known):
+                    raise
+                await self._rates.wait(call)
+            else:
+                if len(ways) > 1 and (self._known is None or self._known in names[place + 1 :]):
+                    self._known = name
+                    self._cache.note(self._fact, name)
+                return reply
+        raise AssertionError("the last way gives a reply or raises")
 
-    def _found(self, form: str) -> None:
-        self._structured = form
-        self._cache.note(self._fact, form)
 
-    async def _posted(self, call: Call, form: dict[str, Any] | None) -> Reply:
-        body = call.body if form is None else {**call.body, "response_format": form}
-        key = call.key if form is None else f"{call.key}-json"
-        return read_body(await self._endpoint.post(body, key))
+class _Way(NamedTuple):
+    """One way to put a request: what is changed in its body, and its Idempotency-Key."""
+
+    changes: dict[str, Any]
+    key: str
+
+
+def _ways(call: Call, config: JudgeConfig) -> dict[str, _Way]:
+    """By name: with the form of JSON and without it, or with fewer and fewer alternatives; or just one."""
+    if config.reading == "logprobs" and config.top_logprobs is None:
+        return {f"{most}": _Way({"top_logprobs": most}, f"{call.key}-top{most}") for most in ALTERNATIVES}
+    if call.form is None:
+        return {"none": _Way({}, call.key)}
+    with_form = {call.structured: _Way({"response_format": call.form}, f"{call.key}-json")}
+    if call.structured != "auto":
+        return with_form
+    return {"json_schema": with_form["auto"], "none": _Way({}, call.key)}
