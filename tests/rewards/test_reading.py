@@ -237,9 +237,9 @@ def test_code_of_a_checkpoint_is_neither_run_nor_asked_about(
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
     save_model(tmp_path, policy_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    config |= {"model_type": "strange", "auto_map": {name: "code.Strange" for name in ("AutoConfig", "AutoModel")}}
+    config |= {"model_type": "strange", "auto_map": dict.fromkeys(("AutoConfig", "AutoModel"), "code.Strange")}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "code.py").write_text("raise SystemExit('ran')")
     for load in (lambda: IndependentMembers.from_models([tmp_path]), lambda: load_trunk(tmp_path, CPU)):
-        with pytest.raises(ModelError, match="trust_remote_code|custom code"):
+        with pytest.raises(ModelError, match=r"trust_remote_code|custom code"):
             load()
