@@ -270,7 +270,8 @@ def test_messages(
     tokenizer.save_pretrained(tmp_path / "policy")
     model.save_pretrained(tmp_path / "policy")
     monkeypatch.setattr(module, "load_source", lambda _: Scored())
-    store = prepare_anchors(ask(dataset_name=args.dataset_name, model_name_or_path=str(tmp_path / "policy")))
+    given = {"dataset_name": args.dataset_name, "model_name_or_path": str(tmp_path / "policy")}
+    store = prepare_anchors(ask(**given, source=str(tmp_path / "scored")))
     assert chats[1] in store
     texts = draw_completions(model, tokenizer, [chats[1]], 3, max_new_tokens=5)
     assert float(store.of([chats[1]]).rows[0, 0]) == pytest.approx(sum(len(t[0]["content"]) for t in texts) / 3)

@@ -11,7 +11,7 @@ from datasets import Dataset
 from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
 from surefoot.errors import ConfigError, ModelError
 from surefoot.rewards.batching import padded
@@ -90,6 +90,60 @@ def test_takes_pefts_own_adapters_of_different_ranks(policy_path: Path, tmp_path
     with torch.no_grad():
         found = source.network(torch.tensor([[3, 4, 5, 6]]), torch.ones(1, 4, dtype=torch.long))[:, 0]
     assert found.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def own_reward(base: Path, adapter: Path, row: list[int]) -> float:
+    """By PEFT and transformers alone."""
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    with torch.no_grad():
+        return float(PeftModel.from_pretrained(model, adapter).eval()(input_ids=torch.tensor([row])).logits[0, 0])
+
+
+@pytest.mark.parametrize("pad", [0, 1, None], ids=["its own", "eos", "none"])
+def test_adapters_of_other_layers_and_pads_equal_pefts_own_loading(
+    policy_path: Path, tmp_path: Path, pad: int | None
+) -> None:
+    """Targets by a regular expression, by layers, and all linear ones; read by us, saved by us and read by PEFT.
+
+    Trained rewards stand there too, where the base's own forward reads them: before eos, if pad is eos.
+    """
+    base = tmp_path / "base"
+    model = AutoModelForSequenceClassification.from_pretrained(policy_path, num_labels=1)
+    model.config.pad_token_id = pad
+    model.save_pretrained(base)
+    AutoTokenizer.from_pretrained(policy_path).save_pretrained(base)
+    changes: list[dict[str, Any]] = [
+        {"target_modules": r".*\.layers\.1\.self_attn\.(q|v)_proj"},
+        {"target_modules": ["o_proj"], "layers_to_transform": [0], "use_rslora": True},
+        {"target_modules": "all-linear"},
+    ]
+    folders = [tmp_path / str(k) for k in range(len(changes))]
+    for k, (folder, change) in enumerate(zip(folders, changes, strict=True)):
+        torch.manual_seed(k)
+        plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+        made = get_peft_model(plain, PeftConfig(task_type="SEQ_CLS", r=2, **change))
+        for name, value in made.named_parameters():
+            if "lora_B" in name or "score" in name:
+                value.data = 0.3 * torch.randn_like(value)
+        made.save_pretrained(folder)
+    source = LoraMembers.from_adapters(folders, base, device="cpu")
+    rows, found = source.encoder(PROMPTS, COMPLETIONS), source.score(PROMPTS, COMPLETIONS)
+    expected = torch.tensor([[own_reward(base, folder, row) for folder in folders] for row in rows])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    ids, mask = padded(rows, source.encoder.tokenizer.pad_token_id, torch.device("cpu"))
+    torch.testing.assert_close(source.network(ids, mask).T.detach(), expected, rtol=0, atol=1e-5)  # as in training
+    source.save(tmp_path / "ours")
+    again = [[own_reward(base, tmp_path / "ours" / "members" / str(k), row) for k in range(3)] for row in rows]
+    torch.testing.assert_close(torch.tensor(again), expected, rtol=0, atol=1e-5)
+
+
+def test_an_adapter_that_began_in_its_base_is_refused(policy_path: Path, tmp_path: Path) -> None:
+    """PEFT's PiSSA takes the adapter's start out of the base, which the adapter's file doesn't hold."""
+    model = AutoModelForSequenceClassification.from_pretrained(policy_path, num_labels=1)
+    made = PeftConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj"], init_lora_weights="pissa")
+    get_peft_model(model, made).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="init_lora_weights pissa"):
+        LoraMembers.from_adapters([tmp_path], policy_path, device="cpu")
 
 
 def test_rows_do_not_depend_on_their_batch(network: LoraNetwork, policy_path: Path) -> None:

@@ -7,11 +7,19 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PrinterCallback,
+)
 from trl import RLOOConfig, RLOOTrainer
 
 from surefoot.errors import ConfigError, ModelError, VarianceError
 from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.independent import IndependentMembers
 from surefoot.rewards.source import MemberSource
 from surefoot.training.bridge import STATE
 from surefoot.training.reward_funcs import split_reward_funcs
@@ -133,6 +141,28 @@ def sequence_log_probability(model: Any, prompt: torch.Tensor, completion: torch
 def real(batch: dict[str, torch.Tensor], part: str, row: int) -> torch.Tensor:
     """The row's own tokens, without padding."""
     return batch[f"{part}_ids"][row][batch[f"{part}_mask"][row].bool()]
+
+
+@pytest.mark.parametrize("given", ["model", "source", "loaded"])
+def test_a_reward_that_cannot_read_messages_is_refused_before_the_policy_is_loaded(
+    policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(policy_path, num_labels=1)
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(policy_path).save_pretrained(tmp_path / "model")
+    loaded = IndependentMembers.from_models([tmp_path / "model"])
+    loaded.save(tmp_path / "source")
+    monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("the policy was loaded"))
+    if given != "loaded":
+        kind = LlamaForSequenceClassification
+        monkeypatch.setattr(kind, "from_pretrained", lambda *_, **__: pytest.fail("the reward model was loaded"))
+    with pytest.raises(ModelError, match="has no chat template"):
+        VarianceAwareRLOOTrainer(
+            str(policy_path),
+            loaded if given == "loaded" else str(tmp_path / given),
+            VarianceAwareRLOOConfig(**common(tmp_path, preset="vanilla")),
+            train_dataset=Dataset.from_dict({"prompt": [[{"role": "user", "content": "cat"}]] * 4}),
+        )
 
 
 @pytest.mark.parametrize("preset", ["variance_aware", "literal", "lcb"])

@@ -82,7 +82,7 @@ def run(arguments: list[str]) -> None:
         conversational=not config.plain_text,
     )
     others = None if config.completions is None else _completions(config.completions)
-    source = _source(config)
+    source = _source(config, comparisons)
     check_source(source)
     anchors = None if config.anchor_file is None else AnchorStore.load(config.anchor_file, source)
     folder = Path(config.output_dir or config.source or ".")
@@ -151,7 +151,10 @@ def _completions(name: str) -> tuple[list[Any], list[Any], Any]:
     return list(table["prompt"]), list(table["completion"]), truth
 
 
-def _source(config: DiagnoseConfig) -> Any:
+def _source(config: DiagnoseConfig, comparisons: Any) -> Any:
+    from surefoot.rewards.loading import check_templates
+
+    check_templates([config.source] if config.source is not None else config.models or [], comparisons.completions[0])
     if config.source is not None:
         from surefoot.rewards.source import load_source
 

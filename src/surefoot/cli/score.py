@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> None:
     quieten()
     (config,) = parse((ScoreConfig,), arguments, "score", judges=True)
     table = open_dataset(config.dataset_name, split=config.split, config=config.dataset_config)
-    source = _source(config)
+    source = _source(config, table)
     anchors = None if config.anchor_file is None else AnchorStore.load(config.anchor_file, source)
     columns = (TextColumn("rows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as bars:
@@ -63,11 +63,15 @@ def run(arguments: list[str]) -> None:
     Console().print(f"scored {len(table)} rows: {Path(path).resolve()}", soft_wrap=True)
 
 
-def _source(config: Any) -> Any:
+def _source(config: Any, table: Any) -> Any:
     from surefoot.errors import ConfigError
     from surefoot.rewards.independent import IndependentMembers
+    from surefoot.rewards.loading import check_templates
     from surefoot.rewards.source import load_source
 
     if (config.source is None) == (config.models is None):
         raise ConfigError("give exactly one of source (a directory of `surefoot reward`) and models (reward models)")
+    row = table[0] if len(table) else {}
+    text = next((row[name] for name in ("completion", "chosen") if name in row), "")
+    check_templates([config.source] if config.source else config.models, text)
     return load_source(config.source) if config.source else IndependentMembers.from_models(config.models)

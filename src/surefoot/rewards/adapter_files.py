@@ -20,6 +20,9 @@ __all__ = ["read_adapters", "write_adapter"]
 
 _ADAPTER = "adapter_model.safetensors"
 _ADAPTER_CONFIG = "adapter_config.json"
+_A = ".lora_A."
+_CHANGE_BASE = ("pissa", "olora", "corda", "loftq")
+"""Starts of PEFT's `init_lora_weights` that take the adapter's beginning out of the base's own weights."""
 
 
 def write_adapter(folder: Path, network: LoraNetwork, k: int, base: str) -> None:
@@ -50,8 +53,10 @@ def read_adapters(
 ) -> tuple[AdapterShape, tuple[str, ...], list[tuple[dict[str, Tensor], float]]]:
     """(shape that fits all adapters, ends of the modules that they save whole, each one's weights and α/r).
 
+    Which layers are adapted is read from the weights: `target_modules` may be a regular expression or "all-linear".
+
     Raises:
-        ModelError: an adapter is of a kind that can't be batched (DoRA, biases).
+        ModelError: an adapter is of a kind that can't be batched (DoRA, biases, a changed base).
     """
     configs = [_config(folder) for folder in folders]
     weights = [load_file(folder / _ADAPTER) for folder in folders]
@@ -60,7 +65,7 @@ def read_adapters(
         members=len(configs),
         rank=rank,
         alpha=float(rank),
-        targets=tuple(sorted(configs[0]["target_modules"])),
+        targets=tuple(sorted({_target(key) for one in weights for key in one if _A in key})),
         start=_lowest_layer(weights),
     )
     saved = dict.fromkeys([*PEFT_SAVES, *(end for config in configs for end in config.get("modules_to_save") or ())])
@@ -73,6 +78,8 @@ def _config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder} is not a PEFT adapter: it needs {_ADAPTER_CONFIG} and {_ADAPTER}")
     config: dict[str, Any] = read_json(folder / _ADAPTER_CONFIG)
     foreign = [name for name in ("use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern") if config.get(name)]
+    if str(config.get("init_lora_weights")).startswith(_CHANGE_BASE):
+        foreign.append(f"init_lora_weights {config['init_lora_weights']}")  # the base that it belongs to isn't saved
     if config.get("peft_type") != "LORA" or foreign or config.get("bias", "none") != "none":
         raise ModelError(
             f"{folder} is a {config.get('peft_type')} adapter with {', '.join(foreign) or 'biases'}, which can't be "
@@ -86,6 +93,10 @@ def _scale(config: dict[str, Any]) -> float:
     return float(config["lora_alpha"] / root)
 
 
+def _target(key: str) -> str:
+    return key.split(_A)[0].rpartition(".")[2]
+
+
 def _lowest_layer(weights: list[dict[str, Tensor]]) -> int:
-    keys = [key for one in weights for key in one if ".lora_A." in key]
+    keys = [key for one in weights for key in one if _A in key]
     return min((int(part) for key in keys for part in key.split(".") if part.isdigit()), default=0)

@@ -20,7 +20,7 @@ from surefoot.maths.statistics import spearman
 from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.encoding import TextEncoder, prompt_keys
 from surefoot.rewards.features import Pooling, compute_features
-from surefoot.rewards.loading import choose_device, load_tokenizer, load_trunk
+from surefoot.rewards.loading import choose_device, load_encoder, load_trunk
 from surefoot.rewards.source import SOURCE, RewardSource, given_estimate, plain_constants, save_calibration
 from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 
@@ -118,7 +118,7 @@ class DistilledReward(RewardSource):
         network = _Network(held["features"], held["hidden"])
         network.load_state_dict(load_file(directory / "network.safetensors"))
         trunk = load_trunk(directory / "trunk", choose_device(device))
-        encoder = TextEncoder(load_tokenizer(directory / "trunk"), held["max_length"])
+        encoder = load_encoder(directory / "trunk", trunk, held["max_length"])
         return cls(trunk, encoder, network, held["pooling"], held["layer"], held["name"])
 
 
@@ -154,7 +154,7 @@ def distil(
     report("teacher", 1.0)
     targets = torch.stack([found.mean, found.variance.clamp(min=1e-12).log()], dim=1).float()
     model = load_trunk(trunk, choose_device(device))
-    encoder = TextEncoder(load_tokenizer(trunk), config.max_length)
+    encoder = load_encoder(trunk, model, config.max_length)
     features = _features(model, encoder, prompts, completions, config.pooling, config.layer)
     stream = torch.Generator().manual_seed(config.seed)
     usable = targets.isfinite().all(dim=1)

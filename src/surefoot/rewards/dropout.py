@@ -21,7 +21,8 @@ from surefoot.errors import ConfigError, ModelError
 from surefoot.files import read_json, whole_directory, write_json
 from surefoot.rewards.batching import forward_tokens, length_sorted_batches
 from surefoot.rewards.encoding import TextEncoder, prompt_keys
-from surefoot.rewards.laplace import last_of, load_reader
+from surefoot.rewards.laplace import load_reader
+from surefoot.rewards.reading import apply_head, decoder_head, head_in_float32, own_pad, read_places
 from surefoot.rewards.replication import layers_of, replicated, start_layer
 from surefoot.rewards.source import SOURCE, MemberSource, save_calibration
 from surefoot.rewards.states import read_states
@@ -68,7 +69,7 @@ class DropoutMembers(MemberSource):
         if not heads:
             raise ModelError(f"{type(model).__name__} has no linear layer with one output")
         self.head = heads[-1]
-        self.shares = getattr(model, "score", None) is self.head
+        self.shares = decoder_head(model) is self.head
 
     @classmethod
     def from_model(
@@ -89,7 +90,8 @@ class DropoutMembers(MemberSource):
             return self._score_shared(rows, prompt_keys(prompts))
         scores = torch.full((len(rows), self.num_members), torch.nan)
         pad, tokens = self.encoder.tokenizer.pad_token_id, forward_tokens(device, self.num_members)
-        with replicated(self.trunk, self.first, self.num_members), self._thinned():
+        replica = replicated(self.trunk, self.first, self.num_members)
+        with replica, self._thinned(), head_in_float32(self.model):
             for batch, ids, mask in length_sorted_batches(rows, pad_token_id=pad, tokens=tokens, device=device):
                 scores[batch] = self._members(ids, mask).float().cpu()
         return scores
@@ -103,11 +105,12 @@ class DropoutMembers(MemberSource):
                 rows,
                 pad_token_id=pad,
                 tokens=forward_tokens(self.model.device, self.num_members),
-                read_at=[last_of(row, pad) for row in rows],
+                read_at=read_places(rows, own_pad(self.model)),
                 keys=keys,
                 copies=self.num_members,
             )
-            return self.head(states.flatten(0, 1)).view(self.num_members, -1).T.float().cpu()
+            thinned = self._hook(len(self.places) - 1)(self.head, (states.flatten(0, 1),))[0]
+            return apply_head(self.head, thinned).view(self.num_members, -1).T.cpu()
 
     def _members(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "batch members"]:
         """The classifier on ids repeated member by member would run the shared layers K times; its trunk does not."""

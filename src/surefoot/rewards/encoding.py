@@ -44,6 +44,8 @@ class TextEncoder:
         self.max_length = max_length
         empty: list[int] = tokenizer("")["input_ids"]
         self._prefix = empty[:1] if empty and empty[0] in (tokenizer.cls_token_id, tokenizer.bos_token_id) else []
+        # A BERT's [CLS] and [SEP], which chat templates leave out; a decoder's template writes what it needs itself.
+        self._frame = empty if len(empty) == 2 and empty[0] == tokenizer.cls_token_id else []
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text]) -> list[list[int]]:
         """Token ids of each row, cut to `max_length`."""
@@ -58,20 +60,34 @@ class TextEncoder:
             texts = [f"{prompt}{completion}" for prompt, completion in zip(prompts, completions, strict=True)]
             encoded: list[list[int]] = self.tokenizer(texts, verbose=False)["input_ids"]
             return [self._with_eos(ids) for ids in encoded]
-        if self.tokenizer.chat_template is None:
+        self.check_reads(completions[0])
+        pairs: Any = zip(prompts, completions, strict=True)
+        chats = [[*prompt, *completion] for prompt, completion in pairs]
+        return [
+            self._framed(self.tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False)) for chat in chats
+        ]
+
+    def check_reads(self, text: Text) -> None:
+        """Refuse a prompt or completion of a format that this tokenizer can't read.
+
+        Raises:
+            ModelError: it is messages, and there is no chat template.
+        """
+        if not isinstance(text, str) and self.tokenizer.chat_template is None:
             raise ModelError(
                 f"tokenizer {self.tokenizer.name_or_path or type(self.tokenizer).__name__} has no chat template, so "
                 "messages can't be read; give plain text (diagnose: plain_text: true), or set its chat_template"
             )
-        pairs: Any = zip(prompts, completions, strict=True)
-        chats = [[*prompt, *completion] for prompt, completion in pairs]
-        return [self.tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False) for chat in chats]
 
     def cut(self, ids: list[int]) -> list[int]:
         if len(ids) <= self.max_length:
             return ids
         kept = len(self._prefix) if ids[: len(self._prefix)] == self._prefix else 0
         return [*ids[:kept], *ids[kept - self.max_length :]]
+
+    def _framed(self, ids: list[int]) -> list[int]:
+        first, last = self._frame[:1], self._frame[1:]
+        return [*([] if ids[:1] == first else first), *ids, *([] if ids[-1:] == last else last)]
 
     def _with_eos(self, ids: list[int]) -> list[int]:
         eos = self.tokenizer.eos_token_id

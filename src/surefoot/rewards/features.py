@@ -53,7 +53,7 @@ def compute_features(
         layer=layer,
         on_progress=on_progress,
     )
-    return states[0].float().cpu()
+    return states[0].cpu()
 
 
 def weights_hash(model: Any) -> str:

@@ -16,7 +16,7 @@ from surefoot.errors import ConfigError
 from surefoot.files import read_json, whole_directory, write_json
 from surefoot.rewards.encoding import TextEncoder, prompt_keys
 from surefoot.rewards.features import Pooling, compute_features
-from surefoot.rewards.loading import choose_device, load_tokenizer, load_trunk
+from surefoot.rewards.loading import choose_device, load_encoder, load_trunk
 from surefoot.rewards.source import SOURCE, MemberSource, save_calibration
 from surefoot.types import Text
 
@@ -163,5 +163,5 @@ class SharedTrunkHeads(MemberSource):
         heads = Heads(HeadShape(**held["shape"]), seed=0)
         heads.load_state_dict(load_file(directory / "heads.safetensors"))
         trunk = load_trunk(directory / "trunk", choose_device(device))
-        encoder = TextEncoder(load_tokenizer(directory / "trunk"), held["max_length"])
+        encoder = load_encoder(directory / "trunk", trunk, held["max_length"])
         return cls(trunk, encoder, heads, held["pooling"], held["layer"], held["name"])

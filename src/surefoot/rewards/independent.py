@@ -13,9 +13,9 @@ from torch import Tensor
 
 from surefoot.errors import ModelError
 from surefoot.files import read_json, whole_directory, write_json
-from surefoot.rewards.batching import length_sorted_batches
 from surefoot.rewards.encoding import TextEncoder
-from surefoot.rewards.loading import choose_device, load_classifier, load_tokenizer
+from surefoot.rewards.loading import choose_device, load_classifier, load_encoder
+from surefoot.rewards.reading import read_rewards
 from surefoot.rewards.source import SOURCE, MemberSource, save_calibration
 from surefoot.types import Text
 
@@ -59,6 +59,9 @@ class IndependentMembers(MemberSource):
 
         Args:
             max_length: in tokens; a model whose own limit is lower keeps its own.
+
+        Raises:
+            ModelError: one can't be loaded, isn't a trained reward model with one output, or can't pad.
         """
         target = choose_device(device)
         return cls([_load_member(name, max_length, target) for name in names])
@@ -79,9 +82,11 @@ class IndependentMembers(MemberSource):
             write_source(folder, names, self.name, self.members[0].encoder.max_length)
             save_calibration(folder, self.calibration)
 
-    @torch.no_grad()
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
-        columns = [_score_member(member, prompts, completions) for member in self.members]
+        columns = [
+            read_rewards(member.model, member.encoder(prompts, completions), member.encoder.tokenizer.pad_token_id)
+            for member in self.members
+        ]
         return torch.stack(columns, dim=1)
 
 
@@ -92,17 +97,4 @@ def write_source(folder: Path, members: list[str], name: str, max_length: int) -
 
 def _load_member(name: str | Path, max_length: int, device: torch.device) -> Member:
     model = load_classifier(name, device)
-    limit = getattr(model.config, "max_position_embeddings", None) or max_length
-    encoder = TextEncoder(load_tokenizer(name), min(max_length, limit))
-    model.config.get_text_config().pad_token_id = encoder.tokenizer.pad_token_id
-    return Member(model, encoder)
-
-
-def _score_member(member: Member, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch"]:
-    rows = member.encoder(prompts, completions)
-    scores = torch.empty(len(rows)).fill_(torch.nan)
-    device = member.model.device
-    pad = member.encoder.tokenizer.pad_token_id
-    for batch, ids, mask in length_sorted_batches(rows, pad_token_id=pad, device=device):
-        scores[batch] = member.model(input_ids=ids, attention_mask=mask).logits[:, 0].float().cpu()
-    return scores
+    return Member(model, load_encoder(name, model, max_length))

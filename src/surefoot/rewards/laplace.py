@@ -25,12 +25,13 @@ from surefoot.maths.laplace import (
 from surefoot.rewards.batching import forward_tokens, length_sorted_batches
 from surefoot.rewards.encoding import TextEncoder, encode_pairs, prompt_keys
 from surefoot.rewards.gaussian import GaussianSource, Term
-from surefoot.rewards.loading import choose_device, load_classifier, load_tokenizer
+from surefoot.rewards.loading import choose_device, load_classifier, load_encoder
+from surefoot.rewards.reading import apply_head, decoder_head, head_in_float32, own_pad, read_places
 from surefoot.rewards.source import SOURCE, save_calibration
 from surefoot.rewards.states import read_states
 from surefoot.types import Text
 
-__all__ = ["LaplaceConfig", "LaplaceRewardModel", "RewardReader", "fit_laplace", "last_of", "load_reader"]
+__all__ = ["LaplaceConfig", "LaplaceRewardModel", "RewardReader", "fit_laplace", "load_reader"]
 
 
 @dataclass(slots=True)
@@ -77,8 +78,7 @@ class RewardReader:
             )
         self.model, self.head = model.eval(), heads[-1]
         self._checked = False
-        head = getattr(model, "score", None)
-        self.trunk = getattr(model, model.base_model_prefix) if head is self.head else None
+        self.trunk = getattr(model, model.base_model_prefix) if decoder_head(model) is self.head else None
 
     @property
     def weights(self) -> Float[Tensor, "features"]:
@@ -96,12 +96,13 @@ class RewardReader:
         seen: list[Tensor] = []
         handle = self.head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
         try:
-            out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=layer is not None)
+            with head_in_float32(self.model):
+                out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=layer is not None)
         finally:
             handle.remove()
         rewards, features = out.logits[:, 0].float(), seen[-1]
         if features.ndim == 3:
-            features = features[torch.arange(len(ids), device=features.device), self._positions(ids)]
+            features = features[range(len(ids)), read_places(ids.tolist(), own_pad(self.model))]
         if not self._checked:
             self._check(features, rewards)
         hidden = None
@@ -112,21 +113,13 @@ class RewardReader:
         return rewards.cpu(), features.float().cpu(), hidden
 
     def _check(self, features: Tensor, rewards: Tensor) -> None:
-        again = nn.functional.linear(features.to(self.head.weight.dtype), self.head.weight, self.head.bias)[
-            :, 0
-        ].float()
+        again = apply_head(self.head, features)[:, 0]
         if not torch.allclose(again, rewards, rtol=1e-2, atol=1e-2 * (1 + float(rewards.abs().max()))):
             raise ModelError(
                 f"the reward of {type(self.model).__name__} is not its last linear layer's output at one position; "
                 "use kind: heads, lora or independent for this model"
             )
         self._checked = True
-
-    def _positions(self, ids: Tensor) -> Tensor:
-        """Where transformers reads the reward: at the rightmost token that isn't padding."""
-        pad = self.model.config.get_text_config().pad_token_id
-        index = torch.arange(ids.shape[1], device=ids.device)
-        return (index * (ids != pad)).argmax(dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +215,7 @@ def read_rows(
             rows,
             pad_token_id=pad,
             tokens=forward_tokens(reader.model.device),
-            read_at=[last_of(row, pad) for row in rows],
+            read_at=read_places(rows, own_pad(reader.model)),
             keys=keys,
             mean_layer=None if distance is None else distance.layer,
             on_progress=on_progress,
@@ -230,8 +223,8 @@ def read_rows(
         width = reader.head.in_features
         features, pooled = states[:, :width], states[:, width:]
         with torch.no_grad():
-            parts = [reader.head(features).float().cpu(), features.float().cpu()]
-        return torch.cat(parts if distance is None else [*parts, distance(pooled.float().cpu())], dim=1)
+            parts = [apply_head(reader.head, features).cpu(), features.cpu()]
+        return torch.cat(parts if distance is None else [*parts, distance(pooled.cpu())], dim=1)
     found = torch.empty(0)
     layer = None if distance is None else distance.layer
     device, done = reader.model.device, 0
@@ -248,11 +241,6 @@ def read_rows(
         if on_progress is not None:
             on_progress(done / len(rows))
     return found
-
-
-def last_of(row: list[int], pad: int) -> int:
-    """Where transformers reads a decoder's reward: at the rightmost token that isn't padding."""
-    return next((i for i in range(len(row) - 1, -1, -1) if row[i] != pad), 0)
 
 
 def fit_laplace(
@@ -327,6 +315,9 @@ def _fit_distance(
 def _hidden(reader: RewardReader, encoder: TextEncoder, rows: list[list[int]], layer: int) -> Tensor:
     found: list[Tensor] = []
     pad = encoder.tokenizer.pad_token_id
+    if reader.trunk is not None:
+        tokens = forward_tokens(reader.model.device)
+        return read_states(reader.trunk, rows, pad_token_id=pad, tokens=tokens, layer=layer)[0].cpu()
     for _, ids, mask in length_sorted_batches(rows, pad_token_id=pad, device=reader.model.device):
         hidden = reader(ids, mask, layer)[2]
         assert hidden is not None
@@ -343,9 +334,7 @@ def load_reader(
         ModelError: it can't be loaded, or its reward isn't its last linear layer's output at one position.
     """
     loaded = load_classifier(model, choose_device(device))
-    limit = getattr(loaded.config, "max_position_embeddings", None) or max_length
-    encoder = TextEncoder(load_tokenizer(model), min(max_length, limit))
-    loaded.config.get_text_config().pad_token_id = encoder.tokenizer.pad_token_id
+    encoder = load_encoder(model, loaded, max_length)
     reader = RewardReader(loaded)
     some = next(i for i in range(3) if i != encoder.tokenizer.pad_token_id)
     ids = torch.full((1, 3), some, device=loaded.device)

@@ -24,7 +24,7 @@ from surefoot.maths.linear import LinearFit, fit_bradley_terry
 from surefoot.rewards.encoding import TextEncoder, encode_pairs, prompt_keys
 from surefoot.rewards.features import FeatureCache, Pooling, compute_features
 from surefoot.rewards.gaussian import GaussianSource, Term
-from surefoot.rewards.loading import choose_device, load_tokenizer, load_trunk
+from surefoot.rewards.loading import choose_device, load_encoder, load_trunk
 from surefoot.rewards.source import SOURCE, save_calibration
 from surefoot.types import Text
 
@@ -126,9 +126,10 @@ class LinearReward(GaussianSource):
     def load(cls, directory: Path, device: str | torch.device | None = None) -> LinearReward:
         held, tensors = read_json(directory / SOURCE), load_file(directory / "linear.safetensors")
         covariance = Covariance(tensors["basis"], tensors["shift"], tensors["scale"])
+        trunk = load_trunk(directory / "trunk", choose_device(device))
         return cls(
-            load_trunk(directory / "trunk", choose_device(device)),
-            TextEncoder(load_tokenizer(directory / "trunk"), held["max_length"]),
+            trunk,
+            load_encoder(directory / "trunk", trunk, held["max_length"]),
             tensors["weights"],
             Term(covariance, tensors["origin"]),
             tensors["centre"],
@@ -161,7 +162,7 @@ def fit_linear(
         DataError: all pairs are too long, or don't differ. ModelError: the trunk can't be loaded.
     """
     model = load_trunk(trunk, choose_device(device))
-    encoder = TextEncoder(load_tokenizer(trunk), config.max_length)
+    encoder = load_encoder(trunk, model, config.max_length)
     encoded = encode_pairs(pairs, encoder, overlong=config.overlong)
     report = on_progress or (lambda what, share: None)
     features = FeatureCache(cache_directory).get(

@@ -1,18 +1,35 @@
-"""Models and tokenizers for rewards, loaded safely and on the right device."""
+"""Models and tokenizers for rewards, loaded safely and on the right device; no code of a checkpoint is ever run."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 from transformers import logging as hf_logging
 
 from surefoot.errors import ModelError
+from surefoot.rewards.encoding import TextEncoder
+from surefoot.types import Text
 
-__all__ = ["choose_device", "load_base", "load_classifier", "load_tokenizer", "load_trunk", "resolve_model"]
+__all__ = [
+    "check_templates",
+    "choose_device",
+    "load_base",
+    "load_classifier",
+    "load_encoder",
+    "load_skeleton",
+    "load_tokenizer",
+    "load_trunk",
+    "positions",
+    "resolve_model",
+]
+
+_SPECIAL = ("pad", "eos", "bos", "cls", "sep")
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
@@ -60,42 +77,156 @@ def load_tokenizer(name: str | Path) -> Any:
 
 def load_trunk(name: str | Path, device: torch.device) -> Any:
     """The model without a head, in eval mode; fp32 on the CPU, bf16 elsewhere."""
+    _config(name)
     return _load(AutoModel, name, dtype=_dtype(device)).to(device).eval()
 
 
-def load_classifier(name: str | Path, device: torch.device, *, for_training: bool = False) -> Any:
-    """A sequence classifier with one output, the reward; fp32 for training and on the CPU, bf16 elsewhere.
-
-    A checkpoint without a reward head gets a new one, drawn from torch's random state.
+def load_classifier(name: str | Path, device: torch.device) -> Any:
+    """A trained reward model: a sequence classifier with one output, in eval mode; fp32 on the CPU, bf16 elsewhere.
 
     Raises:
-        ModelError: it can't be loaded, or a saved reward model has more than one output.
+        ModelError: it can't be loaded, has more than one output, or its checkpoint lacks weights, the head's, say.
     """
-    dtype = torch.float32 if for_training else _dtype(device)
-    if not for_training:
-        labels = _load(AutoConfig, name).num_labels
-        if labels != 1:
-            raise ModelError(f"'{name}' has {labels} outputs; a reward model has one")
-    model = _load(AutoModelForSequenceClassification, name, num_labels=1, dtype=dtype)
-    return model.to(device) if for_training else model.to(device).eval()
+    config = _config(name)
+    if config.num_labels != 1:
+        kind = ", ".join(config.architectures or [])
+        raise ModelError(f"'{name}' ({kind or 'model'}) has {config.num_labels} outputs; a reward model has one")
+    model, told = _load(AutoModelForSequenceClassification, name, dtype=_dtype(device), output_loading_info=True)
+    lost = sorted(told["missing_keys"])
+    if lost:
+        raise ModelError(
+            f"'{name}' is not a trained reward model: its checkpoint has no {', '.join(lost[:3])}, which would be "
+            "drawn at random; give a reward model, or train one from this checkpoint with `surefoot reward` "
+            "(kind: linear, heads, lora or independent)"
+        )
+    return model.to(device).eval()
 
 
 def load_base(base: str | Path, device: torch.device) -> tuple[Any, list[str]]:
-    """(classifier with one output, fp32; names of the parameters that its checkpoint lacks, which are drawn)."""
+    """(classifier with one output, fp32, to be trained; names of the parameters that it lacks, which are drawn).
+
+    A head of another number of outputs than one is replaced by a new one.
+
+    Raises:
+        ModelError: it can't be loaded, or weights of its trunk don't fit its config.
+    """
+    _config(base)
     model, told = _load(
-        AutoModelForSequenceClassification, base, num_labels=1, dtype=torch.float32, output_loading_info=True
+        AutoModelForSequenceClassification,
+        base,
+        num_labels=1,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
     )
-    return model.to(device), sorted(told["missing_keys"])
+    others = sorted(name for name, *_ in told["mismatched_keys"])
+    unfit = [name for name in others if name.startswith(f"{model.base_model_prefix}.")]
+    if unfit:
+        raise ModelError(f"'{base}' holds weights that don't fit its config.json: {', '.join(unfit[:3])}")
+    return model.to(device), sorted({*told["missing_keys"], *others})
+
+
+def load_skeleton(name: str | Path) -> Any:
+    """The classifier without its weights: what its config says of embeddings and positions."""
+    config = _config(name)
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+
+
+def load_encoder(name: str | Path, model: Any, max_length: int) -> TextEncoder:
+    """How a model's text is encoded, padded as the model itself expects it.
+
+    Args:
+        name: of the tokenizer.
+        model: whose config names the pad token (a RoBERTa counts its positions by it); without one the tokenizer's
+            is taken.
+        max_length: in tokens; a model that takes fewer keeps its own limit.
+
+    Raises:
+        ModelError: the tokenizer can't pad, or a special token of it lies outside the model's embedding.
+    """
+    tokenizer, size = load_tokenizer(name), model.get_input_embeddings().weight.shape[0]
+    outside = {
+        kind: found
+        for kind in _SPECIAL
+        if (found := getattr(tokenizer, f"{kind}_token_id", None)) is not None and found >= size
+    }
+    if outside:
+        kind, found = next(iter(outside.items()))
+        raise ModelError(
+            f"the {kind} token of the tokenizer of '{name}' has the number {found}, but the model's embedding has "
+            f"{size} rows; resize the model's embedding and save it again, or choose another {kind} token"
+        )
+    own = model.config.get_text_config().pad_token_id
+    known = tokenizer.convert_ids_to_tokens(own) if isinstance(own, int) and 0 <= own < size else None
+    if known is not None:
+        tokenizer.pad_token = known
+    return TextEncoder(tokenizer, min(max_length, positions(model) or max_length))
+
+
+def positions(model: Any) -> int | None:
+    """The most tokens that a row may have; None where the model has no limit of its own.
+
+    RoBERTa and its kin count positions from their pad token's number on, so that 514 positions take 512 tokens.
+    """
+    for name, module in model.named_modules():
+        first = module.padding_idx if isinstance(module, nn.Embedding) else None
+        if name.endswith("position_embeddings") and first is not None:
+            return module.num_embeddings - first - 1
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None  # XLNet's is -1
+
+
+def check_templates(places: Sequence[str | Path], text: Text) -> None:
+    """Refuse reward models that can't read messages, before any of them is loaded.
+
+    Args:
+        places: models or sources.
+        text: a prompt or completion of what they are to read; plain text needs no template.
+
+    Raises:
+        ModelError: a tokenizer has no chat template.
+    """
+    if isinstance(text, str):
+        return
+    for place in places:
+        for name in _tokenizers(place):
+            TextEncoder(load_tokenizer(name), 1).check_reads(text)
+
+
+def _tokenizers(place: str | Path) -> list[str | Path]:
+    """Where the tokenizers of a model or a source lie; none of a source on the hub, which keeps them in subfolders."""
+    folder, file = Path(resolve_model(place, weights=False)), "tokenizer_config.json"
+    if folder.is_dir() and not (folder / file).exists():
+        return sorted(path.parent for path in folder.rglob(file))
+    try:
+        load_tokenizer(place)
+    except ModelError:  # if it is meant to be a model, loading it says so
+        return []
+    return [place]
+
+
+def _config(name: str | Path) -> Any:
+    """The config, of which the pad token is checked: transformers would fail on it without a word of where."""
+    config = _load(AutoConfig, name)
+    text = config.get_text_config()
+    pad, size = text.pad_token_id, getattr(text, "vocab_size", None)
+    if pad is not None and size is not None and pad >= size:
+        raise ModelError(
+            f"pad_token_id {pad} in the config.json of '{name}' lies outside its embedding of {size} rows; set it to "
+            "a token of the model"
+        )
+    return config
 
 
 def _load(factory: Any, name: str | Path, *, weights: bool = True, **keywords: Any) -> Any:
     path = resolve_model(name, weights=weights)
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()  # a new head is expected, not news
+    hf_logging.set_verbosity_error()  # what is missing is checked here
     hf_logging.disable_progress_bar()
     try:
-        return factory.from_pretrained(path, **keywords)
-    except (OSError, ValueError) as error:
+        return factory.from_pretrained(path, trust_remote_code=False, **keywords)
+    except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"can't load '{path}': {error}") from error
     finally:
         hf_logging.set_verbosity(verbosity)

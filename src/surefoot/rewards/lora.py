@@ -13,7 +13,7 @@ from surefoot.errors import ModelError
 from surefoot.files import read_json, whole_directory, write_json
 from surefoot.rewards.adapter_files import read_adapters, write_adapter
 from surefoot.rewards.encoding import TextEncoder, prompt_keys
-from surefoot.rewards.loading import choose_device, load_base, load_tokenizer
+from surefoot.rewards.loading import choose_device, load_base, load_encoder
 from surefoot.rewards.lora_layers import AdapterShape
 from surefoot.rewards.lora_network import LoraNetwork
 from surefoot.rewards.source import SOURCE, MemberSource, save_calibration
@@ -80,7 +80,7 @@ class LoraMembers(MemberSource):
         """PEFT's own adapter directories over one base; ranks and alphas may differ.
 
         Raises:
-            ModelError: an adapter is of a kind that can't be batched (DoRA, biases, other targets than the first's),
+            ModelError: an adapter is of a kind that can't be batched (DoRA, biases, a base that PEFT changed),
                 or neither it nor the base holds some part of the way to the reward.
         """
         folders = [Path(folder) for folder in adapters]
@@ -95,5 +95,4 @@ class LoraMembers(MemberSource):
                     "was trained to give can't be had; give the base that it was trained on"
                 )
             network.set_member(k, weights, scale)
-        encoder = TextEncoder(load_tokenizer(tokenizer or base), max_length)
-        return cls(network, encoder, str(base))
+        return cls(network, load_encoder(tokenizer or base, model, max_length), str(base))

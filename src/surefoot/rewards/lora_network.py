@@ -24,8 +24,9 @@ from surefoot.rewards.lora_layers import (
     own,
     usual_targets,
 )
-from surefoot.rewards.replication import classify, layers_of, pool_last, replicated
-from surefoot.rewards.states import last_token, read_states
+from surefoot.rewards.reading import decoder_head, own_pad, read_places
+from surefoot.rewards.replication import classify, layers_of, pool_at, replicated
+from surefoot.rewards.states import read_states
 
 __all__ = ["LoraNetwork"]
 
@@ -44,12 +45,13 @@ class _Reading(Protocol):
 
 
 class _LastToken:
-    """A decoder: the trunk's state at each row's last token, then `score`; rows that begin alike share that part."""
+    """A decoder: the trunk's state where its own forward reads it, then `score`; rows that begin alike share that."""
 
     def forward(self, network: "LoraNetwork", ids: Tensor, mask: Tensor) -> Float[Tensor, "members batch"]:
         with replicated(network.trunk, network.shape.start, network.shape.members):
             states = network.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        return self._rewards(network, pool_last(states, mask))
+        rows = [row[:length] for row, length in zip(ids.tolist(), mask.sum(dim=1).tolist(), strict=True)]
+        return self._rewards(network, pool_at(states, read_places(rows, own_pad(network.classifier))))
 
     def score(
         self, network: "LoraNetwork", rows: list[list[int]], keys: Sequence[Any], pad_token_id: int
@@ -61,7 +63,7 @@ class _LastToken:
                 rows,
                 pad_token_id=pad_token_id,
                 tokens=forward_tokens(network.device, members),
-                read_at=last_token(rows),
+                read_at=read_places(rows, own_pad(network.classifier)),
                 keys=keys,
                 copies=members,
             )
@@ -111,7 +113,7 @@ class LoraNetwork(nn.Module):
         self.classifier = classifier.eval().requires_grad_(False)
         self.trunk: nn.Module = getattr(classifier, classifier.base_model_prefix)
         self.targets = shape.targets or usual_targets(classifier.config.model_type, self.trunk)
-        decoder = isinstance(getattr(classifier, "score", None), nn.Linear)
+        decoder = decoder_head(classifier) is not None
         self.reading: _Reading = _LastToken() if decoder else _WholeClassifier()
         expected = None if decoder else _tried(classifier)
         self.adapters = adapt(self.trunk, shape, self.targets)
@@ -200,14 +202,15 @@ class LoraNetwork(nn.Module):
     def set_member(self, k: int, weights: dict[str, Tensor], scale: float) -> None:
         """Take member k's parameters, by PEFT's names; `scale` is its own α/r, folded into B, its rank padded.
 
-        Of an owned module that `weights` don't hold, the base's parameters stay.
+        Of an owned module that `weights` don't hold, the base's parameters stay; a layer that they don't adapt
+        gets an update of zero.
         """
         left, names = dict(weights), self._peft_names()
         for name, value in self.trained().items():
             if names[name] not in left:
-                if not name.endswith(("lora_A", "lora_B")):
-                    continue
-                raise ModelError(f"adapter {k} has no {names[name]}; all adapters must adapt the same layers")
+                if name.endswith(("lora_A", "lora_B")):
+                    value[k].zero_()
+                continue
             found = left.pop(names[name]).to(value)
             if name.endswith("lora_B"):
                 found = found * (scale / (self.shape.alpha / self.shape.rank))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from surefoot.errors import ConfigError, ModelError
 
-__all__ = ["classify", "layers_of", "pool_last", "replicated", "start_layer"]
+__all__ = ["classify", "layers_of", "pool_at", "replicated", "start_layer"]
 
 _LISTS = ("layers", "h", "encoder.layer", "encoder.layers", "decoder.layers", "transformer.layer")
 """Where the architectures of transformers keep their layers: Llama, Qwen, Mistral, Gemma; GPT-2; BERT; …"""
@@ -135,8 +135,8 @@ class _State:
         return name == "hidden_states" and isinstance(value, Tensor) and value.shape[0] == self.rows * self.copies > 1
 
 
-def pool_last(states: Tensor, mask: Tensor) -> Tensor:
-    """(K, B, features) at each row's last token, from (K · B, length, features); padding is on the right."""
-    rows, last = mask.shape[0], mask.sum(dim=1) - 1
+def pool_at(states: Tensor, places: list[int]) -> Tensor:
+    """(K, B, features) at one place of each row, from (K · B, length, features)."""
+    rows = len(places)
     states = states.view(-1, rows, *states.shape[1:])
-    return states[:, torch.arange(rows, device=states.device), last]
+    return states[:, torch.arange(rows, device=states.device), torch.tensor(places, device=states.device)]

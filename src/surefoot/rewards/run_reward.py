@@ -19,6 +19,7 @@ from surefoot.rewards.distilled import distil
 from surefoot.rewards.dropout import DropoutMembers
 from surefoot.rewards.laplace import fit_laplace
 from surefoot.rewards.linear import fit_linear
+from surefoot.rewards.loading import check_templates
 from surefoot.rewards.smoothed import SmoothedVariance, smooth_variance
 from surefoot.rewards.source import MemberSource, RewardSource, load_source, save_calibration, write_card
 from surefoot.rewards.train_heads import train_heads
@@ -121,6 +122,9 @@ def _smoothed(
 
 def _fit(args: RewardSourceArguments, train: Dataset, folder: Path, report: Progress) -> RewardSource:
     base, settings = args.model_name_or_path, args.settings()
+    if args.kind != "judge":
+        others = [*(args.other_models or []), *([] if args.teacher is None else [args.teacher])]
+        check_templates([base, *others], train[0]["chosen"])
     if args.kind == "independent":
         return train_independent(
             train,

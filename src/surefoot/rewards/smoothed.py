@@ -26,7 +26,7 @@ from surefoot.maths.smoothing import LogVariance, PairScatter, fit_log_variance,
 from surefoot.rewards.encoding import TextEncoder, encode_pairs, prompt_keys
 from surefoot.rewards.features import FeatureCache, Pooling, compute_features
 from surefoot.rewards.heads import SharedTrunkHeads
-from surefoot.rewards.loading import choose_device, load_tokenizer, load_trunk
+from surefoot.rewards.loading import choose_device, load_encoder, load_trunk
 from surefoot.rewards.source import SOURCE, MemberSource, RewardSource, load_source, save_calibration
 from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 
@@ -250,4 +250,4 @@ def _frozen(
     trunk: str | Path, device: str | torch.device | None, pooling: Pooling, layer: int, max_length: int
 ) -> FrozenTrunk:
     model = load_trunk(trunk, choose_device(device))
-    return FrozenTrunk(model, TextEncoder(load_tokenizer(trunk), max_length), pooling, layer)
+    return FrozenTrunk(model, load_encoder(trunk, model, max_length), pooling, layer)

@@ -11,7 +11,7 @@ import math
 import re
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +27,7 @@ from surefoot.errors import DataError, ModelError
 from surefoot.files import read_json, write_json, write_text
 from surefoot.maths import ensemble
 from surefoot.rewards.card import model_card
+from surefoot.rewards.encoding import TextEncoder
 from surefoot.rewards.judge.access import JudgeAccess, given
 from surefoot.types import ANCHOR_KINDS, Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 
@@ -87,6 +88,15 @@ class RewardSource(ABC):
 
         The columns mean what `estimate` takes them to mean; for a `MemberSource` they are the members' raw scores.
         """
+
+    def check_reads(self, text: Text) -> None:
+        """Refuse a prompt or completion of a format that one of the models can't read, before anything is sampled.
+
+        Raises:
+            ModelError: it is messages, and a tokenizer has no chat template.
+        """
+        for encoder in _encoders(self):
+            encoder.check_reads(text)
 
     def estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None = None) -> RewardEstimate:
         """Turn scored rows into rewards with a variance; pure arithmetic.
@@ -372,3 +382,18 @@ def save_calibration(directory: str | Path, calibration: Calibration | None) -> 
     """Write `calibration.json` beside a source, if there is one."""
     if calibration is not None:
         write_json(Path(directory) / CALIBRATION, calibration.to_dict())
+
+
+_HOLD_ENCODERS = ("encoder", "members", "trunk", "sources", "reward", "variance")
+
+
+def _encoders(thing: Any) -> Iterator[TextEncoder]:
+    """The text encoders of a source, of its members, and of the sources inside it."""
+    if isinstance(thing, TextEncoder):
+        yield thing
+    elif isinstance(thing, list | tuple):
+        for item in thing:
+            yield from _encoders(item)
+    elif thing is not None and not isinstance(thing, torch.nn.Module):
+        for name in _HOLD_ENCODERS:
+            yield from _encoders(getattr(thing, name, None))

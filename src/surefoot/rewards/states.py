@@ -47,7 +47,9 @@ def read_states(
     mean_layer: int | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> Float[Tensor, "copies rows features"]:
-    """(copies, rows, features), in the trunk's precision and on its device, in the order of the rows.
+    """(copies, rows, features), float32 on the trunk's device, in the order of the rows.
+
+    Averages are taken in float32 too, whatever the trunk's precision.
 
     Args:
         trunk: an `AutoModel`; inside `replicated`, `copies` is K.
@@ -93,10 +95,9 @@ def read_states(
         numbers = [alone[place] for place in places]
         add(numbers, plain(ids, mask, numbers))
     width = len(reads) * trunk.config.get_text_config().hidden_size
-    result = torch.empty(copies, len(rows), width, dtype=found[0][1].dtype if found else torch.float32)
-    result = result.to(trunk.device)
+    result = torch.empty(copies, len(rows), width, device=trunk.device)
     for numbers, values in found:
-        result[:, numbers] = values
+        result[:, numbers] = values.float()
     return result
 
 
@@ -134,8 +135,8 @@ def _read_plain(out: Any, read: _Read, mask: Tensor, numbers: list[int], copies:
     states = _chosen(out, read.layer)
     states = states.view(copies, -1, *states.shape[1:])
     if read.at is None:
-        weight = mask[:, :, None].to(states.dtype)
-        return (states * weight).sum(dim=2) / weight.sum(dim=1)
+        weight = mask[:, :, None].float()
+        return (states.float() * weight).sum(dim=2) / weight.sum(dim=1)
     place = torch.tensor([read.at[i] for i in numbers], device=states.device)
     return states[:, torch.arange(len(numbers), device=states.device), place]
 
@@ -158,11 +159,11 @@ def _read_shared(
             continue
         prefix = _chosen(before, read.layer)
         prefix = prefix.view(states.shape[0], -1, *prefix.shape[1:])
-        first = (prefix * before_mask[:, :, None].to(prefix.dtype)).sum(dim=2)
+        first = (prefix.float() * before_mask[:, :, None]).sum(dim=2)
         owner = torch.tensor(batch.owner, device=trunk.device)
-        second = (states * after_mask[:, :, None].to(states.dtype)).sum(dim=2)
+        second = (states.float() * after_mask[:, :, None]).sum(dim=2)
         lengths = before_mask.sum(dim=1)[owner] + after_mask.sum(dim=1)
-        found.append((first[:, owner] + second) / lengths[:, None].to(states.dtype))
+        found.append((first[:, owner] + second) / lengths[:, None])
     return torch.cat(found, dim=-1)
 
 

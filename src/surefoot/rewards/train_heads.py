@@ -16,10 +16,10 @@ from surefoot.data.preferences import data_hash
 from surefoot.errors import ConfigError
 from surefoot.files import fingerprint
 from surefoot.rewards.bootstrap import Bootstrap, bootstrap_weights
-from surefoot.rewards.encoding import TextEncoder, encode_pairs
+from surefoot.rewards.encoding import encode_pairs
 from surefoot.rewards.features import FeatureCache, Pooling
 from surefoot.rewards.heads import Heads, HeadShape, SharedTrunkHeads
-from surefoot.rewards.loading import choose_device, load_tokenizer, load_trunk
+from surefoot.rewards.loading import choose_device, load_encoder, load_trunk
 from surefoot.rewards.pair_run import Plan
 from surefoot.rewards.train_trunk import train_trunk
 
@@ -88,7 +88,7 @@ def train_heads(
             f"{config.trunk_epochs} and {config.trunk_batch_size}"
         )
     model = load_trunk(trunk, choose_device(device))
-    encoder = TextEncoder(load_tokenizer(trunk), config.max_length)
+    encoder = load_encoder(trunk, model, config.max_length)
     encoded = encode_pairs(pairs, encoder, overlong=config.overlong)
     chosen_ids, rejected_ids = list(encoded["chosen_ids"]), list(encoded["rejected_ids"])
     cache = FeatureCache(cache_directory)

@@ -19,7 +19,7 @@ from surefoot.errors import ConfigError, DataError
 from surefoot.files import fingerprint, read_json, whole_directory, write_json
 from surefoot.rewards.encoding import TextEncoder, encode_pairs, prompt_keys
 from surefoot.rewards.independent import IndependentMembers, write_source
-from surefoot.rewards.loading import choose_device, load_classifier, load_tokenizer
+from surefoot.rewards.loading import choose_device, load_base, load_encoder, load_skeleton
 
 __all__ = ["IndependentConfig", "train_independent"]
 
@@ -90,7 +90,7 @@ def train_independent(
     if not bases:
         raise ConfigError("base_model is an empty list; name at least one model")
     folder = Path(directory)
-    encoders = [TextEncoder(load_tokenizer(base), config.max_length) for base in bases]
+    encoders = [load_encoder(base, load_skeleton(base), config.max_length) for base in bases]
     shares = _shares(pairs, config)
     encoded: dict[tuple[int, int], Dataset] = {}
     names = [f"members/{k}" for k in range(config.members)]
@@ -144,7 +144,7 @@ def _train_member(
     seed = (config.seed * 1_000_003 + member) % 2**31
     set_seed(seed)
     target = choose_device(device)
-    model = load_classifier(base, target, for_training=True)
+    model, _ = load_base(base, target)
     hidden = are_progress_bars_disabled()
     disable_progress_bars()
     try:

@@ -15,8 +15,8 @@ from surefoot.errors import ConfigError
 from surefoot.files import fingerprint
 from surefoot.rewards.batching import forward_tokens, padded
 from surefoot.rewards.bootstrap import Bootstrap, bootstrap_weights
-from surefoot.rewards.encoding import TextEncoder, encode_pairs
-from surefoot.rewards.loading import choose_device, load_base, load_tokenizer, resolve_model
+from surefoot.rewards.encoding import encode_pairs
+from surefoot.rewards.loading import choose_device, load_base, load_encoder, resolve_model
 from surefoot.rewards.lora import LoraMembers
 from surefoot.rewards.lora_layers import PEFT_SAVES, AdapterShape, drawn_anew
 from surefoot.rewards.lora_network import LoraNetwork
@@ -80,7 +80,7 @@ def train_lora(
     if config.epochs < 1 or config.batch_size < 1:
         raise ConfigError(f"epochs and batch_size must be at least 1, got {config.epochs} and {config.batch_size}")
     network = _network(base, config, choose_device(device))
-    encoder = TextEncoder(load_tokenizer(base), config.max_length)
+    encoder = load_encoder(base, network.classifier, config.max_length)
     encoded = encode_pairs(pairs, encoder, overlong=config.overlong)
     rows = list(zip(encoded["chosen_ids"], encoded["rejected_ids"], strict=True))
     weights = bootstrap_weights(rows, config.members, config.seed, config.bootstrap)

@@ -85,5 +85,5 @@ def pooled_states(
         return states[:, 0]
     if pooling == "last":
         return states[torch.arange(len(ids), device=ids.device), mask.sum(dim=1) - 1]
-    share = mask[:, :, None].to(states.dtype)
-    return (states * share).sum(dim=1) / share.sum(dim=1)
+    share = mask[:, :, None].float()
+    return (states.float() * share).sum(dim=1) / share.sum(dim=1)

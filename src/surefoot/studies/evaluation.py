@@ -33,8 +33,8 @@ def reference_of(setting: Setting, folder: Path, completions: int, max_new_token
     if path.exists():
         held: dict[str, Any] = read_json(path)
         return held
-    model = AutoModelForCausalLM.from_pretrained(setting.policy)
-    tokenizer = AutoTokenizer.from_pretrained(setting.policy)
+    model = AutoModelForCausalLM.from_pretrained(setting.policy, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(setting.policy, trust_remote_code=False)
     found = judge_policy(setting, model, tokenizer, setting.evaluation_prompts, completions, max_new_tokens)
     train = judge_policy(setting, model, tokenizer, setting.train_prompts, completions, max_new_tokens)
     found["train_mean"] = train["mean"]

@@ -194,7 +194,8 @@ class FromPolicy:
     def _draw(self, pairs: int, skew: float, seed: int) -> Dataset:
         rng = np.random.default_rng(seed)
         mass = rng.permutation(np.arange(1, len(self.prompts) + 1, dtype=np.float64) ** -skew)
-        model, tokenizer = AutoModelForCausalLM.from_pretrained(self.model), AutoTokenizer.from_pretrained(self.model)
+        model = AutoModelForCausalLM.from_pretrained(self.model, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(self.model, trust_remote_code=False)
         rows: list[dict[str, Text]] = []
         while len(rows) < pairs:
             asked = rng.choice(len(self.prompts), size=pairs - len(rows), p=mass / mass.sum())

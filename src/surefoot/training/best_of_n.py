@@ -106,7 +106,9 @@ def run_best_of_n(
         finished: dict[str, Any] = read_json(folder / RECORD)
         return finished
     device = choose_device(None)
-    model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path, use_safetensors=True).to(device)
+    model = AutoModelForCausalLM.from_pretrained(
+        args.model_name_or_path, use_safetensors=True, trust_remote_code=False
+    ).to(device)
     parts = []
     for start in range(0, len(prompts), args.prompts_per_batch):
         path = folder / "parts" / f"{start:08d}.parquet"

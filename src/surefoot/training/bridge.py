@@ -16,12 +16,18 @@ How the penalty gets in, without copying a method of TRL's:
    so the trajectory is TRL's own. GRPO has a KL of its own in the loss: with weighting on it is switched off there and
    the surcharge is −β·penalty, whole; with weighting off it stays and there is no surcharge.
 
+In half precision both log-probabilities are computed in float32 as well (`float32.py`), along one path and from one
+batch: the difference of two bf16 forwards is mostly rounding. TRL gets the policy's in its own precision, which its
+loss compares with, and the reference's moved so that the difference, RLOO's KL, is the float32 one.
+
 `_check_advantages` then recomputes the advantages from their definition and fails loudly if TRL's differ.
 """
 
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -38,6 +44,7 @@ from surefoot.rewards.anchors import AnchorStore, group_anchors
 from surefoot.rewards.source import MemberSource, RewardSource
 from surefoot.training import metrics
 from surefoot.training.checkpoints import last_whole_checkpoint
+from surefoot.training.float32 import in_float32, in_half_precision
 from surefoot.training.kl_control import KLController
 from surefoot.training.policy_card import policy_card
 from surefoot.training.prompt_anchors import PromptAnchors
@@ -84,6 +91,7 @@ class PenaltyBridge(ReferenceSampling):
         self._columns = {name: metrics.RewardColumn(name) for name in (*_SUMMED, *_SHOWN)}
         self._watched: list[torch.Tensor] | None = None
         self._forward: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._policy: tuple[torch.Tensor, torch.Tensor] | None = None
         self._recorder: TokenRecorder | None = None
         self._idle = metrics.IdleWeights()
         self._shaped: ShapedRewards | None = None
@@ -115,6 +123,7 @@ class PenaltyBridge(ReferenceSampling):
         """Calibrate on the reference policy's own completions if need be, then train (public signature as in TRL)."""
         if self.objective.weights == "variance":
             metrics.warn_if_uninformative(self.source)
+        self._warn_of_rounding()
         checkpoint = self._resolve_checkpoint(resume_from_checkpoint)
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -234,30 +243,65 @@ class PenaltyBridge(ReferenceSampling):
         try:
             output = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
         finally:
-            self._watched, self._forward, self._recorder = None, None, None
+            self._watched, self._forward, self._recorder, self._policy = None, None, None, None
         shaped, self._shaped = self._shaped, None
         if shaped is None:
             raise RuntimeError("TRL did not call `_calculate_rewards`; this version of TRL is not supported")
         self._check_advantages(shaped, output["advantages"])
         self.last_shaped = shaped
         if self.controller is not None and self.model.training:
-            kl, share = float(shaped.log_ratio.nanmean()), metrics.penalty_share(shaped, self.beta)
+            kl, share = float(shaped.sampled_ratio.nanmean()), metrics.penalty_share(shaped, self.beta)
             self.beta = self.controller.update(kl, share)
         return output
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *rest: Any, **keywords: Any
     ) -> Any:
-        result = super()._get_per_token_logps_and_entropies(  # type: ignore[misc]
-            model, input_ids, attention_mask, logits_to_keep, *rest, **keywords
-        )
-        if self._watched is not None:
-            self._watched.append((result[0] * attention_mask[:, -logits_to_keep:]).sum(1))
-            self._forward = ((input_ids, attention_mask, logits_to_keep, *rest), keywords)
-        return result
+        own = super()._get_per_token_logps_and_entropies  # type: ignore[misc]
+        if self._watched is None:
+            return own(model, input_ids, attention_mask, logits_to_keep, *rest, **keywords)
+        # TRL masks its results itself, so that completions that it leaves out can be seen here all the same.
+        mask = _with_cut_off(input_ids, attention_mask, logits_to_keep, self._tokenizer.pad_token_id)  # type: ignore[attr-defined]
+        self._forward = ((input_ids, mask, logits_to_keep, *rest), keywords)
+        reference = self.native_kl == "reward" and len(self._watched) == 1
+        if not self._in_half_precision:
+            result = own(model, *self._forward[0], **keywords)
+            self._watched.append(_summed(result[0], self._forward[0]))
+            return result
+        exact = self._float32_logps(model, *self._forward)
+        self._watched.append(_summed(exact, self._forward[0]))
+        if reference and self._policy is not None:
+            rounded, policy = self._policy
+            return rounded - (policy - exact), None, None
+        result = own(model, *self._forward[0], **keywords)
+        self._policy = (result[0].float(), exact)
+        return (result[0].float(), *result[1:])
+
+    @property
+    def _in_half_precision(self) -> bool:
+        """Whether the log-ratio needs forwards in float32, and can have them."""
+        whole = self.accelerator.distributed_type in _WHOLE and self.args.float32_log_ratio
+        return whole and in_half_precision(self.model, self.accelerator.mixed_precision)
+
+    def _warn_of_rounding(self) -> None:
+        half = in_half_precision(self.model, self.accelerator.mixed_precision)
+        if half and self._ratio_needed and not self._in_half_precision:
+            warnings.warn(
+                "the log-ratio of policy and reference is computed in half precision (float32_log_ratio is off, or "
+                "FSDP or DeepSpeed shards the model): its rounding, some tenths of a nat per 32 tokens, enters the "
+                "penalty, penalty_share and the KL that beta follows",
+                stacklevel=3,
+            )
+
+    def _float32_logps(self, model: Any, positional: tuple[Any, ...], keywords: dict[str, Any]) -> torch.Tensor:
+        """(batch, tokens) TRL's log-probabilities, in float32 where the model itself isn't."""
+        raised = in_float32(model, self.accelerator) if self._in_half_precision else nullcontext()
+        with raised:
+            found: torch.Tensor = super()._get_per_token_logps_and_entropies(model, *positional, **keywords)[0]  # type: ignore[misc]
+        return found.float()
 
     def _log_ratio(self) -> torch.Tensor:
-        """(batch,) ln π/π₀ of the local completions' sampled tokens, in nats.
+        """(batch,) ln π/π₀ of the local completions' sampled tokens, in nats, whether or not TRL masks them.
 
         The reference's log-probabilities are TRL's; so are the policy's, where TRL computes them (first).
         """
@@ -278,7 +322,10 @@ class PenaltyBridge(ReferenceSampling):
         in_step = args.gradient_accumulation_steps % (args.steps_per_generation * args.num_iterations) == 0
         plain = not any(getattr(self, name, None) for name in _OTHER_SAMPLING)
         needed = self.native_kl == "loss" and self._ratio_needed and self._watched is not None
-        return needed and in_step and plain and self.accelerator.distributed_type in _WHOLE
+        whole = self.accelerator.distributed_type in _WHOLE
+        # Sampling's own logits come from another path than the reference's (a cache, other shapes), which in half
+        # precision rounds otherwise.
+        return needed and in_step and plain and whole and not self._in_half_precision
 
     def _generate_single_turn(self, *positional: Any, **keywords: Any) -> Any:
         if not self._recordable:
@@ -300,11 +347,10 @@ class PenaltyBridge(ReferenceSampling):
                 stacklevel=2,
             )
         with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            self._get_per_token_logps_and_entropies(self.model, *positional, **keywords)
-        return self._watched[-1]  # type: ignore[index]
+            return _summed(self._float32_logps(self.model, positional, keywords), positional)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
-        shaped, scores = self._shape_batch(inputs, prompts, completions)
+        shaped, scores = self._shape_batch(inputs, prompts, completions, completion_ids_list)
         mine = slice(
             self.accelerator.process_index * len(prompts), (self.accelerator.process_index + 1) * len(prompts)
         )
@@ -323,19 +369,28 @@ class PenaltyBridge(ReferenceSampling):
         weights: torch.Tensor = self.reward_weights[len(self._columns) :]  # type: ignore[attr-defined]
         return weights
 
-    def _shape_batch(self, inputs: Any, prompts: Any, completions: Any) -> tuple[ShapedRewards, torch.Tensor]:
+    def _shape_batch(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> tuple[ShapedRewards, torch.Tensor]:
         """Score the local completions, gather, and apply the objective; returns the raw scores of all rows too."""
         device = self.accelerator.device
         scores = gather(self.source.score(prompts, completions).to(device)).cpu()
-        ratio = self._log_ratio() if self._ratio_needed else torch.zeros(len(prompts), device=device)
-        log_ratio = gather(ratio)
+        sampled = self._log_ratio() if self._ratio_needed else torch.zeros(len(prompts), device=device)
+        masked = sampled.masked_fill(self._masked(completion_ids_list), 0.0)
+        sampled, log_ratio = gather(sampled), gather(masked)
         size = self._group_size()
         groups = torch.arange(len(log_ratio)) // size
         anchors = self._anchors_of_batch(self._known_anchors(inputs), scores, groups)
         shaped = shape_rewards(
             self.source, self.objective, scores, anchors, groups, log_ratio.cpu(), self._beta_in_reward
         )
-        return shaped, scores
+        return replace(shaped, sampled_ratio=sampled.to(shaped.log_ratio)), scores
+
+    def _masked(self, completion_ids: list[list[int]]) -> torch.Tensor:
+        """(batch,) whether TRL leaves a completion out of its loss, because it was cut off."""
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}  # type: ignore[attr-defined]
+        cut = [self.args.mask_truncated_completions and ids[-1] not in ends for ids in completion_ids]
+        return torch.tensor(cut, device=self.accelerator.device)
 
     def _group_size(self) -> int:
         size: int = self.num_generations if self.model.training else self.num_generations_eval  # type: ignore[attr-defined]
@@ -425,6 +480,24 @@ class PenaltyBridge(ReferenceSampling):
             )
         if self.anchors is not None:
             self.anchors.store = AnchorStore.load(checkpoint / ANCHORS, self.source)
+
+
+def _summed(logps: torch.Tensor, positional: tuple[Any, ...]) -> torch.Tensor:
+    """(batch,) per-token values summed over the completions' own tokens; `positional` as TRL passes them."""
+    _, mask, width = positional[:3]
+    return (logps * mask[:, -width:]).sum(1)
+
+
+def _with_cut_off(ids: torch.Tensor, mask: torch.Tensor, width: int, pad_token_id: int) -> torch.Tensor:
+    """The attention mask with completions that `mask_truncated_completions` has taken out put back.
+
+    They are cut off, so they end in neither eos nor pad: their own tokens go up to the last one that isn't pad.
+    """
+    own, completion = mask[:, -width:], ids[:, -width:]
+    place = torch.arange(width, device=ids.device)
+    last = torch.where(completion != pad_token_id, place, -1).amax(dim=1, keepdim=True)
+    whole = torch.where(own.any(dim=1, keepdim=True), own, (place <= last).to(own))
+    return torch.cat([mask[:, :-width], whole], dim=1)
 
 
 def _spread(dataset: Dataset, count: int) -> Dataset:

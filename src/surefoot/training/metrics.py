@@ -115,7 +115,7 @@ def summary(
         "reward/mean_of_members": float(estimate.mean.nanmean()),
     }
     if ratio_known:
-        values["sequence_kl"] = float(shaped.log_ratio.nanmean())
+        values["sequence_kl"] = float(shaped.sampled_ratio.nanmean())
         values["reward/penalty"] = float((shaped.log_ratio * beta - shaped.surcharge).nanmean())
         values["reward/penalty_share"] = penalty_share(shaped, beta)
     if raw is not None:

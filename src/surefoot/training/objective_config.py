@@ -71,6 +71,14 @@ class ObjectiveArguments:
         default=None, metadata={"help": "Anchors made by `surefoot anchors`; prompts that it lacks are drawn."}
     )
 
+    float32_log_ratio: bool = field(
+        default=True,
+        metadata={
+            "help": "In bf16 or fp16: compute the log-ratio behind KL and penalty in float32, with one forward more "
+            "per batch than TRL. Otherwise rounding adds noise to it, to the penalty and to the KL that beta follows."
+        },
+    )
+
     def build_objective(self) -> Objective:
         """The objective that these settings name.
 

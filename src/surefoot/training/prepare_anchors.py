@@ -21,7 +21,7 @@ from surefoot.data.preferences import load_prompts
 from surefoot.errors import ConfigError, ModelError, RunError, VarianceError
 from surefoot.rewards.anchors import AnchorStore, prompt_digest
 from surefoot.rewards.independent import IndependentMembers
-from surefoot.rewards.loading import choose_device
+from surefoot.rewards.loading import check_templates, choose_device
 from surefoot.rewards.source import MemberSource, RewardSource, load_source
 from surefoot.training.run_online import load_policy_tokenizer
 from surefoot.types import Text
@@ -94,6 +94,7 @@ def prepare_anchors(args: AnchorArguments, on_progress: Callable[[int, int], Non
     target = Path(args.output)
     tokenizer = load_policy_tokenizer(ModelConfig(model_name_or_path=args.model_name_or_path))
     prompts = _prompts(args, tokenizer)
+    check_templates([args.source] if args.source is not None else args.models or [], prompts[0])
     source = _source(args)
     part = target.with_name(f"{target.name}.part")
     store = _started(args, source, next((path for path in (part, target) if path.exists()), None))
@@ -155,7 +156,9 @@ def _draw_and_keep(
     on_progress: Callable[[int, int], None] | None,
     total: int,
 ) -> None:
-    model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path, use_safetensors=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        args.model_name_or_path, use_safetensors=True, trust_remote_code=False
+    )
     model = model.to(choose_device(None)).eval()
     done, saved = total - len(missing), time.monotonic()
     try:

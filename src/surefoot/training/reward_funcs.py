@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.loading import check_templates
 from surefoot.rewards.source import SOURCE, RewardSource, load_source
+from surefoot.types import Text
 
 __all__ = ["RewardFuncs", "split_reward_funcs"]
 
@@ -17,17 +19,22 @@ RewardFuncs = RewardSource | str | Path | list[Any]
 functions, or of plain functions alone."""
 
 
-def split_reward_funcs(reward_funcs: RewardFuncs) -> tuple[RewardSource, list[Any]]:
+def split_reward_funcs(reward_funcs: RewardFuncs, dataset: Any = None) -> tuple[RewardSource, list[Any]]:
     """The one reward source, and TRL's own kinds of reward function beside it.
+
+    If the dataset's prompts are messages, whether the reward models can read them is checked before any is loaded.
 
     - Names of reward models become the members of one source, each with its own tokenizer and chat template.
     - Plain functions beside a source are added to its reward and have no variance.
     - Plain functions alone are TRL's sum of rewards: there is no variance, so only presets without weighting run.
 
     Raises:
+        ModelError: a reward model can't read the dataset's prompts, or can't be loaded.
         TypeError: several sources, sources and names together, or nothing.
     """
     given = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
+    prompt = _first_prompt(dataset)
+    check_templates([item for item in given if isinstance(item, str | Path)], prompt)
     given = [_loaded(item) for item in given]
     sources = [item for item in given if isinstance(item, RewardSource)]
     names = [item for item in given if isinstance(item, str | Path)]
@@ -42,7 +49,16 @@ def split_reward_funcs(reward_funcs: RewardFuncs) -> tuple[RewardSource, list[An
         from surefoot.rewards.independent import IndependentMembers
 
         return IndependentMembers.from_models(names), functions
+    if sources:
+        sources[0].check_reads(prompt)
     return (sources[0] if sources else FunctionMembers(_nothing, 1, "functions")), functions
+
+
+def _first_prompt(dataset: Any) -> Text:
+    """Of a map-style or streamed dataset; plain text where there is none to see."""
+    row: dict[str, Any] = next(iter(dataset), {}) if dataset is not None else {}
+    prompt: Text = row.get("prompt", "")
+    return prompt
 
 
 def _loaded(item: Any) -> Any:

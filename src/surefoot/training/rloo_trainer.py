@@ -66,7 +66,7 @@ class VarianceAwareRLOOTrainer(PenaltyBridge, RLOOTrainer):
         monitors: dict[str, Any] | None = None,
         **keywords: Any,
     ) -> None:
-        source, extra = split_reward_funcs(reward_funcs)
+        source, extra = split_reward_funcs(reward_funcs, keywords.get("train_dataset"))
         settings = args if args is not None else VarianceAwareRLOOConfig()
         ensure_reference_on_disk(model, settings.output_dir, settings.beta)
         super().__init__(model, args=settings, source=source, monitors=monitors, extra_reward_funcs=extra, **keywords)

@@ -11,6 +11,7 @@ from surefoot.data.preferences import data_hash, load_preferences
 from surefoot.errors import ConfigError
 from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
+from surefoot.rewards.loading import check_templates
 from surefoot.rewards.source import load_source
 from surefoot.training.checkpoints import last_whole_checkpoint
 from surefoot.training.dpo_config import VarianceAwareDPOConfig
@@ -69,6 +70,7 @@ def run_dpo(
             + ("there is no reward_source" if missing else f"{script.dataset_name} has variances already")
             + "; leave it out, or let the source score the pairs"
         )
+    check_templates([script.reward_source] if script.reward_source else [], pairs[0]["chosen"])
     folder = claim_directory(args.output_dir, "dpo", settings)
     if (folder / RECORD).exists():
         finished: dict[str, Any] = read_json(folder / RECORD)

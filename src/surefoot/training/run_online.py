@@ -13,6 +13,7 @@ from surefoot.data.preferences import data_hash, load_prompts
 from surefoot.errors import ConfigError, ModelError
 from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
+from surefoot.rewards.loading import check_templates
 from surefoot.rewards.source import RewardSource, load_source
 from surefoot.training.checkpoints import last_whole_checkpoint
 from surefoot.training.end import end_training
@@ -87,6 +88,9 @@ def run_online(
     )
     if script.dataset_prompts is not None:
         prompts = prompts.select(range(min(script.dataset_prompts, len(prompts))))
+    check_templates(
+        [script.reward_source] if script.reward_source else script.reward_models or [], prompts[0]["prompt"]
+    )
     folder = claim_directory(args.output_dir, kind, settings)
     if (folder / RECORD).exists():
         finished: dict[str, Any] = read_json(folder / RECORD)

@@ -25,9 +25,11 @@ class ShapedRewards:
         estimate: rewards with their variance.
         reward: (batch,) r̃; NaN where unscored.
         weight: (batch,) w; 1 where the objective doesn't weigh; NaN where unscored.
-        log_ratio: (batch,) ln π/π₀ of the whole completion, in nats.
+        log_ratio: (batch,) ln π/π₀ of the completion that enters the reward, in nats; 0 where it is masked.
         surcharge: (batch,) what is added to the reward beside TRL's own −β ln π/π₀, so that the sum is
             r̃ − β·penalty; exactly 0 where w = 1 and the penalty is the generalised one.
+        sampled_ratio: (batch,) `log_ratio` of completions that are masked (TRL's `mask_truncated_completions`) too:
+            its mean is the KL.
     """
 
     estimate: RewardEstimate
@@ -35,6 +37,7 @@ class ShapedRewards:
     weight: Float[Tensor, "batch"]
     log_ratio: Float[Tensor, "batch"]
     surcharge: Float[Tensor, "batch"]
+    sampled_ratio: Float[Tensor, "batch"]
 
     def total(self, beta: float) -> Float[Tensor, "batch"]:
         """(batch,) r̃ − β·penalty, the reward whose leave-one-out advantages the trainer must use."""
@@ -68,7 +71,7 @@ def shape_rewards(
     weight = _weights(source, objective, estimate)
     ratio = log_ratio.to(weight)
     surcharge = -beta * (objectives.sequence_penalty(ratio, weight, objective.form) - ratio)
-    return ShapedRewards(estimate, reward, weight, ratio, surcharge)
+    return ShapedRewards(estimate, reward, weight, ratio, surcharge, ratio)
 
 
 def _weights(source: RewardSource, objective: Objective, estimate: RewardEstimate) -> Float[Tensor, "batch"]:
