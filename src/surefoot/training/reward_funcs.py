@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from surefoot.rewards.functions import FunctionMembers
-from surefoot.rewards.source import SOURCE, RewardSource, load_source
+from surefoot.rewards.saved import SOURCE
+from surefoot.rewards.source import RewardSource, load_source
 
 __all__ = ["RewardFuncs", "split_reward_funcs"]
 
