@@ -11,6 +11,7 @@ from typing import Any
 
 from surefoot.errors import RunError
 from surefoot.files import fingerprint, read_json, write_json
+from surefoot.redaction import redacted
 
 __all__ = ["claim_directory", "commit", "make_record", "versions", "write_record"]
 
@@ -51,11 +52,11 @@ def _git(folder: Path, *words: str) -> str:
 def make_record(
     kind: str, config: dict[str, Any], *, seed: int | None, data_hash: str | None, metrics: dict[str, Any]
 ) -> dict[str, Any]:
-    """The record of a run: what was asked, on what, with which versions, and what came out."""
+    """The record of a run: what was asked (secrets left out), on what, with which versions, and what came out."""
     return {
         "kind": kind,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": config,
+        "config": redacted(config),
         "seed": seed,
         "data_hash": data_hash,
         "commit": commit(),
@@ -72,12 +73,12 @@ def claim_directory(directory: str | Path, kind: str, settings: dict[str, Any], 
     """Take an output directory for this run, or for the resumption of the same run.
 
     The settings' fingerprint is kept in `run.json`. A directory that holds a run with other settings is refused, so
-    that nothing is overwritten and nothing stale is taken for new.
+    that nothing is overwritten and nothing stale is taken for new. Secrets are neither kept nor compared.
 
     Raises:
         RunError: the directory holds another run, or files that surefoot didn't write.
     """
-    target = Path(directory)
+    target, settings = Path(directory), redacted(settings)
     claim = {"kind": kind, "fingerprint": fingerprint(settings), "settings": settings}
     path = target / CLAIM
     if path.exists() and not overwrite:

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from surefoot.errors import ConfigError
+from surefoot.redaction import redacted
+from surefoot.yaml_files import parse_yaml, read_yaml
 
 __all__ = ["given_settings", "parse"]
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with 1.2's numbers: to YAML 1.1 `1e-3` is text, which nobody means and which fails late if it is nested."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
 
 
 def parse(types: tuple[type, ...], arguments: list[str], command: str) -> tuple[Any, ...]:
@@ -73,7 +63,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 def given_settings(arguments: list[str]) -> dict[str, Any]:
-    """What the user gave, in the config file and on the command line, as plain values; for records and claims."""
+    """What the user gave, in the config file and on the command line, as plain values without secrets; for records."""
     words, path = _split_config(arguments)
     settings = dict(_read(path)) if path is not None else {}
     key: str | None = None
@@ -81,12 +71,21 @@ def given_settings(arguments: list[str]) -> dict[str, Any]:
         if word.startswith("--"):
             key, _, value = word[2:].partition("=")
             key = key.replace("-", "_")
-            settings[key] = yaml.load(value, _Loader) if value else True
+            settings[key] = _plain(value) if value else True
         elif key is not None:
-            value = yaml.load(word, _Loader)
+            value = _plain(word)
             held = settings[key]
             settings[key] = value if held is True else [*(held if isinstance(held, list) else [held]), value]
-    return settings
+    plain: dict[str, Any] = redacted(settings)
+    return plain
+
+
+def _plain(word: str) -> Any:
+    """A word of the command line as YAML would read it; text where it is no YAML, as `[1].jsonl` isn't."""
+    try:
+        return parse_yaml(word, "the command line")
+    except ConfigError:
+        return word
 
 
 def _split_config(arguments: list[str]) -> tuple[list[str], Path | None]:
@@ -106,12 +105,7 @@ def _split_config(arguments: list[str]) -> tuple[list[str], Path | None]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise ConfigError(f"config file {path} does not exist") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config file {path} is not valid YAML: {error}") from None
+    values = read_yaml(path, "config file")
     if not isinstance(values, dict):
         raise ConfigError(f"config file {path} must hold `key: value` lines, got {type(values).__name__}")
     return values

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 from surefoot.errors import ConfigError
 from surefoot.files import fingerprint
 from surefoot.maths.objectives import Objective
+from surefoot.redaction import holds_secret
 from surefoot.training.objective_config import ObjectiveArguments
 
 __all__ = [
@@ -91,7 +92,7 @@ class StudyConfig:
         monitor_gold: whether every training batch is judged too, for the trajectory.
 
     Raises:
-        ConfigError: an empty axis, or a method that is no objective.
+        ConfigError: an empty axis, a method that is no objective, or a secret among the settings.
     """
 
     settings: dict[str, dict[str, Any]]
@@ -111,6 +112,12 @@ class StudyConfig:
                 raise ConfigError(f"a study needs at least one of {name}")
         if self.trainer not in ("rloo", "grpo"):
             raise ConfigError(f"trainer must be rloo or grpo, got '{self.trainer}'")
+        for name in ("settings", "sources", "methods", "policy"):
+            if holds_secret(getattr(self, name)):
+                raise ConfigError(
+                    f"{name} of a study must hold no token, key or password, since its records hold every setting; "
+                    "log in to the hub, or set HF_TOKEN"
+                )
         for spec in self.methods.values():
             objective_of(spec)
         for name, source in self.sources.items():
