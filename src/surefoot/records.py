@@ -73,7 +73,8 @@ def claim_directory(directory: str | Path, kind: str, settings: dict[str, Any], 
     """Take an output directory for this run, or for the resumption of the same run.
 
     The settings' fingerprint is kept in `run.json`. A directory that holds a run with other settings is refused, so
-    that nothing is overwritten and nothing stale is taken for new. Secrets are neither kept nor compared.
+    that nothing is overwritten and nothing stale is taken for new, unless that run left nothing but
+    `run.json`. Secrets are neither kept nor compared.
 
     Raises:
         RunError: the directory holds another run, or files that surefoot didn't write.
@@ -83,12 +84,16 @@ def claim_directory(directory: str | Path, kind: str, settings: dict[str, Any], 
     path = target / CLAIM
     if path.exists() and not overwrite:
         held = read_json(path)
-        if (held["kind"], held["fingerprint"]) != (claim["kind"], claim["fingerprint"]):
+        if not isinstance(held, dict) or not {"kind", "fingerprint", "settings"} <= set(held):
+            raise RunError(f"{path} is no record of a run; choose another output directory, or delete it")
+        if (held["kind"], held["fingerprint"]) == (claim["kind"], claim["fingerprint"]):
+            return target
+        if any(found != path for found in target.iterdir()):  # a run that failed at once has left nothing else
             raise RunError(
                 f"{target} holds another run ({_difference(held, claim)}); choose another output directory, or delete "
                 "this one"
             )
-        return target
+        path.unlink()
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise RunError(f"{target} is not empty and holds no surefoot run; choose another output directory")
     target.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,9 @@ import difflib
 from pathlib import Path
 from typing import Any, NoReturn
 
-from surefoot.errors import ConfigError
+from surefoot.cli.kinds import checked_kinds
+from surefoot.errors import ConfigError, SurefootError
+from surefoot.ranges import check_ranges
 from surefoot.redaction import redacted
 from surefoot.yaml_files import parse_yaml, read_yaml
 
@@ -25,7 +27,8 @@ def parse(types: tuple[type, ...], arguments: list[str], command: str) -> tuple[
         command: shown in usage and errors.
 
     Raises:
-        ConfigError: an unknown key (the nearest known one is given), a missing required key, or an unreadable file.
+        ConfigError: an unknown key (the nearest known one is given), a missing required key, a value of the wrong kind
+            or out of its range, or an unreadable file.
     """
     from transformers import HfArgumentParser
 
@@ -40,6 +43,7 @@ def parse(types: tuple[type, ...], arguments: list[str], command: str) -> tuple[
     settings = _read(path) if path is not None else {}
     for key in settings:
         _check(key, known, str(path))
+    settings = checked_kinds(settings, types, str(path))
     for word in words:
         if word.startswith("--"):
             _check(word[2:].split("=", 1)[0].replace("-", "_"), known, "the command line")
@@ -51,11 +55,17 @@ def parse(types: tuple[type, ...], arguments: list[str], command: str) -> tuple[
         if action.required and not any(w.split("=")[0] in action.option_strings for w in words):
             raise ConfigError(f"'{action.dest}' is missing; give it in the config file or as --{action.dest}")
     try:
-        return parser.parse_args_into_dataclasses(words)[: len(types)]
-    except ConfigError:
+        found = parser.parse_args_into_dataclasses(words)[: len(types)]
+    except SurefootError:
         raise
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"a setting is not usable: {error}") from error
+    except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"a setting is not usable: {' '.join(str(error).split())}") from error
+    for one in found:
+        check_ranges(vars(one))
+        for name, value in vars(one).items():
+            if isinstance(value, str) and "\0" in value:
+                raise ConfigError(f"{name} holds a NUL character")
+    return found
 
 
 def _refuse(message: str) -> NoReturn:
@@ -101,12 +111,14 @@ def _split_config(arguments: list[str]) -> tuple[list[str], Path | None]:
             path = Path(word.partition("=")[2])
             del words[position]
             break
+    if any(word.partition("=")[0] == "--config" for word in words):
+        raise ConfigError("--config is given twice; give one file")
     return words, path
 
 
 def _read(path: Path) -> dict[str, Any]:
     values = read_yaml(path, "config file")
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"config file {path} must hold `key: value` lines, got {type(values).__name__}")
     return values
 

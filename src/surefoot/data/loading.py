@@ -64,6 +64,8 @@ def _open_file(path: Path) -> Dataset:
 
 
 def _refuse_numbers(table: Dataset, path: Path) -> None:
+    if any(column.startswith("__index_level_") for column in table.column_names):
+        raise DataError(f"{path}: rows have more fields than its first line names; quote texts that hold commas")
     for column in _TEXTS:
         kind = table.features.get(column)
         if isinstance(kind, Value) and kind.dtype not in ("string", "large_string", "string_view", "null"):
