@@ -12,8 +12,6 @@ are. `risk_earlier.json` has the rows of the study before anchors, as they were 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from surefoot.reports.figures import svg
 from surefoot.reports.prompts import anchor_of
 from surefoot.reports.records import BASELINE, Group, read_study
 from surefoot.reports.study_figures import trajectory_figure
+from surefoot.reports.study_files import csv_text
 from surefoot.reports.summary import MEAN, summarise_group, summary_rows
 from surefoot.studies.config import objective_of
 
@@ -273,11 +272,7 @@ def rounded(value: float | None) -> float | str:
 
 
 def write_runs(path: Path, rows: list[Record]) -> None:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, buffer.getvalue())
+    write_text(path, csv_text(rows))
 
 
 if __name__ == "__main__":

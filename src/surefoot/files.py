@@ -44,16 +44,20 @@ def read_json(path: str | Path) -> Any:
     """Read JSON, naming the file if it can't be read.
 
     Raises:
-        RunError: the file is missing or is not JSON.
+        RunError: the file is missing, can't be read, or is not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path} does not exist") from None
+    except OSError as error:
+        raise RunError(f"can't read {path}: {error.strerror}") from None
     except json.JSONDecodeError as error:
         raise RunError(
             f"{path} is not valid JSON (line {error.lineno}: {error.msg}); delete it or restore it"
         ) from None
+    except (RecursionError, ValueError) as error:  # nested too deeply; not UTF-8; a number of thousands of digits
+        raise RunError(f"{path} is not usable JSON ({error}); delete it or restore it") from None
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 
 from surefoot.errors import RunError
 from surefoot.files import fingerprint, read_json, write_json
+from surefoot.redaction import redacted
 
 __all__ = ["claim_directory", "commit", "make_record", "versions", "write_record"]
 
@@ -51,11 +52,11 @@ def _git(folder: Path, *words: str) -> str:
 def make_record(
     kind: str, config: dict[str, Any], *, seed: int | None, data_hash: str | None, metrics: dict[str, Any]
 ) -> dict[str, Any]:
-    """The record of a run: what was asked, on what, with which versions, and what came out."""
+    """The record of a run: what was asked (secrets left out), on what, with which versions, and what came out."""
     return {
         "kind": kind,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": config,
+        "config": redacted(config),
         "seed": seed,
         "data_hash": data_hash,
         "commit": commit(),
@@ -72,22 +73,27 @@ def claim_directory(directory: str | Path, kind: str, settings: dict[str, Any], 
     """Take an output directory for this run, or for the resumption of the same run.
 
     The settings' fingerprint is kept in `run.json`. A directory that holds a run with other settings is refused, so
-    that nothing is overwritten and nothing stale is taken for new.
+    that nothing is overwritten and nothing stale is taken for new, unless that run left nothing but
+    `run.json`. Secrets are neither kept nor compared.
 
     Raises:
         RunError: the directory holds another run, or files that surefoot didn't write.
     """
-    target = Path(directory)
+    target, settings = Path(directory), redacted(settings)
     claim = {"kind": kind, "fingerprint": fingerprint(settings), "settings": settings}
     path = target / CLAIM
     if path.exists() and not overwrite:
         held = read_json(path)
-        if (held["kind"], held["fingerprint"]) != (claim["kind"], claim["fingerprint"]):
+        if not isinstance(held, dict) or not {"kind", "fingerprint", "settings"} <= set(held):
+            raise RunError(f"{path} is no record of a run; choose another output directory, or delete it")
+        if (held["kind"], held["fingerprint"]) == (claim["kind"], claim["fingerprint"]):
+            return target
+        if any(found != path for found in target.iterdir()):  # a run that failed at once has left nothing else
             raise RunError(
                 f"{target} holds another run ({_difference(held, claim)}); choose another output directory, or delete "
                 "this one"
             )
-        return target
+        path.unlink()
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise RunError(f"{target} is not empty and holds no surefoot run; choose another output directory")
     target.mkdir(parents=True, exist_ok=True)

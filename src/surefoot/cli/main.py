@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; errors that the user can mend are printed without a traceback.
 
     Returns:
-        0 on success, 1 on an error of ours, 130 when interrupted.
+        0 on success, 1 on an error of ours or of the system (disk full, no permission), 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
@@ -42,7 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         import_module(f"surefoot.cli.{command}").run(rest)
     except SurefootError as error:
-        print(f"surefoot {command}: {error}", file=sys.stderr)
+        print(f"surefoot {command}: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        said = told_by_the_system(error) or told_by_a_library(error)
+        if said is None:
+            raise
+        print(f"surefoot {command}: {said}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\nsurefoot {command}: interrupted; run the same command again to go on", file=sys.stderr)
@@ -57,6 +63,33 @@ def _forget_judges(before: dict[str, str]) -> None:
     for name in [name for name in os.environ if name.startswith("SUREFOOT_JUDGE")]:
         del os.environ[name]
     os.environ.update({name: value for name, value in before.items() if name.startswith("SUREFOOT_JUDGE")})
+
+
+def told_by_the_system(error: Exception) -> str | None:
+    """What the system refused, in one line; None if the error is something else, which is a bug."""
+    if isinstance(error, UnicodeError):
+        return None
+    if isinstance(error, OSError) and error.errno is not None:
+        place = f": {error.filename!s:.200}" if error.filename else ""
+        return f"{error.strerror or error}{place}"
+    first = str(error).strip().partition("\n")[0]
+    system = isinstance(error, OSError | MemoryError) or any(words in first for words in _SYSTEM)
+    return (first or "out of memory") if system else None
+
+
+def told_by_a_library(error: Exception) -> str | None:
+    """What a library says of a setting that is passed on to it, in one line; None if it didn't raise this itself."""
+    raised = error.__traceback__
+    while raised is not None and raised.tb_next is not None:
+        raised = raised.tb_next
+    package = "" if raised is None else str(raised.tb_frame.f_globals.get("__name__")).partition(".")[0]
+    if package not in ("transformers", "trl", "peft", "accelerate") or not isinstance(error, ValueError | ImportError):
+        return None
+    return f"{package} refuses: {' '.join(str(error).split()):.500}"
+
+
+_SYSTEM = ("os error", "PytorchStreamWriter failed", "database or disk is full", "unable to open database file")
+"""How safetensors, torch and SQLite tell of a disk that refused."""
 
 
 def _parser() -> argparse.ArgumentParser:

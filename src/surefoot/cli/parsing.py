@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
-from surefoot.errors import ConfigError
+from surefoot.cli.kinds import checked_kinds
+from surefoot.errors import ConfigError, SurefootError
+from surefoot.ranges import check_ranges
+from surefoot.redaction import redacted
 from surefoot.rewards.judge.access import JudgeArguments
+from surefoot.yaml_files import parse_yaml, read_yaml
 
 __all__ = ["given_settings", "parse"]
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with 1.2's numbers: to YAML 1.1 `1e-3` is text, which nobody means and which fails late if it is nested."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
 
 
 def parse(types: tuple[type, ...], arguments: list[str], command: str, *, judges: bool = False) -> tuple[Any, ...]:
@@ -37,7 +29,8 @@ def parse(types: tuple[type, ...], arguments: list[str], command: str, *, judges
         judges: also read `JudgeArguments`, and put them where saved judges look for them.
 
     Raises:
-        ConfigError: an unknown key (the nearest known one is given), a missing required key, or an unreadable file.
+        ConfigError: an unknown key (the nearest known one is given), a missing required key, a value of the wrong kind
+            or out of its range, or an unreadable file.
     """
     from transformers import HfArgumentParser
 
@@ -54,6 +47,7 @@ def parse(types: tuple[type, ...], arguments: list[str], command: str, *, judges
     settings = _read(path) if path is not None else {}
     for key in settings:
         _check(key, known, str(path))
+    settings = checked_kinds(settings, types, str(path))
     for word in words:
         if word.startswith("--"):
             _check(word[2:].split("=", 1)[0].replace("-", "_"), known, "the command line")
@@ -66,10 +60,15 @@ def parse(types: tuple[type, ...], arguments: list[str], command: str, *, judges
             raise ConfigError(f"'{action.dest}' is missing; give it in the config file or as --{action.dest}")
     try:
         found = parser.parse_args_into_dataclasses(words)[: len(types)]
-    except ConfigError:
+    except SurefootError:
         raise
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"a setting is not usable: {error}") from error
+    except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"a setting is not usable: {' '.join(str(error).split())}") from error
+    for one in found:
+        check_ranges(vars(one))
+        for name, value in vars(one).items():
+            if isinstance(value, str) and "\0" in value:
+                raise ConfigError(f"{name} holds a NUL character")
     if judges:
         found[ours].publish()
     return tuple(found[:ours])
@@ -80,7 +79,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 def given_settings(arguments: list[str]) -> dict[str, Any]:
-    """What the user gave, in the config file and on the command line, as plain values; for records and claims."""
+    """What the user gave, in the config file and on the command line, as plain values without secrets; for records."""
     words, path = _split_config(arguments)
     settings = dict(_read(path)) if path is not None else {}
     key: str | None = None
@@ -88,12 +87,21 @@ def given_settings(arguments: list[str]) -> dict[str, Any]:
         if word.startswith("--"):
             key, _, value = word[2:].partition("=")
             key = key.replace("-", "_")
-            settings[key] = yaml.load(value, _Loader) if value else True
+            settings[key] = _plain(value) if value else True
         elif key is not None:
-            value = yaml.load(word, _Loader)
+            value = _plain(word)
             held = settings[key]
             settings[key] = value if held is True else [*(held if isinstance(held, list) else [held]), value]
-    return settings
+    plain: dict[str, Any] = redacted(settings)
+    return plain
+
+
+def _plain(word: str) -> Any:
+    """A word of the command line as YAML would read it; text where it is no YAML, as `[1].jsonl` isn't."""
+    try:
+        return parse_yaml(word, "the command line")
+    except ConfigError:
+        return word
 
 
 def _split_config(arguments: list[str]) -> tuple[list[str], Path | None]:
@@ -109,17 +117,14 @@ def _split_config(arguments: list[str]) -> tuple[list[str], Path | None]:
             path = Path(word.partition("=")[2])
             del words[position]
             break
+    if any(word.partition("=")[0] == "--config" for word in words):
+        raise ConfigError("--config is given twice; give one file")
     return words, path
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise ConfigError(f"config file {path} does not exist") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config file {path} is not valid YAML: {error}") from None
-    if not isinstance(values, dict):
+    values = read_yaml(path, "config file")
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"config file {path} must hold `key: value` lines, got {type(values).__name__}")
     return values
 

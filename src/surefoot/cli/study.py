@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from surefoot.cli.parsing import parse
 from surefoot.errors import ConfigError, RunError
 from surefoot.quiet import quieten
+from surefoot.ranges import check_ranges
 
 
 @dataclass
 class StudyArguments:
     """The grid, and where it runs. The axes are best written in a YAML file (examples/study_world.yaml)."""
+
+    YAML_KINDS: ClassVar[dict[str, Any]] = {"methods": list[str] | dict, "seeds": int | list[int]}
+    """What a file may give where a word of the command line can't."""
 
     output_dir: str = field(metadata={"help": "Where records go; the same again goes on with what is missing."})
     title: str = field(default="Risk study", metadata={"help": "Of the report."})
@@ -31,7 +35,7 @@ class StudyArguments:
     kl_budgets: list[float] | None = field(
         default=None, metadata={"help": "Nats per sequence; β stays constant if none is given."}
     )
-    seeds: int = field(default=10, metadata={"help": "Independent pipelines of every cell."})
+    seeds: int = field(default=10, metadata={"help": "Independent pipelines of every cell; in a file, also a list."})
     first_seed: int = field(default=0, metadata={"help": "Seeds are first_seed, first_seed + 1, …"})
     trainer: str = field(default="rloo", metadata={"help": "rloo or grpo."})
     policy: dict[str, Any] = field(
@@ -94,13 +98,21 @@ def configure(study: StudyArguments) -> Any:
         sources=_named(study.sources, "sources"),
         methods=method_settings(study.methods),
         kl_budgets=tuple(float(budget) for budget in study.kl_budgets) if study.kl_budgets else (None,),
-        seeds=tuple(range(study.first_seed, study.first_seed + study.seeds)),
+        seeds=_seeds(study.seeds, study.first_seed),
         trainer=study.trainer,
         policy=study.policy,
         evaluation_completions=study.evaluation_completions,
         samples_kept=study.samples_kept,
         monitor_gold=study.monitor_gold,
     )
+
+
+def _seeds(given: Any, first: int) -> tuple[int, ...]:
+    """A count of seeds from the first on, or their list."""
+    if isinstance(given, list):
+        return tuple(given)
+    check_ranges({"first_seed": first} | ({"seed": first + given - 1} if given > 0 else {}))
+    return tuple(range(first, first + given))
 
 
 def _named(given: Any, what: str) -> dict[str, dict[str, Any]]:

@@ -28,6 +28,7 @@ def run(arguments: list[str]) -> None:
 
     (config,) = parse((TheoryConfig,), arguments, "theory")
     console, folder = Console(), Path(config.out)
+    folder.mkdir(parents=True, exist_ok=True)  # before minutes of work
     with console.status("") as status:
         found = run_theory(config.seed, lambda name: status.update(f"{name} …"))
     for table in theory_tables(found):

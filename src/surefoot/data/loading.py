@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, Value, load_dataset, load_from_disk
 
+from surefoot.data.text_files import check_text_file
 from surefoot.errors import DataError
 
 __all__ = ["open_dataset"]
 
 _READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
+_TEXTS = ("prompt", "chosen", "rejected", "completion")
 
 
 def open_dataset(name: str | Path, *, split: str | None = None, config: str | None = None) -> Dataset:
@@ -24,11 +27,13 @@ def open_dataset(name: str | Path, *, split: str | None = None, config: str | No
         config: the hub dataset's configuration name.
 
     Raises:
-        DataError: nothing is there, the kind of file is unknown, the split doesn't exist, or the table is empty.
+        DataError: nothing is there, the kind of file is unknown, it isn't UTF-8 or holds numbers for texts, the split
+            doesn't exist, or the table is empty.
     """
     path = Path(name)
     if path.is_file():
         table = _open_file(path)
+        _refuse_numbers(table, path)
         if "split" not in table.column_names and split not in (None, "train"):
             raise DataError(f"{path} is one table without a column 'split', so it has no split '{split}'")
     elif path.is_dir():
@@ -48,18 +53,41 @@ def _open_file(path: Path) -> Dataset:
         raise DataError(f"{path} is of an unknown kind; use {', '.join(sorted(_READERS))}")
     if path.stat().st_size == 0:
         raise DataError(f"dataset {path} is empty")
+    if path.suffix != ".parquet":
+        check_text_file(path)
     try:
-        return load_dataset(_READERS[path.suffix], data_files=str(path), split="train")
+        return load_dataset(_READERS[path.suffix], data_files=glob.escape(str(path)), split="train")
     except Exception as error:  # datasets raises many kinds for a broken file
         if "corresponds to no data" in str(error):
             raise DataError(f"dataset {path} is empty") from None
-        raise DataError(f"can't read {path}: {error.__cause__ or error}") from error
+        raise DataError(f"can't read {path}: {_first_line(error.__cause__ or error)}") from error
+
+
+def _refuse_numbers(table: Dataset, path: Path) -> None:
+    if any(column.startswith("__index_level_") for column in table.column_names):
+        raise DataError(f"{path}: rows have more fields than its first line names; quote texts that hold commas")
+    for column in _TEXTS:
+        kind = table.features.get(column)
+        if isinstance(kind, Value) and kind.dtype not in ("string", "large_string", "string_view", "null"):
+            raise DataError(f"{path}: column '{column}' holds {kind.dtype}, where text or messages belong")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _open_directory(path: Path, split: str | None) -> Dataset:
     if not ((path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()):
+        if glob.has_magic(str(path.resolve())):
+            raise DataError(f"datasets reads *, ? and [ in {path.resolve()} as a pattern; rename the directory")
+        for file in sorted(path.rglob("*")):
+            if file.is_file() and file.suffix in _READERS.keys() - {".parquet"}:
+                check_text_file(file)
         return _load(str(path), split, None)
-    held = load_from_disk(str(path))
+    try:
+        held = load_from_disk(str(path))
+    except Exception as error:
+        raise DataError(f"can't read the dataset in {path}: {_first_line(error)}") from error
     return _one_split(held, split, str(path))
 
 
@@ -67,7 +95,7 @@ def _load(name: str, split: str | None, config: str | None) -> Dataset:
     try:
         held: Any = load_dataset(name, name=config)
     except Exception as error:
-        raise DataError(f"can't load dataset '{name}': {error}") from error
+        raise DataError(f"can't load dataset '{name}': {_first_line(error)}") from error
     return _one_split(held, split, name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from surefoot.reports.paths import REACHED, SETTLED, WINDOW
 from surefoot.reports.records import Study
 from surefoot.reports.summary import ALPHA, MethodSummary, summary_rows
 
-__all__ = ["write_study_files"]
+__all__ = ["csv_text", "write_study_files"]
 
 _PLACE = ("setting", "source", "method", "kl_budget", "seed", "key")
 
@@ -28,8 +29,8 @@ def write_study_files(
     if "json" in formats:
         write_json(folder / "summary.json", _head(study) | {"rows": rows})
     if "csv" in formats:
-        write_text(folder / "summary.csv", _csv(rows))
-        write_text(folder / "cells.csv", _csv([_cell_row(cell) for cell in study.cells]))
+        write_text(folder / "summary.csv", csv_text(rows))
+        write_text(folder / "cells.csv", csv_text([_cell_row(cell) for cell in study.cells]))
 
 
 def _head(study: Study) -> dict[str, Any]:
@@ -56,10 +57,23 @@ def _cell_row(cell: dict[str, Any]) -> dict[str, Any]:
     return {name: cell[name] for name in _PLACE} | cell["metrics"]
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
+def csv_text(rows: list[dict[str, Any]]) -> str:
+    """Rows as CSV under a line of all their names; None is an empty field.
+
+    Text that a spreadsheet would run as a formula gets a quotation mark (') before it.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row))
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in rows)
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(map(_cell, names))
+    writer.writerows([_cell(row.get(name)) for name in names] for row in rows)
     return buffer.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, Number):
+        return value
+    text = str(value).replace("\r", " ")  # which Python's writer doesn't quote
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from surefoot.errors import ModelError
@@ -15,8 +17,9 @@ from surefoot.files import read_json, write_json
 from surefoot.rewards.lora_layers import PEFT_SAVES, AdapterShape
 from surefoot.rewards.lora_network import LoraNetwork
 from surefoot.rewards.replication import layers_of
+from surefoot.rewards.saved import read_tensors
 
-__all__ = ["read_adapters", "write_adapter"]
+__all__ = ["read_adapters", "take_base", "write_adapter"]
 
 _ADAPTER = "adapter_model.safetensors"
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -48,6 +51,22 @@ def write_adapter(folder: Path, network: LoraNetwork, k: int, base: str) -> None
     )
 
 
+def take_base(base: Path, target: Path) -> Path:
+    """Put a base model's config and weights into a source: hard links where the disk allows it, else copies."""
+    target.mkdir(parents=True)
+    for path in (*base.glob("*.json"), *base.glob("*.safetensors")):
+        if not path.name.startswith("tokenizer"):  # the source has its own
+            _link_or_copy(path.resolve(), target / path.name)
+    return target
+
+
+def _link_or_copy(path: Path, target: Path) -> None:
+    try:
+        os.link(path, target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(path, target)
+
+
 def read_adapters(
     folders: Sequence[Path],
 ) -> tuple[AdapterShape, tuple[str, ...], list[tuple[dict[str, Tensor], float]]]:
@@ -59,7 +78,7 @@ def read_adapters(
         ModelError: an adapter is of a kind that can't be batched (DoRA, biases, a changed base).
     """
     configs = [_config(folder) for folder in folders]
-    weights = [load_file(folder / _ADAPTER) for folder in folders]
+    weights = [read_tensors(folder / _ADAPTER) for folder in folders]
     rank = max(config["r"] for config in configs)
     shape = AdapterShape(
         members=len(configs),

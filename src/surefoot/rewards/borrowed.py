@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.files import whole_directory, write_json
-from surefoot.rewards.source import SOURCE, MemberSource, RewardSource, load_source, save_calibration
+from surefoot.rewards.saved import SOURCE
+from surefoot.rewards.source import MemberSource, RewardSource, load_source, save_calibration
 from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 
 __all__ = ["BorrowedVariance"]

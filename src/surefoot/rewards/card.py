@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from surefoot.types import Calibration
 
-__all__ = ["RELIABLE", "model_card"]
+__all__ = ["RELIABLE", "model_card", "one_line"]
 
 _ASKED_WHERE = ', judge=JudgeAccess(endpoint="https://…/v1", key_variable="…")'
 RELIABLE = 0.6
@@ -38,7 +39,7 @@ def model_card(
         "tags: [reward-model, uncertainty, preference-alignment]",
         "---",
         "",
-        f"# {name}",
+        f"# {one_line(name)}",
         "",
         f"A surefoot reward source of kind `{kind}`: {said}. It gives every completion a reward and a variance.",
         "",
@@ -46,7 +47,7 @@ def model_card(
         "from surefoot import group_anchors, load_source",
         *(["from surefoot.rewards.judge.access import JudgeAccess"] if kind == "judge" else []),
         "",
-        f'source = load_source("{repository}"{_ASKED_WHERE if kind == "judge" else ""})',
+        f"source = load_source({json.dumps(repository, ensure_ascii=False)}{_ASKED_WHERE if kind == 'judge' else ''})",
         "scores = source.score(prompts, completions)",
         "rewards = source.estimate(scores)  # .mean, .variance; centred by the calibration set",
         "# Better, if a prompt's completions are the reference policy's own: each prompt is centred by itself.",
@@ -114,7 +115,12 @@ def _of_variance(calibration: Calibration) -> list[str]:
 
 
 def _table(rows: list[tuple[str, str]]) -> list[str]:
-    return ["| | |", "|---|---|", *(f"| {what} | {figure} |" for what, figure in rows), ""] if rows else []
+    return ["| | |", "|---|---|", *(f"| {what} | {one_line(figure)} |" for what, figure in rows), ""] if rows else []
+
+
+def one_line(text: str) -> str:
+    """Text as a part of a line or table of Markdown: no line breaks, and nothing that ends a cell or code."""
+    return " ".join(text.split()).replace("`", "'").replace("|", "\\|")
 
 
 def _shown(value: float | str) -> str:

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from surefoot.errors import ConfigError
+from surefoot.ranges import check_ranges
 
 __all__ = ["RewardSourceArguments"]
 
@@ -156,8 +157,12 @@ class RewardSourceArguments:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got '{getattr(self, name)}'")
-        if self.members is not None and self.members < 1:
-            raise ConfigError(f"members must be at least 1, got {self.members}")
+        for name, allowed in _CHOICES_OF_KINDS.items():
+            if getattr(self, name) not in (None, *allowed):
+                raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got '{getattr(self, name)}'")
+        if self.start is not None and not 0 <= self.start < 1:
+            raise ConfigError(f"start must be a share of the depth in [0, 1), got {self.start}")
+        check_ranges(vars(self))
         foreign = sorted(self._given(_ALL_SETTINGS - set(_SETTINGS[self.kind]) - set(self._of_variance())))
         if foreign:
             owners = {name: [kind for kind, names in _SETTINGS.items() if name in names] for name in foreign}
@@ -260,6 +265,11 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "bad_rows": ("error", "drop"),
     "overlong": ("drop", "truncate"),
     "variance": ("moderated", "raw", "smoothed"),
+}
+_CHOICES_OF_KINDS = {
+    "pooling": ("last", "mean", "cls"),
+    "head": ("linear", "mlp"),
+    "structure": ("full", "low_rank", "diagonal"),
 }
 _BOOTSTRAPS = {
     "heads": ("none", "poisson", "exponential"),

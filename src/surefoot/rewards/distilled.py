@@ -11,17 +11,18 @@ from typing import Any
 import torch
 from datasets import Dataset
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from surefoot.errors import DataError
-from surefoot.files import read_json, whole_directory, write_json
+from surefoot.files import whole_directory, write_json
 from surefoot.maths.statistics import spearman
 from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.encoding import TextEncoder, prompt_keys
 from surefoot.rewards.features import Pooling, compute_features
 from surefoot.rewards.loading import choose_device, load_encoder, load_trunk
-from surefoot.rewards.source import SOURCE, RewardSource, given_estimate, plain_constants, save_calibration
+from surefoot.rewards.saved import SOURCE, read_source, read_tensors
+from surefoot.rewards.source import RewardSource, given_estimate, plain_constants, save_calibration
 from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 
 __all__ = ["DistilledConfig", "DistilledReward", "distil"]
@@ -114,9 +115,9 @@ class DistilledReward(RewardSource):
 
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> "DistilledReward":
-        held = read_json(directory / SOURCE)
+        held = read_source(directory)
         network = _Network(held["features"], held["hidden"])
-        network.load_state_dict(load_file(directory / "network.safetensors"))
+        network.load_state_dict(read_tensors(directory / "network.safetensors"))
         trunk = load_trunk(directory / "trunk", choose_device(device))
         encoder = load_encoder(directory / "trunk", trunk, held["max_length"])
         return cls(trunk, encoder, network, held["pooling"], held["layer"], held["name"])

@@ -18,13 +18,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from surefoot.errors import ConfigError, ModelError
-from surefoot.files import read_json, whole_directory, write_json
+from surefoot.files import whole_directory, write_json
 from surefoot.rewards.batching import forward_tokens, length_sorted_batches
 from surefoot.rewards.encoding import TextEncoder, prompt_keys
 from surefoot.rewards.laplace import load_reader
 from surefoot.rewards.reading import apply_head, decoder_head, head_in_float32, own_pad, read_places
 from surefoot.rewards.replication import layers_of, replicated, start_layer
-from surefoot.rewards.source import SOURCE, MemberSource, save_calibration
+from surefoot.rewards.saved import SOURCE, read_source
+from surefoot.rewards.source import MemberSource, save_calibration
 from surefoot.rewards.states import read_states
 from surefoot.types import Text
 
@@ -164,7 +165,7 @@ class DropoutMembers(MemberSource):
 
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> "DropoutMembers":
-        held = read_json(directory / SOURCE)
+        held = read_source(directory)
         source = cls.from_model(directory / "model", DropoutConfig(**held["config"]), device=device)
         source.name = held["name"]
         return source

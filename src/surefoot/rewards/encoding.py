@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from surefoot.errors import DataError, ModelError
+from surefoot.errors import ConfigError, DataError, ModelError
 from surefoot.types import Text
 
 __all__ = ["TextEncoder", "check_rows", "encode_pairs", "prompt_keys"]
@@ -30,9 +30,12 @@ class TextEncoder:
 
     Raises:
         ModelError: the tokenizer has neither a pad token nor an eos token, or is given messages without a template.
+        ConfigError: `max_length` isn't positive.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        if max_length < 1:
+            raise ConfigError(f"max_length must be at least 1 token, got {max_length}")
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
                 raise ModelError(

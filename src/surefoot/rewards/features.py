@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from surefoot.errors import ConfigError
 from surefoot.files import fingerprint, whole_directory
 from surefoot.rewards.batching import forward_tokens
 from surefoot.rewards.states import last_token, read_states
@@ -42,6 +43,8 @@ def compute_features(
         keys: rows with equal keys answer the same prompt and share its computation; None shares nothing.
         on_progress: called with the share of rows done.
     """
+    if pooling not in get_args(Pooling):
+        raise ConfigError(f"pooling must be one of {', '.join(get_args(Pooling))}, got '{pooling}'")
     places: dict[str, list[int] | None] = {"last": last_token(rows), "mean": None, "cls": [0] * len(rows)}
     states = read_states(
         trunk,

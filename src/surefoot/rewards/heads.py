@@ -9,15 +9,16 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from surefoot.errors import ConfigError
-from surefoot.files import read_json, whole_directory, write_json
+from surefoot.errors import ConfigError, ModelError
+from surefoot.files import whole_directory, write_json
 from surefoot.rewards.encoding import TextEncoder, prompt_keys
 from surefoot.rewards.features import Pooling, compute_features
 from surefoot.rewards.loading import choose_device, load_encoder, load_trunk
-from surefoot.rewards.source import SOURCE, MemberSource, save_calibration
+from surefoot.rewards.saved import SOURCE, read_source, read_tensors
+from surefoot.rewards.source import MemberSource, save_calibration
 from surefoot.types import Text
 
 __all__ = ["HeadShape", "Heads", "SharedTrunkHeads"]
@@ -159,9 +160,12 @@ class SharedTrunkHeads(MemberSource):
 
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> "SharedTrunkHeads":
-        held = read_json(directory / SOURCE)
-        heads = Heads(HeadShape(**held["shape"]), seed=0)
-        heads.load_state_dict(load_file(directory / "heads.safetensors"))
+        held, tensors = read_source(directory), read_tensors(directory / "heads.safetensors")
+        shape = HeadShape(**held["shape"])
+        if len(tensors["weight"]) != shape.members:  # before a number that may be huge is drawn for
+            raise ModelError(f"{directory} says {shape.members} members and holds {len(tensors['weight'])} heads")
+        heads = Heads(shape, seed=0)
+        heads.load_state_dict(tensors)
         trunk = load_trunk(directory / "trunk", choose_device(device))
         encoder = load_encoder(directory / "trunk", trunk, held["max_length"])
         return cls(trunk, encoder, heads, held["pooling"], held["layer"], held["name"])

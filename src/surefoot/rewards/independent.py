@@ -12,11 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.errors import ModelError
-from surefoot.files import read_json, whole_directory, write_json
+from surefoot.files import whole_directory, write_json
 from surefoot.rewards.encoding import TextEncoder
 from surefoot.rewards.loading import choose_device, load_classifier, load_encoder
 from surefoot.rewards.reading import read_rewards
-from surefoot.rewards.source import SOURCE, MemberSource, save_calibration
+from surefoot.rewards.saved import SOURCE, inner_folders, read_source
+from surefoot.rewards.source import MemberSource, save_calibration
 from surefoot.types import Text
 
 __all__ = ["IndependentMembers", "Member"]
@@ -68,9 +69,10 @@ class IndependentMembers(MemberSource):
 
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> "IndependentMembers":
-        held = read_json(directory / SOURCE)
+        held = read_source(directory)
         target = choose_device(device)
-        members = [_load_member(directory / folder, held["max_length"], target) for folder in held["members"]]
+        folders = inner_folders(directory, held["members"], "members")
+        members = [_load_member(folder, held["max_length"], target) for folder in folders]
         return cls(members, held["name"])
 
     def save(self, directory: str | Path) -> None:

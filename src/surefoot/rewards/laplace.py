@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from datasets import Dataset
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from surefoot.errors import ConfigError, DataError, ModelError
-from surefoot.files import read_json, whole_directory, write_json
+from surefoot.files import whole_directory, write_json
 from surefoot.maths.laplace import (
     Covariance,
     curvature,
@@ -27,7 +27,8 @@ from surefoot.rewards.encoding import TextEncoder, encode_pairs, prompt_keys
 from surefoot.rewards.gaussian import GaussianSource, Term
 from surefoot.rewards.loading import choose_device, load_classifier, load_encoder
 from surefoot.rewards.reading import apply_head, decoder_head, head_in_float32, own_pad, read_places
-from surefoot.rewards.source import SOURCE, save_calibration
+from surefoot.rewards.saved import SOURCE, read_source, read_tensors
+from surefoot.rewards.source import save_calibration
 from surefoot.rewards.states import read_states
 from surefoot.types import Text
 
@@ -179,8 +180,8 @@ class LaplaceRewardModel(GaussianSource):
 
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> "LaplaceRewardModel":
-        held = read_json(directory / SOURCE)
-        tensors = load_file(directory / "posterior.safetensors")
+        held = read_source(directory)
+        tensors = read_tensors(directory / "posterior.safetensors")
         terms = []
         for i in range(held["terms"]):
             parts = {name: tensors[f"{i}.{name}"] for name in ("basis", "shift", "scale")}

@@ -14,18 +14,19 @@ from typing import Any, Literal
 import torch
 from datasets import Dataset
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from surefoot.errors import ConfigError
-from surefoot.files import read_json, whole_directory, write_json
+from surefoot.files import whole_directory, write_json
 from surefoot.maths.laplace import Covariance
 from surefoot.maths.linear import LinearFit, fit_bradley_terry
 from surefoot.rewards.encoding import TextEncoder, encode_pairs, prompt_keys
 from surefoot.rewards.features import FeatureCache, Pooling, compute_features
 from surefoot.rewards.gaussian import GaussianSource, Term
 from surefoot.rewards.loading import choose_device, load_encoder, load_trunk
-from surefoot.rewards.source import SOURCE, save_calibration
+from surefoot.rewards.saved import SOURCE, read_source, read_tensors
+from surefoot.rewards.source import save_calibration
 from surefoot.types import Text
 
 __all__ = ["LinearConfig", "LinearReward", "fit_linear"]
@@ -124,7 +125,7 @@ class LinearReward(GaussianSource):
 
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> LinearReward:
-        held, tensors = read_json(directory / SOURCE), load_file(directory / "linear.safetensors")
+        held, tensors = read_source(directory), read_tensors(directory / "linear.safetensors")
         covariance = Covariance(tensors["basis"], tensors["shift"], tensors["scale"])
         trunk = load_trunk(directory / "trunk", choose_device(device))
         return cls(

@@ -47,19 +47,19 @@ def _dtype(device: torch.device) -> torch.dtype:
 def resolve_model(name: str | Path, *, weights: bool = True) -> str:
     """The model's directory or hub name; `package:NAME/FOLDER` is a folder inside an installed Python package.
 
+    NAME is a top-level package: looking for a dotted one would import its parents. A loaded `source.json` can't say
+    `package:` at all (`surefoot.rewards.saved`).
+
     Args:
         weights: whether a local directory must hold a model; a tokenizer may stand alone.
 
     Raises:
-        ModelError: the package isn't installed, or a local directory holds no model or no weights.
+        ModelError: the package isn't installed or its name is dotted, the folder leads out of it, or a local directory
+            holds no model or no weights.
     """
     text = str(name)
     if text.startswith("package:"):
-        package, _, inner = text.removeprefix("package:").partition("/")
-        spec = find_spec(package)
-        if spec is None or spec.origin is None:
-            raise ModelError(f"model '{text}' needs the package {package}; install it (surefoot[examples] has it)")
-        text = str(Path(spec.origin).parent / inner)
+        text = str(_inside_package(text))
     folder = Path(text)
     if not weights:
         return text
@@ -69,6 +69,16 @@ def resolve_model(name: str | Path, *, weights: bool = True) -> str:
         if not any(folder.glob("*.safetensors*")):
             raise ModelError(f"{folder} holds no *.safetensors weights; save the model there with save_pretrained")
     return text
+
+
+def _inside_package(text: str) -> Path:
+    package, _, inner = text.removeprefix("package:").partition("/")
+    if not package.isidentifier() or ".." in Path(inner).parts or Path(inner).is_absolute():
+        raise ModelError(f"model '{text}' must be package:NAME/FOLDER: a top-level package, a folder inside it")
+    spec = None if package == "__main__" else find_spec(package)
+    if spec is None or spec.origin is None or spec.submodule_search_locations is None:
+        raise ModelError(f"model '{text}' needs the package {package}; install it (surefoot[examples] has it)")
+    return Path(spec.origin).parent / inner
 
 
 def load_tokenizer(name: str | Path) -> Any:
@@ -225,10 +235,20 @@ def _load(factory: Any, name: str | Path, *, weights: bool = True, **keywords: A
     hf_logging.set_verbosity_error()  # what is missing is checked here
     hf_logging.disable_progress_bar()
     try:
-        return factory.from_pretrained(path, trust_remote_code=False, **keywords)
+        found = factory.from_pretrained(path, trust_remote_code=False, **keywords)
+        _refuse_nan(found[0] if isinstance(found, tuple) else found, path)
+        return found
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"can't load '{path}': {error}") from error
     finally:
         hf_logging.set_verbosity(verbosity)
         if bars:
             hf_logging.enable_progress_bar()
+
+
+def _refuse_nan(loaded: Any, path: str) -> None:
+    if not isinstance(loaded, torch.nn.Module):
+        return
+    for name, value in loaded.named_parameters():
+        if not bool(torch.isfinite(value).all()):
+            raise ModelError(f"the weights of '{path}' hold NaN or infinite numbers, first in {name}")

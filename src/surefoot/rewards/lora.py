@@ -10,13 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.errors import ModelError
-from surefoot.files import read_json, whole_directory, write_json
-from surefoot.rewards.adapter_files import read_adapters, write_adapter
+from surefoot.files import whole_directory, write_json
+from surefoot.rewards.adapter_files import read_adapters, take_base, write_adapter
 from surefoot.rewards.encoding import TextEncoder, prompt_keys
 from surefoot.rewards.loading import choose_device, load_base, load_encoder
 from surefoot.rewards.lora_layers import AdapterShape
 from surefoot.rewards.lora_network import LoraNetwork
-from surefoot.rewards.source import SOURCE, MemberSource, save_calibration
+from surefoot.rewards.saved import SOURCE, base_of, inner_folders, read_source
+from surefoot.rewards.source import MemberSource, save_calibration
 from surefoot.types import Text
 
 __all__ = ["AdapterShape", "LoraMembers", "LoraNetwork"]
@@ -24,6 +25,9 @@ __all__ = ["AdapterShape", "LoraMembers", "LoraNetwork"]
 
 class LoraMembers(MemberSource):
     """Members that are LoRA adapters over one base.
+
+    A saved source names its base if that is on the hub. A base in a directory is saved with it, in `base`: as links to
+    the same data (hard links) where the disk allows it, else as copies.
 
     Args:
         network: base and adapters.
@@ -51,19 +55,19 @@ class LoraMembers(MemberSource):
             for k, name in enumerate(names):
                 write_adapter(folder / name, self.network, k, self.base)
             self.encoder.tokenizer.save_pretrained(folder / "tokenizer")
-            write_json(
-                folder / SOURCE,
-                {"kind": "lora", "name": self.name, "base": self.base, "members": names,
-                 "max_length": self.encoder.max_length},
-            )  # fmt: skip
+            base = self.base
+            if Path(base).is_dir():
+                base = take_base(Path(base), folder / "base").name
+            held = {"kind": "lora", "name": self.name, "base": base, "members": names}
+            write_json(folder / SOURCE, held | {"max_length": self.encoder.max_length})
             save_calibration(folder, self.calibration)
 
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> "LoraMembers":
-        held = read_json(directory / SOURCE)
-        folders = [directory / name for name in held["members"]]
+        held = read_source(directory)
+        folders, base = inner_folders(directory, held["members"], "members"), base_of(directory, held["base"])
         tokenizer = directory / "tokenizer"
-        source = cls.from_adapters(folders, held["base"], tokenizer, max_length=held["max_length"], device=device)
+        source = cls.from_adapters(folders, base, tokenizer, max_length=held["max_length"], device=device)
         source.name = held["name"]
         return source
 

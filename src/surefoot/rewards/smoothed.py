@@ -16,18 +16,19 @@ from typing import Any
 import torch
 from datasets import Dataset
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from surefoot.errors import ConfigError, DataError
-from surefoot.files import read_json, whole_directory, write_json
+from surefoot.files import whole_directory, write_json
 from surefoot.maths import ensemble
 from surefoot.maths.smoothing import LogVariance, PairScatter, fit_log_variance, smoothed_reliability
 from surefoot.rewards.encoding import TextEncoder, encode_pairs, prompt_keys
 from surefoot.rewards.features import FeatureCache, Pooling, compute_features
 from surefoot.rewards.heads import SharedTrunkHeads
 from surefoot.rewards.loading import choose_device, load_encoder, load_trunk
-from surefoot.rewards.source import SOURCE, MemberSource, RewardSource, load_source, save_calibration
+from surefoot.rewards.saved import SOURCE, read_source, read_tensors
+from surefoot.rewards.source import MemberSource, RewardSource, load_source, save_calibration
 from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 
 __all__ = ["FrozenTrunk", "SmoothedVariance", "smooth_variance"]
@@ -189,7 +190,7 @@ class SmoothedVariance(RewardSource):
 
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> SmoothedVariance:
-        held, tensors = read_json(directory / SOURCE), load_file(directory / "smooth.safetensors")
+        held, tensors = read_source(directory), read_tensors(directory / "smooth.safetensors")
         members = load_source(directory / "ensemble", device)
         assert isinstance(members, MemberSource)
         members.scale_members = held["scale_members"]

@@ -21,14 +21,16 @@ import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor
 
-from surefoot.errors import DataError, ModelError
+from surefoot.errors import DataError, ModelError, SurefootError
 from surefoot.files import read_json, write_json, write_text
 from surefoot.maths import ensemble
 from surefoot.rewards.card import model_card
 from surefoot.rewards.encoding import TextEncoder
 from surefoot.rewards.judge.access import JudgeAccess, given
+from surefoot.rewards.saved import SOURCE, check_finite, check_folder, read_source
 from surefoot.types import ANCHOR_KINDS, Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 
 __all__ = [
@@ -42,7 +44,6 @@ __all__ = [
     "write_card",
 ]
 
-SOURCE = "source.json"
 CALIBRATION = "calibration.json"
 DIAGNOSIS = "diagnose.json"
 
@@ -61,6 +62,11 @@ _KINDS = {
 }
 
 
+_BROKEN = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError),
+    SafetensorError,
+)
+"""What loading raises, deep down, on a source whose parts are missing or don't fit."""
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "**/*.json", "**/*.safetensors", "**/*.txt"]
 """What is taken from the hub: weights as safetensors, configurations, tokenizers; never code or pickles."""
 
@@ -327,6 +333,8 @@ def load_source(
 ) -> RewardSource:
     """Load any saved source by its `source.json`, with its calibration if it has one.
 
+    What is loaded isn't trusted: no code of it runs, and it names nothing outside of its folder but hub models.
+
     Args:
         directory: what `save` wrote, or the name of a source on the hub (`push_to_hub`).
         device: where to run it; None takes the first accelerator, else the CPU.
@@ -334,29 +342,44 @@ def load_source(
             environment says (`judge.access`). The files never do.
 
     Raises:
-        ConfigError: it is a judge, and nobody says where to ask it. ModelError: not a source directory, or of a kind
-            this version doesn't know.
+        ConfigError: it is a judge, and nobody says where to ask it.
+        ModelError: not a source directory, of a kind this version doesn't know, or with a path, link, field or number
+            that a source can't have; the message says which.
     """
     folder = Path(directory)
     if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(directory)):
         folder = _download(str(directory))
     if not (folder / SOURCE).exists():
         raise ModelError(f"{folder} is not a reward source: it has no {SOURCE}; train one with `surefoot reward`")
-    kind = read_json(folder / SOURCE).get("kind")
+    check_folder(folder)
+    kind = read_source(folder).get("kind")
     if kind not in _KINDS:
         raise ModelError(f"{folder / SOURCE} is of kind {kind!r}; this version knows {', '.join(sorted(_KINDS))}")
     module, name = _KINDS[kind].split(":")
-    with given(judge):
-        source: RewardSource = getattr(import_module(module), name).load(folder, device)
+    try:
+        with given(judge):
+            source = getattr(import_module(module), name).load(folder, device)
+        return _with_figures(source, folder)
+    except SurefootError:
+        raise
+    except _BROKEN as error:
+        said = (
+            f"it lacks {error}" if isinstance(error, KeyError) else str(error).split("\n")[0] or type(error).__name__
+        )
+        raise ModelError(f"{folder} can't be loaded as kind: {kind}: {said or type(error).__name__}") from error
+
+
+def _with_figures(source: RewardSource, folder: Path) -> RewardSource:
+    """The source with what was measured of it, if it lies beside: calibration and diagnosis."""
     if (folder / CALIBRATION).exists():
-        source.calibration = Calibration.from_dict(read_json(folder / CALIBRATION))
+        source.calibration = Calibration.from_dict(check_finite(folder / CALIBRATION))
         source.variance_factor = source.calibration.variance_factor
         variance = source.calibration.variance_kind
         if isinstance(source, MemberSource) and variance != "smoothed":
             source.scale_members = any(scale != 1 for scale in source.calibration.scales)
             source.variance_kind = variance
     if (folder / DIAGNOSIS).exists():
-        source.diagnosis = read_json(folder / DIAGNOSIS)
+        source.diagnosis = dict(read_json(folder / DIAGNOSIS))
     return source
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from surefoot.errors import ConfigError
 from surefoot.rewards.batching import length_sorted_batches, padded
 from surefoot.rewards.prefix import SharedBatch, can_share, forward_shared, plan
 
@@ -168,5 +169,13 @@ def _read_shared(
 
 
 def _chosen(output: Any, layer: int) -> Tensor:
-    states: Tensor = output.last_hidden_state if layer == -1 else output.hidden_states[layer]
-    return states
+    if layer == -1:
+        last: Tensor = output.last_hidden_state
+        return last
+    held: Sequence[Tensor] = output.hidden_states
+    if not -len(held) <= layer < len(held):
+        raise ConfigError(
+            f"layer {layer} isn't there: the model has {len(held)} hidden states, 0 (the embeddings) to "
+            f"{len(held) - 1} or -1 (the last)"
+        )
+    return held[layer]

@@ -19,6 +19,7 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from surefoot.errors import ConfigError
 from surefoot.files import read_json, write_json
+from surefoot.ranges import check_ranges
 from surefoot.records import make_record
 from surefoot.rewards.borrowed import BorrowedVariance
 from surefoot.rewards.source import MemberSource, RewardSource
@@ -39,7 +40,7 @@ _OURS = ("output_dir", "seed", "target_kl", "preset", "aggregate", "aggregate_pa
 
 
 def check_policy(trainer: str, policy: dict[str, Any]) -> None:
-    """Refuse unknown settings, those that the grid sets, and text where a number belongs.
+    """Refuse unknown settings, those that the grid sets, text where a number belongs, and numbers out of range.
 
     Raises:
         ConfigError: the key, and the nearest one that is known.
@@ -50,6 +51,7 @@ def check_policy(trainer: str, policy: dict[str, Any]) -> None:
     known = {field.name for config in (_CONFIGS[trainer], ModelConfig) for field in fields(config)}
     check_keys(policy, known - {"model_name_or_path"}, "policy")
     check_numbers(policy, (_CONFIGS[trainer], ModelConfig), "policy")
+    check_ranges(policy, "policy.")
 
 
 def cell_path(folder: Path, key: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any, get_args, get_type_hints
 from surefoot.errors import ConfigError
 from surefoot.files import fingerprint
 from surefoot.maths.objectives import Objective
+from surefoot.ranges import check_ranges
+from surefoot.redaction import holds_secret
 from surefoot.training.objective_config import ObjectiveArguments
 
 __all__ = [
@@ -91,7 +94,7 @@ class StudyConfig:
         monitor_gold: whether every training batch is judged too, for the trajectory.
 
     Raises:
-        ConfigError: an empty axis, or a method that is no objective.
+        ConfigError: an empty axis, a method that is no objective, or a secret among the settings.
     """
 
     settings: dict[str, dict[str, Any]]
@@ -111,10 +114,28 @@ class StudyConfig:
                 raise ConfigError(f"a study needs at least one of {name}")
         if self.trainer not in ("rloo", "grpo"):
             raise ConfigError(f"trainer must be rloo or grpo, got '{self.trainer}'")
+        self._check_axes()
+        for name in ("settings", "sources", "methods", "policy"):
+            if holds_secret(getattr(self, name)):
+                raise ConfigError(
+                    f"{name} of a study must hold no token, key or password, since its records hold every setting; "
+                    "log in to the hub, or set HF_TOKEN"
+                )
         for spec in self.methods.values():
             objective_of(spec)
         for name, source in self.sources.items():
             check_keys(source.get("methods", ()), self.methods, f"the methods of source '{name}'")
+
+    def _check_axes(self) -> None:
+        for budget in self.kl_budgets:
+            if budget is not None and not (math.isfinite(budget) and budget > 0):
+                raise ConfigError(f"kl_budgets must be positive and finite, got {budget}")
+        for seed in self.seeds:
+            if isinstance(seed, bool) or not isinstance(seed, int):
+                raise ConfigError(f"seeds must be whole numbers, got {seed!r}")
+            check_ranges({"seed": seed})
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError("seeds names one twice; every seed is an independent pipeline")
 
     def to_yaml(self) -> dict[str, Any]:
         """What `surefoot study --config` reads back; seeds are a count where they follow one another."""

@@ -73,6 +73,7 @@ def build_setting(spec: dict[str, Any], folder: Path) -> Setting:
     Raises:
         ConfigError, DataError, ModelError: what is wrong, before any training.
     """
+    _check_counts(spec)
     if "world" in spec:
         return _world(spec, folder)
     check_keys(spec, _MODEL_KEYS, "a setting")
@@ -83,6 +84,15 @@ def build_setting(spec: dict[str, Any], folder: Path) -> Setting:
             f"{', '.join(missing) or 'exactly one of preferences and draw'}"
         )
     return _model(spec)
+
+
+def _check_counts(spec: dict[str, Any]) -> None:
+    for name in ("pairs", "held_out_pairs"):
+        value = spec.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ConfigError(f"{name} of a setting must be a whole number of at least 0, got {value!r}")
+    if "world" in spec and 0 in (spec.get("pairs"), spec.get("held_out_pairs")):
+        raise ConfigError("pairs and held_out_pairs of a setting on the offline world must be at least 1")
 
 
 def _world(spec: dict[str, Any], folder: Path) -> Setting:

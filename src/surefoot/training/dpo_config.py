@@ -8,6 +8,7 @@ import torch
 from trl import DPOConfig
 
 from surefoot.errors import ConfigError
+from surefoot.training.secret_settings import SecretsStay
 
 __all__ = ["VarianceAwareDPOConfig"]
 
@@ -15,7 +16,7 @@ _LINEAR = ("sigmoid", "hinge", "robust")
 
 
 @dataclass
-class VarianceAwareDPOConfig(DPOConfig):
+class VarianceAwareDPOConfig(SecretsStay, DPOConfig):
     """`DPOConfig` with `weights`, `objective`, `weight_floor`, `weight_ceiling` and `anchor_file`.
 
     Without an accelerator it trains in fp32 on the CPU.

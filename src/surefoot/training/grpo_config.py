@@ -9,12 +9,13 @@ from trl import GRPOConfig
 
 from surefoot.errors import ConfigError
 from surefoot.training.objective_config import ObjectiveArguments
+from surefoot.training.secret_settings import SecretsStay
 
 __all__ = ["VarianceAwareGRPOConfig"]
 
 
 @dataclass
-class VarianceAwareGRPOConfig(ObjectiveArguments, GRPOConfig):
+class VarianceAwareGRPOConfig(SecretsStay, ObjectiveArguments, GRPOConfig):
     """`GRPOConfig` with `preset`, `target_kl` and the rest of `ObjectiveArguments`.
 
     With weighting on, the penalty is in the reward, and `beta` is per sequence (in reward per nat), as in RLOO; TRL's

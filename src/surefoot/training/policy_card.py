@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from surefoot.maths.objectives import Objective
+from surefoot.rewards.card import one_line
 from surefoot.rewards.source import MemberSource, RewardSource
 
 __all__ = ["policy_card"]
@@ -28,7 +29,7 @@ def policy_card(
         f"[{objective.weight_floor:g}, {objective.weight_ceiling:g}]",
     }[objective.weights]
     rows = [
-        ("reward source", f"`{source.name}`, {members}"),
+        ("reward source", f"`{one_line(source.name)}`, {members}"),
         ("reward", f"`{objective.aggregate}`{parameter}"),
         ("penalty", penalty),
         ("KL budget", "none, β is constant" if target_kl is None else f"{target_kl:g} nats per sequence"),

@@ -9,7 +9,8 @@ import torch
 
 from surefoot.rewards.functions import FunctionMembers
 from surefoot.rewards.loading import check_templates
-from surefoot.rewards.source import SOURCE, RewardSource, load_source
+from surefoot.rewards.saved import SOURCE
+from surefoot.rewards.source import RewardSource, load_source
 from surefoot.types import Text
 
 __all__ = ["RewardFuncs", "split_reward_funcs"]

@@ -9,12 +9,13 @@ from trl import RLOOConfig
 
 from surefoot.errors import ConfigError
 from surefoot.training.objective_config import ObjectiveArguments
+from surefoot.training.secret_settings import SecretsStay
 
 __all__ = ["VarianceAwareRLOOConfig"]
 
 
 @dataclass
-class VarianceAwareRLOOConfig(ObjectiveArguments, RLOOConfig):
+class VarianceAwareRLOOConfig(SecretsStay, ObjectiveArguments, RLOOConfig):
     """`RLOOConfig` with `preset`, `target_kl` and the rest of `ObjectiveArguments`.
 
     Differs from RLOOConfig in its defaults only where the machine asks for it: without an accelerator it trains in

@@ -162,7 +162,10 @@ def with_model_settings(args: Any, model: ModelConfig) -> Any:
         "attn_implementation": model.attn_implementation,
         "dtype": model.dtype,
     }
-    args.model_init_kwargs = {**kwargs, **(args.model_init_kwargs or {})}
+    given = args.model_init_kwargs or {}
+    if not isinstance(given, dict):
+        raise ConfigError(f"model_init_kwargs must be `key: value` settings of the model, got {given!r:.60}")
+    args.model_init_kwargs = {**kwargs, **given}
     return args
 
 

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from surefoot.errors import DataError
 from surefoot.files import write_json
 from surefoot.maths.statistics import wilson
 from surefoot.rewards.judge.access import JudgeAccess
 from surefoot.rewards.source import MemberSource, RewardSource, load_source
+from surefoot.yaml_files import read_yaml
 
 __all__ = ["InjectionSet", "injection_report", "load_injections"]
 
@@ -52,7 +52,7 @@ class InjectionSet:
 
 def load_injections(path: str | Path | None = None) -> InjectionSet:
     """The test set that comes with surefoot, or another file of the same form."""
-    values = yaml.safe_load(Path(path or Path(__file__).with_suffix(".yaml")).read_text(encoding="utf-8"))
+    values = read_yaml(path or Path(__file__).with_suffix(".yaml"), "injection set")
     answers = [(item["prompt"], item["answer"]) for item in values["answers"]]
     return InjectionSet(answers, values["attacks"], values["controls"])
 

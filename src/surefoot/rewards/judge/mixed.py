@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.errors import DataError, ModelError
-from surefoot.files import read_json, whole_directory, write_json
-from surefoot.rewards.source import CALIBRATION, SOURCE, MemberSource, RewardSource, load_source, save_calibration
+from surefoot.files import whole_directory, write_json
+from surefoot.rewards.saved import SOURCE, inner_folders, read_source
+from surefoot.rewards.source import CALIBRATION, MemberSource, RewardSource, load_source, save_calibration
 from surefoot.types import Anchors, MarginEstimate, RewardEstimate, Text
 
 __all__ = ["MixedSources"]
@@ -87,8 +88,11 @@ class MixedSources(MemberSource):
     @classmethod
     def load(cls, directory: str | Path, device: str | torch.device | None = None) -> MixedSources:
         folder = Path(directory)
-        values = read_json(folder / SOURCE)
-        source = cls([load_source(folder / name, device) for name in values["sources"]], values["name"])
+        values = read_source(folder)
+        source = cls(
+            [load_source(inner, device) for inner in inner_folders(folder, values["sources"], "sources")],
+            values["name"],
+        )
         if not (folder / CALIBRATION).exists():
             source.scale_members = bool(values["scale_members"])
         return source

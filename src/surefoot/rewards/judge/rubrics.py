@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from surefoot.errors import ConfigError
+from surefoot.yaml_files import read_yaml
 
 __all__ = ["Rubric", "library", "load_rubric"]
 
@@ -54,14 +53,11 @@ def load_rubric(name: str | Path) -> Rubric:
         ConfigError: there is no such rubric, or the file isn't one; it says what is wrong.
     """
     path = _FOLDER / f"{name}.yaml" if str(name) in library() else Path(name)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
+    if not path.is_file():
         raise ConfigError(
             f"there is no rubric '{name}': give the path of a YAML file, or one of {', '.join(library())}"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"rubric {path} is not valid YAML: {error}") from None
+        )
+    values = read_yaml(path, "rubric")
     return _checked(values, path)
 
 
