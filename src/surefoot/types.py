@@ -27,7 +27,7 @@ __all__ = [
     "VariancePrior",
 ]
 
-Message = dict[str, str]
+Message = dict[str, Any]
 Text = str | list[Message]
 """A prompt or completion in either of TRL's formats: plain text, or a list of messages."""
 AnchorKind = Literal["reference", "dataset", "calibration", "group"]

@@ -110,7 +110,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no completion among"):
         score_dataset(source, Dataset.from_dict({"prompt": ["a"], "text": ["b"]}), tmp_path / "o.parquet")
     hole = Dataset.from_dict({"prompt": ["a", "b"], "completion": ["x", None]})
-    with pytest.raises(DataError, match="row 1 has no completion"):
+    with pytest.raises(DataError, match="the dataset: row 1: completion is None; mend or drop the row"):
         score_dataset(source, hole, tmp_path / "o.parquet")
     with pytest.raises(DataError, match="already has reward_mean"):
         score_dataset(source, table(2).add_column("reward_mean", [0.0, 0.0]), tmp_path / "o.parquet")

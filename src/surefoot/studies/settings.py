@@ -13,6 +13,7 @@ from datasets import Dataset
 from scipy.special import expit
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from surefoot.data.messages import plain_text
 from surefoot.data.preferences import load_preferences, load_prompts
 from surefoot.data.world import VARIANTS, build_world
 from surefoot.data.world.export import HELD_OUT_SEED
@@ -239,7 +240,7 @@ def sample(model: Any, tokenizer: Any, prompts: Sequence[Text], *, max_new_token
 
 def as_texts(rows: Sequence[Text]) -> list[str]:
     """Plain text for records and pages; messages are joined."""
-    return [row if isinstance(row, str) else "\n".join(str(m.get("content", "")) for m in row) for row in rows]
+    return [plain_text(row) for row in rows]
 
 
 def prompt_groups(prompts: Sequence[Text]) -> list[int]:
