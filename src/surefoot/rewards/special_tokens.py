@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from surefoot.data.messages import is_cut
 
-__all__ = ["LiteralTokens", "one_bos"]
+__all__ = ["LiteralTokens", "one_bos", "without_bos"]
 
 MARK = "\ufdd0"
 """Stands after the first character of a special token that is to be read as text, so that templates and tokenizers
@@ -74,3 +74,9 @@ def one_bos(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The ids without a second bos at their beginning, which text that begins with bos gets from the tokenizer."""
     bos = tokenizer.bos_token_id
     return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+
+def without_bos(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text without the bos that it begins with, if the tokenizer puts one before every text."""
+    adds = tokenizer.bos_token is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return text.removeprefix(str(tokenizer.bos_token)) if adds else text

@@ -24,7 +24,7 @@ from surefoot.studies.gold import Gold, load_gold
 from surefoot.training.sampling import sample_completions
 from surefoot.types import Text
 
-__all__ = ["EVALUATION_SEED", "Setting", "as_texts", "build_setting", "sample"]
+__all__ = ["EVALUATION_SEED", "Setting", "as_texts", "build_setting"]
 
 EVALUATION_SEED = 990_001
 """Every policy is judged on completions drawn with this seed, from prompts that no training saw."""
@@ -201,7 +201,9 @@ class FromPolicy:
             asked = rng.choice(len(self.prompts), size=pairs - len(rows), p=mass / mass.sum())
             prompts = [self.prompts[i] for i in asked]
             first, second = (
-                sample(model, tokenizer, prompts, max_new_tokens=self.max_new_tokens, seed=int(rng.integers(2**31)))
+                sample_completions(
+                    model, tokenizer, prompts, max_new_tokens=self.max_new_tokens, seed=int(rng.integers(2**31))
+                )
                 for _ in range(2)
             )
             rows += self._labelled(prompts, first, second, rng)
@@ -221,21 +223,6 @@ class FromPolicy:
             for p, a, b, win, fit in zip(prompts, first, second, wins, usable, strict=True)
             if fit
         ]
-
-
-def sample(model: Any, tokenizer: Any, prompts: Sequence[Text], *, max_new_tokens: int, seed: int) -> list[Text]:
-    """One completion of each prompt, as text or as a message, as the prompt is."""
-    asked = [
-        prompt
-        if isinstance(prompt, str)
-        else tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        for prompt in prompts
-    ]
-    texts = sample_completions(model, tokenizer, asked, max_new_tokens=max_new_tokens, seed=seed)
-    return [
-        text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-        for prompt, text in zip(prompts, texts, strict=True)
-    ]
 
 
 def as_texts(rows: Sequence[Text]) -> list[str]:

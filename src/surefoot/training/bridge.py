@@ -135,10 +135,10 @@ class PenaltyBridge(ReferenceSampling):
         """
         rows, groups = self._calibration_rows()
         prompts = [row["prompt"] for row in rows]
-        known = self._known_anchors(rows)
         with self._same_random_state():
             completions = self._sample(prompts)
         scores = gather(self.source.score(prompts, completions).to(self.accelerator.device)).cpu()
+        known = self._known_anchors(rows)
         everyone = gather(torch.tensor(groups, device=self.accelerator.device)).cpu()
         calibration = self.source.calibrate(scores, self._anchors_of_batch(known, scores, everyone))
         if self.objective.needs_variance and calibration.reference_variance is None:
@@ -304,7 +304,8 @@ class PenaltyBridge(ReferenceSampling):
         return self._watched[-1]  # type: ignore[index]
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
-        shaped, scores = self._shape_batch(inputs, prompts, completions)
+        marked = self._marked(completions, completion_ids_list)
+        shaped, scores = self._shape_batch(inputs, prompts, marked)
         mine = slice(
             self.accelerator.process_index * len(prompts), (self.accelerator.process_index + 1) * len(prompts)
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from surefoot.data.preferences import check_preferences
 from surefoot.errors import ConfigError
 from surefoot.rewards.anchors import AnchorStore
 from surefoot.rewards.source import RewardSource
@@ -31,7 +32,8 @@ class VarianceAwareDPOTrainer(PreferenceBridge):
             `chosen_variance` and `rejected_variance`, as `surefoot score` writes them.
         args: `VarianceAwareDPOConfig`. With `anchor_file` the variances are centred by the reference policy's
             completions, else by the dataset's own of the prompt.
-        train_dataset, eval_dataset: preference pairs, not streamed. The mean weight is 1 over each.
+        train_dataset, eval_dataset: preference pairs in any layout (`surefoot.data.rows`), not streamed. The mean
+            weight is 1 over each.
         keywords: everything else of TRL's trainer.
 
     Attributes:
@@ -79,6 +81,7 @@ class VarianceAwareDPOTrainer(PreferenceBridge):
                 )
             if there == WEIGHTS:
                 return pairs
+            pairs = check_preferences(pairs)
             if source is not None and there is None:
                 pairs = add_variances(pairs, source, anchors)
             return add_weights(pairs, settings.weight_floor, settings.weight_ceiling)
