@@ -235,7 +235,7 @@ class Calibration:
     Args:
         offsets: each member's mean over the calibration set: the anchor of a completion that has no other.
         scales: each member's standard deviation after centring, or all 1 where scaling is off.
-        prior: of the members' variance; None for one member.
+        prior: of the members' variance; None for one member, and for members that agreed exactly on all rows.
         reference_variance: s̄², mean moderated variance of the reference policy's completions; makes the mean weight 1.
         rows: completions seen.
         notes: figures worth keeping beside: `weight_cv`, the coefficient of variation of the weights, and

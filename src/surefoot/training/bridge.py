@@ -140,7 +140,8 @@ class PenaltyBridge(ReferenceSampling):
         scores = gather(self.source.score(prompts, completions).to(self.accelerator.device)).cpu()
         known = self._known_anchors(rows)
         everyone = gather(torch.tensor(groups, device=self.accelerator.device)).cpu()
-        calibration = self.source.calibrate(scores, self._anchors_of_batch(known, scores, everyone))
+        anchors = self._anchors_of_batch(known, scores, everyone)
+        calibration = self.source.calibrate(scores, anchors, variance_needed=self.objective.needs_variance)
         if self.objective.needs_variance and calibration.reference_variance is None:
             raise VarianceError(
                 f"preset '{self.args.preset}' needs a variance, but '{self.source.name}' has one member; give at "
