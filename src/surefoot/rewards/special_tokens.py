@@ -57,9 +57,21 @@ class LiteralTokens:
         """Token ids of a text with marks, with nothing put around it."""
         ids: list[int] = []
         for literal, pieces in groupby(self._special.split(text), key=lambda piece: MARK in piece):
-            part = "".join(pieces).replace(MARK, "")
-            found: Any = self.tokenizer(part, add_special_tokens=False, split_special_tokens=literal, verbose=False)
-            ids += found["input_ids"]
+            part = "".join(pieces)
+            ids += self._as_text(part) if literal else self._ids(part, split=False)
+        return ids
+
+    def _as_text(self, marked: str) -> list[int]:
+        ids = self._ids(marked.replace(MARK, ""), split=True)
+        written = self._special.findall(marked.replace(MARK, ""))
+        if not set(ids) & set(self.tokenizer.convert_tokens_to_ids(written)):
+            return ids
+        # The model's own vocabulary has the token too (Unigram's does): take it in two parts.
+        return [token for piece in marked.split(MARK) for token in self._ids(piece, split=True)]
+
+    def _ids(self, text: str, *, split: bool) -> list[int]:
+        found: Any = self.tokenizer(text, add_special_tokens=False, split_special_tokens=split, verbose=False)
+        ids: list[int] = found["input_ids"]
         return ids
 
 
