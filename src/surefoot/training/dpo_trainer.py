@@ -73,6 +73,7 @@ class VarianceAwareDPOTrainer(PreferenceBridge):
                     f"a {type(pairs).__name__} can't be weighted: the weights need the mean variance of all pairs; "
                     "give a datasets.Dataset"
                 )
+            pairs = check_preferences(pairs)
             there = next((names for names in (WEIGHTS, VARIANCES) if set(names) <= set(pairs.column_names)), None)
             if there is not None and anchors is not None:
                 raise ConfigError(
@@ -81,7 +82,6 @@ class VarianceAwareDPOTrainer(PreferenceBridge):
                 )
             if there == WEIGHTS:
                 return pairs
-            pairs = check_preferences(pairs)
             if source is not None and there is None:
                 pairs = add_variances(pairs, source, anchors)
             return add_weights(pairs, settings.weight_floor, settings.weight_ceiling)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from surefoot.data.messages import cut_short
 from surefoot.errors import ConfigError
 from surefoot.rewards.judge.injections import load_injections
 from surefoot.rewards.judge.prompts import comparison_messages, rating_messages, response_format
@@ -89,6 +90,23 @@ def test_messages_and_comparisons() -> None:
     _, user = comparison_messages(RUBRIC, 0, prompt, answer, "That.", reason=False, bare=True)
     assert "[user]\nWhat?" in user["content"]
     assert user["content"].index("FIRST ANSWER") < user["content"].index("This.") < user["content"].index("That.")
+
+
+def test_parts_and_tool_calls_are_shown_as_text() -> None:
+    parts = [{"type": "text", "text": 'What\'s "this"?\n'}, {"type": "text", "text": "Think."}]
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Zürich"}}}
+    answer = [{"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "3"}]
+    prompt = [{"role": "user", "content": parts}]
+    _, user = rating_messages(RUBRIC, 0, prompt, answer, reason=False, bare=True)
+    assert '[user]\nWhat\'s "this"?\nThink.\n' in user["content"]
+    assert '[assistant]\n{"name": "weather", "arguments": {"city": "Zürich"}}\n\n[tool]\n3\n' in user["content"]
+
+
+def test_an_answer_that_was_cut_off_is_said_to_be() -> None:
+    for answer in ("half an", [{"role": "assistant", "content": "half an"}]):
+        cut = rating_messages(RUBRIC, 0, "p", cut_short(answer), reason=False, bare=True)[1]["content"]
+        assert "The ANSWER reached the limit of its length and was cut off there" in cut.split("END ANSWER")[1]
+        assert "cut off" not in rating_messages(RUBRIC, 0, "p", answer, reason=False, bare=True)[1]["content"]
 
 
 def test_forms() -> None:
