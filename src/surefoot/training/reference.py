@@ -59,7 +59,8 @@ class ReferenceSampling:
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         """TRL's, but text that begins with bos gets no second one, and every message has a content."""
-        return super()._tokenize_prompts([_readable(prompt, self._tokenizer) for prompt in prompts])  # type: ignore[misc]
+        tokenizer = self._tokenizer  # type: ignore[attr-defined]
+        return super()._tokenize_prompts([_readable(prompt, tokenizer) for prompt in prompts])  # type: ignore[misc]
 
     @contextmanager
     def _same_random_state(self) -> Iterator[None]:
