@@ -151,8 +151,9 @@ def _comparisons(name: str, kind: Format, table: Dataset, items: Iterator[Item],
     correct: list[bool] = []
     for number, (prompt, right, wrong) in enumerate(items):
         count = len(right) + len(wrong)
-        prompts += [_messages("user", prompt) if conversational else prompt] * count
-        completions += [_messages("assistant", text) if conversational else text for text in (*right, *wrong)]
+        chat = conversational or not isinstance(prompt, str)
+        prompts += [_messages("user", prompt) if chat else prompt] * count
+        completions += [_messages("assistant", text) if chat else text for text in (*right, *wrong)]
         numbers += [number] * count
         correct += [True] * len(right) + [False] * len(wrong)
     return Comparisons(

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from surefoot.data.messages import cut_short, is_cut
+from surefoot.data.messages import cut_short, is_cut, plain_text
 from surefoot.errors import DataError, RunError
 from surefoot.maths import ensemble
 from surefoot.rewards.encoding import prompt_keys
@@ -148,8 +148,8 @@ class AnchorStore:
         unknown = next((i for i, key in enumerate(keys) if key not in self._rows), None)
         if unknown is not None:
             raise DataError(
-                f"prompt {unknown} has no anchor among the {len(self)} known ones: {str(prompts[unknown])[:80]!r}; "
-                "make them with `surefoot anchors` on these prompts"
+                f"prompt {unknown} has no anchor among the {len(self)} known ones: "
+                f"{plain_text(prompts[unknown])[:80]!r}; make them with `surefoot anchors` on these prompts"
             )
         rows = torch.stack([self._rows[key] for key in keys])
         return Anchors(rows, "reference", torch.full((len(keys),), float(self.completions)))

@@ -112,15 +112,19 @@ class ChatReader:
             return False
 
 
-def template_objection(*names: str) -> Objection:
-    """What the chat templates of some models object to in a row's messages; loaded when the first messages come."""
+def template_objection(*tokenizers: str | PreTrainedTokenizerBase) -> Objection:
+    """What the chat templates of some tokenizers object to in a row's messages.
+
+    Args:
+        tokenizers: or models' names, whose tokenizers are loaded when the first messages come.
+    """
     readers: list[ChatReader] = []
 
     def objection(prompt: Text, completion: Text) -> str | None:
         if isinstance(prompt, str):
             return None
         if not readers:
-            readers.extend(ChatReader(load_tokenizer(name)) for name in names)
+            readers.extend(ChatReader(load_tokenizer(one) if isinstance(one, str) else one) for one in tokenizers)
         found = (reader.objection(prompt, completion) for reader in readers)
         return next((problem for problem in found if problem is not None), None)
 

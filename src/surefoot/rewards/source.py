@@ -297,7 +297,7 @@ class MemberSource(RewardSource):
 
     def _lenient_constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
         rows = scores.nanmean(dim=0) if anchors is None else self._filled(scores, anchors)
-        if bool((ensemble.sample_variance(ensemble.centre(scores, rows)) > 0).any()):
+        if self.num_members < 2 or bool((ensemble.sample_variance(ensemble.centre(scores, rows)) > 0).any()):
             return self._constants(scores, anchors)
         ones = (1.0,) * self.num_members
         return Calibration(tuple(scores.nanmean(dim=0).tolist()), ones, None, None, len(scores))

@@ -99,7 +99,7 @@ def run_best_of_n(
         args.dataset_name,
         split=args.dataset_split,
         config=args.dataset_config,
-        objection=template_objection(args.model_name_or_path),
+        objection=template_objection(tokenizer),
     )
     if args.dataset_prompts is not None:
         prompts = prompts.select(range(min(args.dataset_prompts, len(prompts))))

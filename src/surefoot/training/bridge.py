@@ -313,7 +313,7 @@ class PenaltyBridge(ReferenceSampling):
         own = self.beta if self.native_kl == "loss" and self._penalty_in_reward else 0.0
         for name, values in metrics.columns(shaped, own).items():
             self._columns[name].values = values[mine].tolist()
-        self._log_batch(shaped, scores, prompts, completions)
+        self._log_batch(shaped, scores, prompts, marked)
         rewards = super()._calculate_rewards(  # type: ignore[misc]
             inputs, prompts, completions, completion_ids_list
         )

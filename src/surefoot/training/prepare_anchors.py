@@ -115,7 +115,7 @@ def _prompts(args: AnchorArguments, tokenizer: PreTrainedTokenizerBase) -> list[
         args.dataset_name,
         split=args.dataset_split,
         config=args.dataset_config,
-        objection=template_objection(args.model_name_or_path),
+        objection=template_objection(tokenizer),
     )
     prompts: list[Text] = list(table["prompt"])[: args.dataset_prompts]
     if tokenizer.chat_template is None and any(not isinstance(prompt, str) for prompt in prompts):

@@ -57,7 +57,7 @@ def run_dpo(
         split=script.dataset_train_split,
         config=script.dataset_config,
         bad_rows=script.bad_rows,  # type: ignore[arg-type]
-        objection=template_objection(str(model.model_name_or_path)),
+        objection=template_objection(tokenizer),
     )
     missing = [name for name in VARIANCES if name not in pairs.column_names]
     if args.weights == "variance" and missing and script.reward_source is None:

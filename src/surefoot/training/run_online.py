@@ -88,7 +88,7 @@ def run_online(
         split=script.dataset_train_split,
         config=script.dataset_config,
         beside=beside,
-        objection=template_objection(str(model.model_name_or_path)),
+        objection=template_objection(tokenizer),
     )
     if script.dataset_prompts is not None:
         prompts = prompts.select(range(min(script.dataset_prompts, len(prompts))))
