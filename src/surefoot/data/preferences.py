@@ -38,7 +38,6 @@ Objection = Callable[[Text, Text], str | None]
 refusal; None if nothing is."""
 _PAIR = ("prompt", "chosen", "rejected")
 _COMPLETION = ("prompt", "completion")
-_READ_ROWS = 1000
 
 
 def load_preferences(
@@ -90,8 +89,7 @@ def readings(
         reader: of `rows.py`.
         objection: as in `load_preferences`.
     """
-    rows = table.select_columns([name for name in {*_PAIR, *_COMPLETION} if name in table.column_names])
-    for row in (row for start in range(0, len(rows), _READ_ROWS) for row in rows.select(_next(rows, start))):
+    for row in table.select_columns([name for name in {*_PAIR, *_COMPLETION} if name in table.column_names]):
         try:
             prompt, *sides = reader(row)
         except DataError as error:
@@ -99,10 +97,6 @@ def readings(
             continue
         problems = (objection(prompt, side) for side in sides) if objection is not None else iter(())
         yield next((problem for problem in problems if problem is not None), (prompt, *sides))
-
-
-def _next(table: Dataset, start: int) -> range:
-    return range(start, min(start + _READ_ROWS, len(table)))
 
 
 def _usable(
@@ -121,7 +115,7 @@ def _of_another_format(read: Sequence[tuple[Text, ...] | str]) -> dict[int, str]
     formats = {
         row: "text" if isinstance(one[-1], str) else "messages"
         for row, one in enumerate(read)
-        if one and not isinstance(one, str)
+        if not isinstance(one, str)
     }
     common = Counter(formats.values()).most_common(1)
     return {
