@@ -1,6 +1,20 @@
 """What goes wrong, said so that it can be put right: each message tells what, where and what to do."""
 
-__all__ = ["ConfigError", "DataError", "ModelError", "RunError", "SurefootError", "VarianceError"]
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "ModelError",
+    "RowError",
+    "RunError",
+    "SurefootError",
+    "VarianceError",
+    "naming_rows",
+]
 
 
 class SurefootError(Exception):
@@ -16,6 +30,29 @@ class ConfigError(SurefootError, ValueError):
 
 class DataError(SurefootError, ValueError):
     """The data lack a column, hold no usable row, or hold a bad one (its number is in the message)."""
+
+
+class RowError(DataError):
+    """A row of a batch can't be read.
+
+    Args:
+        row: its place in the batch.
+        problem: what is wrong with it.
+        name: what the row is called where it came from, if that is known.
+    """
+
+    def __init__(self, row: int, problem: str, name: str | None = None) -> None:
+        super().__init__(f"{name or f'row {row}'}: {problem}")
+        self.row, self.problem = row, problem
+
+
+@contextmanager
+def naming_rows(name: Callable[[int], str]) -> Iterator[None]:
+    """Give the `RowError` of a batch the name that its row has in the file."""
+    try:
+        yield
+    except RowError as error:
+        raise RowError(error.row, error.problem, name(error.row)) from error
 
 
 class ModelError(SurefootError, ValueError):

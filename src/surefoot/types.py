@@ -27,7 +27,7 @@ __all__ = [
     "VariancePrior",
 ]
 
-Message = dict[str, str]
+Message = dict[str, Any]
 Text = str | list[Message]
 """A prompt or completion in either of TRL's formats: plain text, or a list of messages."""
 AnchorKind = Literal["reference", "dataset", "calibration", "group"]
@@ -235,7 +235,7 @@ class Calibration:
     Args:
         offsets: each member's mean over the calibration set: the anchor of a completion that has no other.
         scales: each member's standard deviation after centring, or all 1 where scaling is off.
-        prior: of the members' variance; None for one member.
+        prior: of the members' variance; None for one member, and for members that agreed exactly on all rows.
         reference_variance: s̄², mean moderated variance of the reference policy's completions; makes the mean weight 1.
         rows: completions seen.
         notes: figures worth keeping beside: `weight_cv`, the coefficient of variation of the weights, and

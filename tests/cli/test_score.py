@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 
 from surefoot.cli.main import main
-from surefoot.errors import ConfigError, DataError, RunError
+from surefoot.errors import ConfigError, DataError, RowError, RunError
 from surefoot.rewards.anchored import calibrate_anchored, estimate_anchored
 from surefoot.rewards.anchors import AnchorStore, group_anchors
 from surefoot.rewards.functions import FunctionMembers, FunctionReward
@@ -110,7 +110,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no completion among"):
         score_dataset(source, Dataset.from_dict({"prompt": ["a"], "text": ["b"]}), tmp_path / "o.parquet")
     hole = Dataset.from_dict({"prompt": ["a", "b"], "completion": ["x", None]})
-    with pytest.raises(DataError, match="row 1 has no completion"):
+    with pytest.raises(DataError, match="the dataset: row 1: completion is None; mend or drop the row"):
         score_dataset(source, hole, tmp_path / "o.parquet")
     with pytest.raises(DataError, match="already has reward_mean"):
         score_dataset(source, table(2).add_column("reward_mean", [0.0, 0.0]), tmp_path / "o.parquet")
@@ -282,3 +282,40 @@ def test_the_first_known_anchor_of_several_is_taken_row_by_row() -> None:
 
 def part(anchors: Anchors) -> Anchors:
     return Anchors(anchors.rows[:8], anchors.kind, anchors.count[:8], anchors.holds_own)
+
+
+def test_pairs_in_any_layout_are_scored_alike(tmp_path: Path) -> None:
+    """The same pairs as whole dialogues, with a prompt as text beside conversations, and with replies as text."""
+    source = FunctionMembers(lengths, 2)
+
+    def said(role: str, text: str) -> dict[str, str]:
+        return {"role": role, "content": text}
+
+    def scores(name: str, rows: list[dict[str, Any]]) -> list[float]:
+        path = score_dataset(source, Dataset.from_list(rows), tmp_path / f"{name}.parquet")
+        return [row["margin_variance"] for row in pq.read_table(path).to_pylist()]
+
+    replies = [("yes, of course", "no"), ("no", "yes, sir")]
+    chats = [[[said("user", "Q?"), said("assistant", text)] for text in pair] for pair in replies]
+    explicit = [{"prompt": a[:1], "chosen": a[1:], "rejected": b[1:]} for a, b in chats]
+    right = scores("a", explicit)
+    assert scores("b", [{"chosen": a, "rejected": b} for a, b in chats]) == right
+    assert scores("c", [{"prompt": "Q?", "chosen": a, "rejected": b} for a, b in chats]) == right
+    texts = [{"prompt": [said("user", "Q?")], "chosen": a, "rejected": b} for a, b in replies]
+    assert scores("d", texts) == right
+
+
+def test_what_a_source_or_a_reader_refuses_names_file_and_row(tmp_path: Path) -> None:
+    def picky(prompts: Sequence[Any], completions: Sequence[Any]) -> list[list[float]]:
+        if "p1" in prompts:
+            raise RowError(prompts.index("p1"), "no system role")
+        return lengths(prompts, completions)
+
+    data = table(8)
+    with pytest.raises(DataError, match=r"my.jsonl: row 2: no system role"):
+        score_dataset(FunctionMembers(picky, 2), data, tmp_path / "a.parquet", name="my.jsonl", chunk_rows=2)
+    said = [{"role": "assistant", "content": "a"}]
+    mixed = Dataset.from_list([{"prompt": "p", "completion": "a"}, {"prompt": "p", "completion": said}],
+                              on_mixed_types="use_json")  # fmt: skip
+    with pytest.raises(DataError, match=r"my.jsonl: row 1 holds messages, but the rows before it hold text"):
+        score_dataset(FunctionMembers(lengths, 2), mixed, tmp_path / "b.parquet", name="my.jsonl")

@@ -32,6 +32,18 @@ def test_messages_keep_their_shape() -> None:
     assert chats[0][1]["content"] == TEXTS[0]  # what was given is left alone
 
 
+def test_parts_and_tool_calls_are_made_of_as_text() -> None:
+    """The last message alone is changed; no text holds Python's repr of a list."""
+    parts = [[{"role": "assistant", "content": [{"type": "text", "text": text}]}] for text in TEXTS]
+    assert far_texts(parts) == far_texts([[{"role": "assistant", "content": text}] for text in TEXTS])
+    calls = [
+        [{"role": "assistant", "content": None, "tool_calls": [{"function": {"name": f"f{i}"}}]}] for i in range(3)
+    ]
+    made = far_texts(calls)
+    assert made["constant"][0] == [{"role": "assistant", "content": "I am happy to help with that."}]
+    assert made["long"][0][0]["content"].startswith('{"name": "f0"} {"name": "f')
+
+
 def test_the_seed_decides() -> None:
     assert far_texts(TEXTS, seed=1) == far_texts(TEXTS, seed=1)
     assert far_texts(TEXTS, seed=1)["shuffled"] != far_texts(TEXTS, seed=2)["shuffled"]

@@ -112,7 +112,7 @@ def test_prompts_are_distinct_and_checked(tmp_path: Path) -> None:
     Dataset.from_dict({"prompt": ["a", "b", "a"]}).to_json(path)
     assert load_prompts(path)["prompt"] == ["a", "b"]
     Dataset.from_dict({"prompt": ["a", ""]}).to_json(path)
-    with pytest.raises(DataError, match="prompt of row 1 is empty"):
+    with pytest.raises(DataError, match=r"p.json has 1 unusable rows \(row 1: prompt is empty\); mend or remove them"):
         load_prompts(path)
 
 

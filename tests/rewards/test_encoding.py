@@ -30,13 +30,18 @@ def test_an_encoder_without_eos_keeps_its_own_ends(encoder_path: Path) -> None:
 def test_cutting_keeps_the_start_sign_and_the_end(encoder_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(encoder_path)
     encode = TextEncoder(tokenizer, 4)
-    (ids,) = encode(["the cat and "], ["dog runs"])
+    with pytest.warns(UserWarning, match="1 of 1 texts are longer than max_length=4 tokens"):
+        (ids,) = encode(["the cat and "], ["dog runs"])
     assert tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "dog", "runs", "[SEP]"]
 
 
 def test_cutting_a_decoder_keeps_the_last_tokens(policy_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(policy_path)
-    (ids,) = TextEncoder(tokenizer, 3)(["the cat and "], ["dog runs"])
+    encode = TextEncoder(tokenizer, 3)
+    with pytest.warns(UserWarning, match="1 of 2 texts are longer than max_length=3 tokens.*said once"):
+        ids, _ = encode(["the cat and ", "the "], ["dog runs", "cat"])
+    encode(["the cat and "], ["dog runs"])  # without another warning
+    assert encode.shortened == 2
     assert tokenizer.convert_ids_to_tokens(ids) == ["dog", "runs", "<eos>"]
 
 
@@ -64,7 +69,8 @@ def test_all_pairs_too_long_names_the_limit_and_the_shortest(policy_path: Path, 
     encode = TextEncoder(AutoTokenizer.from_pretrained(policy_path), 3)
     with pytest.raises(DataError, match=r"all 24 pairs are longer than max_length=3 tokens \(the shortest has 6\)"):
         encode_pairs(pairs, encode)
-    cut = encode_pairs(pairs, encode, overlong="truncate")
+    with pytest.warns(UserWarning, match="24 of 24 pairs are longer than 3 tokens, cut on the left"):
+        cut = encode_pairs(pairs, encode, overlong="truncate")
     assert len(cut) == 24
     assert {len(ids) for ids in cut["chosen_ids"]} == {3}
 

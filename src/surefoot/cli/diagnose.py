@@ -137,16 +137,9 @@ def _completions(name: str) -> tuple[list[Any], list[Any], Any]:
     """(prompts, completions, true rewards or None) of a policy's samples."""
     import numpy as np
 
-    from surefoot.data.loading import open_dataset
-    from surefoot.errors import DataError
+    from surefoot.data.preferences import load_completions
 
-    table = open_dataset(name)
-    for column in ("prompt", "completion"):
-        if column not in table.column_names:
-            raise DataError(f"{name} has no column '{column}'; it has {', '.join(table.column_names)}")
-        empty = next((row for row, value in enumerate(table[column]) if value is None), None)
-        if empty is not None:
-            raise DataError(f"{name}: row {empty} has no {column} (None); fill it in or drop the row")
+    table = load_completions(name)
     truth = np.array(table["truth"], dtype=np.float64) if "truth" in table.column_names else None
     return list(table["prompt"]), list(table["completion"]), truth
 

@@ -14,7 +14,7 @@ from surefoot.quiet import quieten
 class ScoreConfig:
     """Settings of `surefoot score`. Give `source`, or `models`."""
 
-    dataset_name: str = field(metadata={"help": "prompt and completion, or prompt, chosen and rejected; file or hub."})
+    dataset_name: str = field(metadata={"help": "prompt and completion, or chosen and rejected; file or hub."})
     output: str = field(metadata={"help": "A .parquet or .jsonl file; the same again resumes."})
     source: str | None = field(default=None, metadata={"help": "Directory of a reward source."})
     models: list[str] | None = field(
@@ -56,6 +56,7 @@ def run(arguments: list[str]) -> None:
             anchors=anchors,
             chunk_rows=config.chunk_rows,
             settings=given_settings(arguments),
+            name=config.dataset_name,
             on_progress=lambda done, total: bars.update(task, completed=done),
         )
     if hasattr(source, "heard"):

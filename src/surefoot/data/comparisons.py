@@ -11,10 +11,11 @@ from typing import Any, Literal
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
-from trl import extract_prompt
 
 from surefoot.data.loading import open_dataset
-from surefoot.data.preferences import BadRows, check_preferences, keep_usable, require_columns
+from surefoot.data.messages import as_messages
+from surefoot.data.preferences import check_preferences
+from surefoot.data.usable import BadRows, keep_usable, require_columns
 from surefoot.errors import DataError
 from surefoot.types import Text
 
@@ -110,8 +111,7 @@ def load_comparisons(
       `num_correct`, `num_incorrect` or `total_completions` are there, they must agree with the lists. Items of its
       subset Ties have ids "ref:N" or "tied:N", each once; a tied one has two or more right completions.
     - RewardBench: `chosen` and `rejected` are texts, beside `subset` and `chosen_model` or `rejected_model`.
-    - anything else is TRL's preference format, standard or conversational (then `chosen` is a list of messages, which
-      are dicts), with explicit or implicit prompt; a `subset` and an `id` are taken if they are there.
+    - anything else is preference pairs in any layout (`rows.py`); a `subset` and an `id` are taken if they are there.
 
     Args:
         name, split, config: as in `open_dataset`.
@@ -134,7 +134,8 @@ def load_comparisons(
         items = _lists_of_texts(table)
     else:
         table = check_preferences(table, where, bad_rows=bad_rows)
-        table = keep_usable(table, dict(_bad_pairs(table, kind)), where, bad_rows, list(table[_ROW]))
+        if kind == "rewardbench":
+            table = keep_usable(table, dict(_without_subset(table)), where, bad_rows, list(table[_ROW]))
         items = _pairs_of_texts(table)
     return _comparisons(where, kind, table, items, conversational and kind != "pairs")
 
@@ -150,8 +151,9 @@ def _comparisons(name: str, kind: Format, table: Dataset, items: Iterator[Item],
     correct: list[bool] = []
     for number, (prompt, right, wrong) in enumerate(items):
         count = len(right) + len(wrong)
-        prompts += [_messages("user", prompt) if conversational else prompt] * count
-        completions += [_messages("assistant", text) if conversational else text for text in (*right, *wrong)]
+        chat = conversational or not isinstance(prompt, str)
+        prompts += [_messages("user", prompt) if chat else prompt] * count
+        completions += [_messages("assistant", text) if chat else text for text in (*right, *wrong)]
         numbers += [number] * count
         correct += [True] * len(right) + [False] * len(wrong)
     return Comparisons(
@@ -173,7 +175,7 @@ def _column(table: Dataset, column: str) -> list[Any]:
 
 
 def _messages(role: str, text: Text) -> Text:
-    return [{"role": role, "content": text}] if isinstance(text, str) else text
+    return [{"role": role, "content": text}] if isinstance(text, str) else as_messages(text)
 
 
 def _lists_of_texts(table: Dataset) -> Iterator[Item]:
@@ -182,21 +184,8 @@ def _lists_of_texts(table: Dataset) -> Iterator[Item]:
 
 
 def _pairs_of_texts(table: Dataset) -> Iterator[Item]:
-    """Prompt and sides of a pair in one format, text or messages.
-
-    A prompt of messages may have replies of text (allenai/preference-test-sets), and messages may repeat a prompt
-    that is also given as text; TRL takes it from the messages then (`maybe_extract_prompt`).
-    """
     for prompt, chosen, rejected in zip(table["prompt"], table["chosen"], table["rejected"], strict=True):
-        if isinstance(prompt, list):
-            yield prompt, [_messages("assistant", chosen)], [_messages("assistant", rejected)]
-        elif isinstance(chosen, str):
-            yield prompt, [chosen], [rejected]
-        elif chosen[0]["role"] == "assistant":
-            yield _messages("user", prompt), [chosen], [rejected]
-        else:
-            apart: dict[str, Any] = extract_prompt({"chosen": chosen, "rejected": rejected})
-            yield apart["prompt"], [apart["chosen"]], [apart["rejected"]]
+        yield prompt, [chosen], [rejected]
 
 
 def _format(table: Dataset) -> Format:
@@ -227,13 +216,10 @@ def _kind(table: Dataset, column: str) -> Literal["text", "texts", "messages"] |
     return None
 
 
-def _bad_pairs(table: Dataset, kind: Format) -> Iterator[tuple[int, str]]:
-    """What `check_preferences` lets pass: sides of different formats, and a benchmark's row without a subset."""
-    sides = zip(table["chosen"], table["rejected"], _column(table, "subset"), strict=True)
-    for row, (chosen, rejected, subset) in enumerate(sides):
-        if isinstance(chosen, str) != isinstance(rejected, str):
-            yield row, f"chosen is {type(chosen).__name__}, but rejected is {type(rejected).__name__}"
-        elif kind == "rewardbench" and not subset:
+def _without_subset(table: Dataset) -> Iterator[tuple[int, str]]:
+    """Rows of RewardBench that name no subset."""
+    for row, subset in enumerate(_column(table, "subset")):
+        if not subset:
             yield row, f"subset is {'None' if subset is None else 'empty'}"
 
 

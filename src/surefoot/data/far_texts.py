@@ -7,10 +7,10 @@ variance on the completions that the kind was made of.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
+from surefoot.data.messages import as_messages, message_text
 from surefoot.errors import DataError
 from surefoot.types import Text
 
@@ -107,11 +107,12 @@ FAR_KINDS: dict[str, Callable[[list[str], np.random.Generator], list[str]]] = {
 
 
 def _content(completion: Text) -> str:
-    return completion if isinstance(completion, str) else str(completion[-1]["content"])
+    return completion if isinstance(completion, str) else message_text(as_messages(completion)[-1])
 
 
 def _with_content(completion: Text, content: str) -> Text:
+    """The completion with another content in the place of its last message's content and tool calls."""
     if isinstance(completion, str):
         return content
-    last: dict[str, Any] = {**completion[-1], "content": content}
-    return [*completion[:-1], last]
+    *earlier, last = as_messages(completion)
+    return [*earlier, {**{key: value for key, value in last.items() if key != "tool_calls"}, "content": content}]

@@ -1,54 +1,72 @@
-"""Preference pairs in TRL's formats, checked row by row before any work is begun."""
+"""Preference pairs, completions and prompts in any layout, checked row by row before any work is begun.
+
+`rows.py` says what a row means; here tables are read with it, and every caller gets one format.
+"""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
-import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from datasets import Dataset
-from trl import extract_prompt, is_conversational
+from datasets import Dataset, Features, Json, List, Value, concatenate_datasets
 
 from surefoot.data.loading import open_dataset
+from surefoot.data.messages import is_blank
+from surefoot.data.rows import read_completion, read_pair, read_prompt
+from surefoot.data.usable import BadRows, keep_usable, require_columns
 from surefoot.errors import DataError
+from surefoot.types import Text
 
 __all__ = [
+    "Objection",
     "check_preferences",
     "data_hash",
-    "keep_usable",
+    "load_completions",
     "load_preferences",
     "load_prompts",
-    "require_columns",
+    "readings",
     "split_by_prompt",
 ]
 
-BadRows = Literal["error", "drop"]
-_SHOWN_ROWS = 5
+Objection = Callable[[Text, Text], str | None]
+"""(prompt, completion) to what is wrong with them for a model that is to read them, such as its chat template's
+refusal; None if nothing is."""
+_PAIR = ("prompt", "chosen", "rejected")
+_COMPLETION = ("prompt", "completion")
 
 
 def load_preferences(
-    name: str | Path, *, split: str | None = None, config: str | None = None, bad_rows: BadRows = "error"
+    name: str | Path,
+    *,
+    split: str | None = None,
+    config: str | None = None,
+    bad_rows: BadRows = "error",
+    objection: Objection | None = None,
 ) -> Dataset:
-    """Pairs with columns `prompt`, `chosen`, `rejected` (and `margin`, if there), all usable.
+    """Pairs with columns `prompt`, `chosen`, `rejected` (and `margin`, if there), all usable and in one format.
 
     Args:
-        name, split, config: as in `open_dataset`.
-        bad_rows: what to do with rows that have an empty side or a margin that is no number: "error" names them,
-            "drop" leaves them out with a warning that counts them.
+        name, split, config: as in `open_dataset`. `rows.py` lists the layouts.
+        bad_rows: what to do with rows that can't be read, have an empty side, another format than most rows, or a
+            margin that is no number: "error" names them, "drop" leaves them out with a warning that counts them.
+        objection: of the model that is to read them; such rows are bad ones.
 
     Raises:
         DataError: a column is missing (the nearest one is named), rows are bad, or none is left.
     """
-    return check_preferences(open_dataset(name, split=split, config=config), str(name), bad_rows=bad_rows)
+    table = open_dataset(name, split=split, config=config)
+    return check_preferences(table, str(name), bad_rows=bad_rows, objection=objection)
 
 
-def check_preferences(table: Dataset, name: str = "the dataset", *, bad_rows: BadRows = "error") -> Dataset:
-    """Check every row of a preference dataset, standard or conversational, with explicit or implicit prompt.
+def check_preferences(
+    table: Dataset, name: str = "the dataset", *, bad_rows: BadRows = "error", objection: Objection | None = None
+) -> Dataset:
+    """Read every row of a preference dataset; see `load_preferences`.
 
     Raises:
         DataError: as `load_preferences`.
@@ -56,106 +74,137 @@ def check_preferences(table: Dataset, name: str = "the dataset", *, bad_rows: Ba
     require_columns(table, ("chosen", "rejected"), name)
     if len(table) == 0:
         raise DataError(f"{name} is empty")
-    return _with_explicit_prompt(keep_usable(table, _bad_rows(table), name, bad_rows))
+    read = list(readings(table, read_pair, objection=objection))
+    if "margin" in table.column_names:
+        read = [_margin_problem(margin) or one for one, margin in zip(read, table["margin"], strict=True)]
+    return _usable(table, read, _PAIR, name, bad_rows)
 
 
-def keep_usable(
-    table: Dataset, bad: dict[int, str], name: str, bad_rows: BadRows, numbers: Sequence[int] | None = None
-) -> Dataset:
-    """The table without its bad rows (with a warning that counts them), or an error that names them.
+def readings(
+    table: Dataset, reader: Callable[[dict[str, Any]], tuple[Text, ...]], *, objection: Objection | None = None
+) -> Iterator[tuple[Text, ...] | str]:
+    """What each row holds, or what is wrong with it; a few rows are in memory at a time.
 
     Args:
-        bad: row to what is wrong with it.
-        numbers: each row's number in the file, where rows have been left out before.
+        reader: of `rows.py`.
+        objection: as in `load_preferences`.
+    """
+    for row in table.select_columns([name for name in {*_PAIR, *_COMPLETION} if name in table.column_names]):
+        try:
+            prompt, *sides = reader(row)
+        except DataError as error:
+            yield str(error)
+            continue
+        problems = (objection(prompt, side) for side in sides) if objection is not None else iter(())
+        yield next((problem for problem in problems if problem is not None), (prompt, *sides))
+
+
+def _usable(
+    table: Dataset, read: list[tuple[Text, ...] | str], columns: tuple[str, ...], name: str, bad_rows: BadRows | None
+) -> Dataset:
+    """The table with what was read of its usable rows."""
+    bad = {row: one for row, one in enumerate(read) if isinstance(one, str)}
+    bad |= _of_another_format(read)
+    kept = [one for row, one in enumerate(read) if row not in bad]
+    table = keep_usable(table, dict(sorted(bad.items())), name, bad_rows)
+    return _with_columns(table, dict(zip(columns, map(list, zip(*kept, strict=True)), strict=True)))
+
+
+def _of_another_format(read: Sequence[tuple[Text, ...] | str]) -> dict[int, str]:
+    """Rows that hold text where most hold messages, or the other way round."""
+    formats = {
+        row: "text" if isinstance(one[-1], str) else "messages"
+        for row, one in enumerate(read)
+        if not isinstance(one, str)
+    }
+    common = Counter(formats.values()).most_common(1)
+    return {
+        row: f"holds {kind}, but most rows hold {common[0][0]}"
+        for row, kind in formats.items()
+        if kind != common[0][0]
+    }
+
+
+def _with_columns(table: Dataset, columns: dict[str, list[Text]]) -> Dataset:
+    """The table with these columns; what it has already is left as it is stored.
+
+    Messages are stored as JSON, so that none gets another one's keys.
+    """
+    new = {name: values for name, values in columns.items() if not _holds(table, name, values)}
+    if not new:
+        return table
+    features = {name: Value("string") if isinstance(values[0], str) else List(Json()) for name, values in new.items()}
+    beside = Dataset.from_dict(new, features=Features(features))
+    rest = table.remove_columns([name for name in new if name in table.column_names])
+    return concatenate_datasets([rest, beside], axis=1) if rest.column_names else beside
+
+
+def _holds(table: Dataset, name: str, values: list[Text]) -> bool:
+    return name in table.column_names and all(old == new for old, new in zip(table[name], values, strict=True))
+
+
+def _margin_problem(margin: Any) -> str | None:
+    if margin is None:
+        return "margin is None"
+    return None if isinstance(margin, int | float) and math.isfinite(margin) else f"margin is {margin}"
+
+
+def load_completions(name: str | Path, *, split: str | None = None, config: str | None = None) -> Dataset:
+    """Rows with `prompt` and `completion` in one format; other columns are kept.
 
     Raises:
-        DataError: rows are bad and `bad_rows` is "error", or none is left.
+        DataError: a column is missing, or rows can't be read (they are named).
     """
-    if not bad:
-        return table
-    place = range(len(table)) if numbers is None else numbers
-    if bad_rows == "error":
-        shown = "; ".join(f"row {place[row]}: {what}" for row, what in list(bad.items())[:_SHOWN_ROWS])
-        more = f"; and {len(bad) - _SHOWN_ROWS} more" if len(bad) > _SHOWN_ROWS else ""
-        raise DataError(f"{name} has {len(bad)} unusable rows ({shown}{more}); mend them, or set bad_rows: drop")
-    if len(bad) == len(table):
-        raise DataError(f"no row of {name} is usable; the first: {next(iter(bad.values()))}")
-    listed = ", ".join(str(place[row]) for row in list(bad)[:_SHOWN_ROWS]) + (", …" if len(bad) > _SHOWN_ROWS else "")
-    warnings.warn(f"{name}: {len(bad)} of {len(table)} rows left out (rows {listed})", stacklevel=3)
-    return table.select([row for row in range(len(table)) if row not in bad])
-
-
-def require_columns(table: Dataset, columns: tuple[str, ...], name: str) -> None:
-    for column in columns:
-        if column not in table.column_names:
-            near = difflib.get_close_matches(column, table.column_names, 1, cutoff=0.5)
-            hint = f"; did you mean to rename '{near[0]}'?" if near else ""
-            raise DataError(f"{name} has no column '{column}'; it has {', '.join(table.column_names)}{hint}")
-
-
-def _bad_rows(table: Dataset) -> dict[int, str]:
-    """Row number to what is wrong with it."""
-    columns = [c for c in ("prompt", "chosen", "rejected", "margin") if c in table.column_names]
-    bad: dict[int, str] = {}
-    for row, values in enumerate(zip(*(table[c] for c in columns), strict=True)):
-        for column, value in zip(columns, values, strict=True):
-            problem = _problem(column, value)
-            if problem is not None:
-                bad.setdefault(row, problem)
-    return bad
-
-
-def _problem(column: str, value: Any) -> str | None:
-    if value is None:
-        return f"{column} is None"
-    if column == "margin":
-        return None if isinstance(value, int | float) and math.isfinite(value) else f"margin is {value}"
-    if column != "prompt" and _is_empty(value):
-        return f"{column} is empty"
-    if not isinstance(value, str | list):
-        return f"{column} is {type(value).__name__}, not text or messages"
-    return None
-
-
-def _is_empty(value: Any) -> bool:
-    if isinstance(value, str):
-        return not value.strip()
-    return not value or any(message.get("content") in (None, "") for message in value)
-
-
-def _with_explicit_prompt(table: Dataset) -> Dataset:
-    if "prompt" in table.column_names:
-        return table
-    if is_conversational(table[0]):
-        return table.map(extract_prompt)
-    return table.add_column("prompt", [""] * len(table))
+    table = open_dataset(name, split=split, config=config)
+    require_columns(table, _COMPLETION, str(name))
+    return _usable(table, list(readings(table, read_completion)), _COMPLETION, str(name), None)
 
 
 def load_prompts(
-    name: str | Path, *, split: str | None = None, config: str | None = None, beside: Sequence[str] = ()
+    name: str | Path,
+    *,
+    split: str | None = None,
+    config: str | None = None,
+    beside: Sequence[str] = (),
+    objection: Objection | None = None,
 ) -> Dataset:
-    """The `prompt` column of a prompt or preference dataset, each prompt once, in order.
+    """The prompts of a prompt, completion or preference dataset as column `prompt`, each once, in order.
 
     Args:
         beside: columns to keep as well where the dataset has them, from a prompt's first row.
+        objection: of the policy that is to read them; its completion is empty.
 
     Raises:
-        DataError: there is no column `prompt`, or a prompt is None or empty (its row is named).
+        DataError: there is no column `prompt` nor pairs that hold one, or prompts are None, empty, unreadable or of
+            several formats (their rows are named).
     """
     table = open_dataset(name, split=split, config=config)
-    if "prompt" not in table.column_names and {"chosen", "rejected"} <= set(table.column_names):
-        table = _with_explicit_prompt(table)
-    require_columns(table, ("prompt",), str(name))
-    seen: set[str] = set()
-    rows = []
+    columns = _reading(table, str(name), beside)
+    reader = {_PAIR: read_pair, _COMPLETION: read_completion}.get(columns, lambda row: (read_prompt(row),))
+    read = [
+        one if isinstance(one, str) else _prompt_problem(one[0], objection) or one for one in readings(table, reader)
+    ]
+    table = _usable(table, read, columns, str(name), None)
+    seen: dict[str, int] = {}
     for row, prompt in enumerate(table["prompt"]):
-        if prompt is None or _is_empty(prompt):
-            raise DataError(f"{name}: the prompt of row {row} is empty; mend or remove the row")
-        key = json.dumps(prompt)
-        if key not in seen:
-            seen.add(key)
-            rows.append(row)
-    return table.select(rows).select_columns(["prompt", *(name for name in beside if name in table.column_names)])
+        seen.setdefault(json.dumps(prompt), row)
+    kept = [column for column in beside if column in table.column_names]
+    return table.select(list(seen.values())).select_columns(["prompt", *kept])
+
+
+def _reading(table: Dataset, name: str, beside: Sequence[str]) -> tuple[str, ...]:
+    """The columns that are read: the prompt, and the sides or the completion if they are wanted."""
+    for wanted in (_PAIR, _COMPLETION):
+        if set(wanted[1:]) <= set(table.column_names):
+            return wanted if set(wanted[1:]) <= set(beside) else ("prompt",)
+    require_columns(table, ("prompt",), name)
+    return ("prompt",)
+
+
+def _prompt_problem(prompt: Text, objection: Objection | None) -> str | None:
+    if is_blank(prompt):
+        return "prompt is empty"
+    return None if objection is None else objection(prompt, "" if isinstance(prompt, str) else [])
 
 
 def split_by_prompt(table: Dataset, held_out: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -179,10 +228,10 @@ def split_by_prompt(table: Dataset, held_out: float, seed: int) -> tuple[Dataset
     return table.select([i for i in rows if not aside[i]]), table.select([i for i in rows if aside[i]])
 
 
-def data_hash(table: Dataset) -> str:
+def data_hash(*tables: Dataset) -> str:
     """Sixteen hex digits of the SHA-256 of the rows' content; the same rows in the same order give the same."""
     digest = hashlib.sha256()
-    for row in table:
+    for row in (row for table in tables for row in table):
         digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode())
         digest.update(b"\n")
     return digest.hexdigest()[:16]

@@ -302,7 +302,8 @@ def estimate(
         variance: "moderated" (default) or "raw" sample variance, which can be riskier than none at all (DESIGN 2.2).
 
     Returns:
-        A RewardEstimate of `batch` rows. With one member it has a mean and no variance.
+        A RewardEstimate of `batch` rows. With one member, or a calibration without a prior, on whose rows all members
+        agreed, it has a mean and no variance.
 
     Raises:
         DataError: the calibration is of another number of members, or there is neither an anchor nor a calibration.
@@ -317,6 +318,8 @@ def estimate(
     centred = centre(x, anchor) / scales
     # One offset for all completions of a prompt: else a row gains reward when a low-scoring member is missing.
     shown = centred + (anchor / scales).nanmean(dim=1, keepdim=True)
+    if calibration is not None and calibration.prior is None:
+        return RewardEstimate(mean=shown.nanmean(dim=1), members=shown)
     d = degrees_of_freedom(centred)
     s2 = sample_variance(centred)
     if variance == "moderated":

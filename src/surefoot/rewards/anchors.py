@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from surefoot.data.messages import cut_short, is_cut, plain_text
 from surefoot.errors import DataError, RunError
 from surefoot.maths import ensemble
 from surefoot.rewards.encoding import prompt_keys
@@ -147,8 +148,8 @@ class AnchorStore:
         unknown = next((i for i, key in enumerate(keys) if key not in self._rows), None)
         if unknown is not None:
             raise DataError(
-                f"prompt {unknown} has no anchor among the {len(self)} known ones: {str(prompts[unknown])[:80]!r}; "
-                "make them with `surefoot anchors` on these prompts"
+                f"prompt {unknown} has no anchor among the {len(self)} known ones: "
+                f"{plain_text(prompts[unknown])[:80]!r}; make them with `surefoot anchors` on these prompts"
             )
         rows = torch.stack([self._rows[key] for key in keys])
         return Anchors(rows, "reference", torch.full((len(keys),), float(self.completions)))
@@ -233,7 +234,7 @@ class AnchorStore:
             "completions": str(self.completions),
             "prompts": json.dumps(keys),
             "about": json.dumps(self.about),
-            "probes": json.dumps([[one.prompt, one.completion] for one in self.probes]),
+            "probes": json.dumps([[one.prompt, one.completion, is_cut(one.completion)] for one in self.probes]),
         }
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
         try:
@@ -261,7 +262,10 @@ class AnchorStore:
                 texts = json.loads(about.get("probes", "[]"))
                 probes = file.get_tensor("probes") if texts else []
             store._rows = dict(zip(json.loads(about["prompts"]), rows, strict=True))
-            store.probes = [Probe(prompt, text, row) for (prompt, text), row in zip(texts, probes, strict=True)]
+            store.probes = [
+                Probe(prompt, cut_short(text) if cut else text, row)
+                for (prompt, text, cut), row in zip(texts, probes, strict=True)
+            ]
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise RunError(f"{path} is not a file of anchors as `surefoot anchors` writes it: {error}") from error
         if source is not None:

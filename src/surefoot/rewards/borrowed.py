@@ -64,10 +64,16 @@ class BorrowedVariance(RewardSource):
         mean = self.reward.estimate(a).mean - self.reward.estimate(b).mean
         return replace(self.variance.margins(others, more), mean=mean, members=None)
 
-    def calibrate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None = None) -> Calibration:
+    def calibrate(
+        self,
+        scores: Float[Tensor, "batch columns"],
+        anchors: Anchors | None = None,
+        *,
+        variance_needed: bool = True,
+    ) -> Calibration:
         (mine, theirs), (ours, others) = self._split(scores), self._split_anchors(anchors)
-        self.reward.calibrate(mine, ours)
-        return self.variance.calibrate(theirs, others)
+        self.reward.calibrate(mine, ours, variance_needed=variance_needed)
+        return self.variance.calibrate(theirs, others, variance_needed=variance_needed)
 
     def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
         return self.calibrate(scores, anchors)

@@ -10,7 +10,11 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from surefoot.errors import ConfigError, DataError, ModelError
+from surefoot.data.messages import as_messages, is_cut
+from surefoot.data.rows import read_completion
+from surefoot.errors import ConfigError, DataError, ModelError, RowError
+from surefoot.rewards.chats import ChatReader
+from surefoot.rewards.special_tokens import LiteralTokens, one_bos
 from surefoot.types import Text
 
 __all__ = ["TextEncoder", "check_rows", "encode_pairs", "prompt_keys"]
@@ -21,16 +25,25 @@ class TextEncoder:
 
     Plain text is prompt + completion, then the tokenizer's own special tokens, then its eos if it has one (TRL's
     RewardTrainer does the same; ours also works where there is no eos, as in BERT). Messages go through the chat
-    template. A sequence longer than `max_length` loses tokens from its left, after the leading special tokens, so
-    that the completion's end, which the reward is read from, stays.
+    template. What differs from the tokenizer's own way:
+
+    - Special tokens that are written inside a message or a completion are read as text. A prompt given as text may
+      hold them, as templated text does; so may the end of a completion, and its bos where there is no prompt.
+    - Text that begins with bos gets no second one.
+    - A completion that was cut off at the length limit (`CutText`) is left open: without eos, or the template's end.
+    - A sequence longer than `max_length` loses tokens from its left, after the leading special tokens, so that the
+      completion's end, which the reward is read from, stays. The first time is a warning.
 
     Args:
         tokenizer: must be able to pad (its eos is taken if it has no pad token).
         max_length: in tokens.
 
+    Attributes:
+        shortened: sequences that `max_length` has cut so far.
+
     Raises:
         ModelError: the tokenizer has neither a pad token nor an eos token, or is given messages without a template.
-        ConfigError: `max_length` isn't positive.
+        ConfigError: `max_length` isn't positive. DataError: a row can't be read; the template refuses it, for example.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
@@ -45,30 +58,28 @@ class TextEncoder:
             tokenizer.pad_token = tokenizer.eos_token
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.shortened = 0
         empty: list[int] = tokenizer("")["input_ids"]
         self._prefix = empty[:1] if empty and empty[0] in (tokenizer.cls_token_id, tokenizer.bos_token_id) else []
         # A BERT's [CLS] and [SEP], which chat templates leave out; a decoder's template writes what it needs itself.
         self._frame = empty if len(empty) == 2 and empty[0] == tokenizer.cls_token_id else []
+        self._literal = LiteralTokens(tokenizer)
+        self._chats = ChatReader(tokenizer, self._literal)
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text]) -> list[list[int]]:
         """Token ids of each row, cut to `max_length`."""
-        return [self.cut(ids) for ids in self.whole(prompts, completions)]
+        rows = self.whole(prompts, completions)
+        self._count(sum(len(ids) > self.max_length for ids in rows), len(rows))
+        return [self.cut(ids) for ids in rows]
 
     def whole(self, prompts: Sequence[Text], completions: Sequence[Text]) -> list[list[int]]:
         """Token ids of each row, uncut."""
         check_rows(prompts, completions)
-        if not prompts:
-            return []
-        if isinstance(completions[0], str):
-            texts = [f"{prompt}{completion}" for prompt, completion in zip(prompts, completions, strict=True)]
-            encoded: list[list[int]] = self.tokenizer(texts, verbose=False)["input_ids"]
-            return [self._with_eos(ids) for ids in encoded]
-        self.check_reads(completions[0])
-        pairs: Any = zip(prompts, completions, strict=True)
-        chats = [[*prompt, *completion] for prompt, completion in pairs]
-        return [
-            self._framed(self.tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False)) for chat in chats
-        ]
+        rows: list[tuple[Any, Any]] = [_read(i, *row) for i, row in enumerate(zip(prompts, completions, strict=True))]
+        texts = {i: self._literal.joined(*row) for i, row in enumerate(rows) if isinstance(row[0], str)}
+        plain = self._literal.encode(list(texts.values()))
+        ended = {i: self._ended(ids, rows[i][1]) for i, ids in zip(texts, plain, strict=True)}
+        return [ended[i] if i in ended else self._framed(self._chats(i, *row)) for i, row in enumerate(rows)]
 
     def check_reads(self, text: Text) -> None:
         """Refuse a prompt or completion of a format that this tokenizer can't read.
@@ -92,10 +103,29 @@ class TextEncoder:
         first, last = self._frame[:1], self._frame[1:]
         return [*([] if ids[:1] == first else first), *ids, *([] if ids[-1:] == last else last)]
 
-    def _with_eos(self, ids: list[int]) -> list[int]:
-        eos = self.tokenizer.eos_token_id
+    def _count(self, over: int, rows: int) -> None:
+        if over and not self.shortened:
+            warnings.warn(
+                f"{over} of {rows} texts are longer than max_length={self.max_length} tokens: their beginning is cut "
+                "off, with the prompt or part of it, and with messages their roles (this is said once)",
+                stacklevel=3,
+            )
+        self.shortened += over
+
+    def _ended(self, ids: list[int], completion: Text) -> list[int]:
+        """With one bos, and an eos unless the text has an end already or was cut off."""
+        ids, eos = one_bos(ids, self.tokenizer), self.tokenizer.eos_token_id
         closed = eos is None or (ids and ids[-1] in (eos, self.tokenizer.sep_token_id))
-        return ids if closed else [*ids, eos]
+        return ids if closed or is_cut(completion) else [*ids, eos]
+
+
+def _read(row: int, prompt: Text, completion: Text) -> tuple[Text, Text]:
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return prompt, completion
+    try:
+        return read_completion({"prompt": prompt, "completion": completion})
+    except DataError as error:
+        raise RowError(row, str(error)) from error
 
 
 def check_rows(prompts: Sequence[Any], completions: Sequence[Any]) -> None:
@@ -113,7 +143,7 @@ def check_rows(prompts: Sequence[Any], completions: Sequence[Any]) -> None:
 
 def prompt_keys(prompts: Sequence[Text]) -> list[str]:
     """One string per prompt, equal for equal prompts of either format."""
-    return [prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True) for prompt in prompts]
+    return [p if isinstance(p, str) else json.dumps(as_messages(p), sort_keys=True) for p in prompts]
 
 
 def encode_pairs(pairs: Dataset, encoder: TextEncoder, *, overlong: str = "drop") -> Dataset:
@@ -121,8 +151,8 @@ def encode_pairs(pairs: Dataset, encoder: TextEncoder, *, overlong: str = "drop"
 
     Args:
         pairs: `prompt`, `chosen`, `rejected`.
-        overlong: "drop" leaves out pairs with a side longer than `encoder.max_length`, as TRL does, and warns with
-            their number; "truncate" cuts them.
+        overlong: "drop" leaves out pairs with a side longer than `encoder.max_length`, as TRL does, "truncate" cuts
+            them; either way a warning tells their number.
 
     Raises:
         DataError: every pair is too long.
@@ -135,10 +165,11 @@ def encode_pairs(pairs: Dataset, encoder: TextEncoder, *, overlong: str = "drop"
             f"all {len(pairs)} pairs are longer than max_length={encoder.max_length} tokens (the shortest has "
             f"{min(lengths)}); raise max_length, or set overlong: truncate"
         )
-    if len(keep) < len(pairs):
-        dropped = len(pairs) - len(keep)
+    over = sum(length > encoder.max_length for length in lengths)
+    if over:
+        done = "left out" if overlong == "drop" else "cut on the left, where the prompt is"
         warnings.warn(
-            f"{dropped} of {len(pairs)} pairs are longer than {encoder.max_length} tokens, left out", stacklevel=2
+            f"{over} of {len(pairs)} pairs are longer than {encoder.max_length} tokens, {done}", stacklevel=2
         )
     columns: dict[str, Any] = {f"{side}_ids": [encoder.cut(ids[i]) for i in keep] for side, ids in sides.items()}
     if "margin" in pairs.column_names:

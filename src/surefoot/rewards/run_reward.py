@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 
 from surefoot.data.preferences import data_hash, load_preferences, split_by_prompt
 from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.anchors import group_anchors
+from surefoot.rewards.chats import template_objection
 from surefoot.rewards.config import RewardSourceArguments
 from surefoot.rewards.distilled import distil
 from surefoot.rewards.dropout import DropoutMembers
@@ -68,19 +69,23 @@ def run_reward(
     save_calibration(folder / "source", source.calibration)
     write_card(folder / "source", source)
     metrics |= {"train_pairs": len(train), "train_seconds": trained, "seconds": time.perf_counter() - start}
-    both = concatenate_datasets([train, held_out])
-    record = make_record("reward", settings, seed=args.seed, data_hash=data_hash(both), metrics=metrics)
+    record = make_record("reward", settings, seed=args.seed, data_hash=data_hash(train, held_out), metrics=metrics)
     write_record(folder, record)
     return record
 
 
 def _load(args: RewardSourceArguments) -> tuple[Dataset, Dataset]:
+    objection = None
+    if args.kind not in ("judge", "mixed"):  # those name no tokenizer of their own
+        objection = template_objection(str(args.model_name_or_path), *(args.other_models or []))
+
     def load(split: str | None) -> Dataset:
         return load_preferences(
             args.dataset_name,
             split=split,
             config=args.dataset_config,
             bad_rows=args.bad_rows,  # type: ignore[arg-type]
+            objection=objection,
         )
 
     train = load(args.dataset_train_split)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surefoot.errors import ConfigError, DataError, RunError
+from surefoot.data.preferences import readings
+from surefoot.data.rows import read_completion, read_pair
+from surefoot.errors import ConfigError, DataError, RunError, naming_rows
 from surefoot.files import fingerprint
 from surefoot.records import claim_directory
 from surefoot.rewards.anchored import estimate_anchored
@@ -41,8 +43,8 @@ ADDED = {
 _ROW = "__row__"
 _LARGEST_PROMPT = 4
 """A prompt's rows are kept in one block, unless that makes the block more than this many times too large."""
-_READ_ROWS = 10_000
-"""Prompts read at a time to see which rows share one."""
+_READERS: dict[str, Any] = {"completions": read_completion, "pairs": read_pair}
+_COLUMNS = {"completions": ("prompt", "completion"), "pairs": ("prompt", "chosen", "rejected")}
 
 
 def score_dataset(
@@ -53,6 +55,7 @@ def score_dataset(
     anchors: AnchorStore | None = None,
     chunk_rows: int = 2048,
     settings: dict[str, Any] | None = None,
+    name: str = "the dataset",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Add mean, variance and anchor columns to every row, and write .parquet or .jsonl.
@@ -64,18 +67,20 @@ def score_dataset(
     columns all at once.
 
     Args:
-        table: `prompt` and `completion`, or `prompt`, `chosen` and `rejected`; other columns are kept. Both sides of
-            all pairs of a prompt count as its completions; where pairs have no prompt, those of the pair alone.
+        table: `prompt` and `completion`, or `chosen` and `rejected` with or without `prompt`, in any layout
+            (`surefoot.data.rows`); all columns are kept as they are. Both sides of all pairs of a prompt count as its
+            completions; where pairs have no prompt, those of the pair alone.
         output: where the file goes; it appears when it is whole.
         anchors: of `surefoot anchors`; prompts that it lacks fall back.
         chunk_rows: rows read, scored and written at a time. A prompt with more than four times as many is taken in
             several blocks, each its own anchor.
         settings: what the run is bound to; another run's parts are refused.
+        name: of the dataset, for errors.
         on_progress: called with (rows done, rows).
 
     Raises:
-        DataError: there are no rows, columns are missing, a value is None (its row is named), or a name that would be
-            added is taken.
+        DataError: there are no rows, columns are missing, a row can't be read (it is named), rows are partly text and
+            partly messages, or a name that would be added is taken.
         ConfigError: the output is neither .parquet nor .jsonl. RunError: the output exists, or another run is on it.
     """
     target = Path(output)
@@ -85,17 +90,20 @@ def score_dataset(
         raise RunError(f"{target} exists; delete it or choose another output")
     if chunk_rows < 1:
         raise ConfigError(f"chunk_rows must be at least 1, got {chunk_rows}")
-    kind = _check(table)
+    kind = _check(table, name)
     parts = target.with_name(f"{target.name}.parts")
     bound = {"rows": len(table), "chunk_rows": chunk_rows, "source": source.name}
     bound["anchors"] = None if anchors is None else anchors.fingerprint()
     claim_directory(parts, "score", (settings or {}) | bound)
-    numbers = prompt_numbers(table, pairs=kind == "pairs")
+    numbers = prompt_numbers(_prompts(table, kind, name), pairs=kind == "pairs")
     done = 0
     for block in prompt_blocks(numbers, chunk_rows):
         part = parts / f"part-{done:012d}-{done + len(block):012d}.parquet"
         if not part.exists():
-            found = _score(source, kind, table[block], torch.from_numpy(numbers[block]), anchors)
+            read = zip(*readings(table.select(block), _READERS[kind]), strict=True)
+            rows = dict(zip(_COLUMNS[kind], map(list, read), strict=True))
+            with naming_rows(lambda row, block=block: f"{name}: row {block[row]}"):  # type: ignore[misc]
+                found = _score(source, kind, rows, torch.from_numpy(numbers[block]), anchors)
             _write_whole(part, pa.table({_ROW: block, **found}))
         done += len(block)
         if on_progress is not None:
@@ -105,30 +113,37 @@ def score_dataset(
     return target
 
 
-def _check(table: Dataset) -> str:
+def _check(table: Dataset, name: str) -> str:
     if len(table) == 0:
-        raise DataError("the dataset is empty: there is nothing to score")
+        raise DataError(f"{name} is empty: there is nothing to score")
     names = set(table.column_names)
     kind = "pairs" if {"chosen", "rejected"} <= names else "completions"
-    needed = ["prompt", "completion"] if kind == "completions" else ["prompt", "chosen", "rejected"]
-    missing = [name for name in needed if name not in names]
+    missing = [] if kind == "pairs" else [column for column in _COLUMNS[kind] if column not in names]
     if missing:
         raise DataError(
-            f"scoring needs columns prompt and completion, or prompt, chosen and rejected; there is no "
+            f"scoring needs columns prompt and completion, or chosen and rejected; there is no "
             f"{' and no '.join(missing)} among {', '.join(sorted(names))}"
         )
     taken = sorted(names & set(ADDED[kind]))
     if taken:
         raise DataError(f"the dataset already has {', '.join(taken)}; rename or remove what would be overwritten")
-    for name in needed:
-        column = table.data.column(name)
-        if column.null_count and table._indices is None:
-            row = next(i for i, value in enumerate(column.is_null().to_pylist()) if value)
-            raise DataError(f"row {row} has no {name} (None); fill it in or drop the row")
     return kind
 
 
-def prompt_numbers(table: Dataset, *, pairs: bool) -> NDArray[np.int64]:
+def _prompts(table: Dataset, kind: str, name: str) -> Iterator[Text]:
+    """Every row's prompt; all rows are checked before the first is scored."""
+    first = ""
+    for row, found in enumerate(readings(table, _READERS[kind])):
+        if isinstance(found, str):
+            raise DataError(f"{name}: row {row}: {found}; mend or drop the row")
+        form = "text" if isinstance(found[-1], str) else "messages"
+        first = first or form
+        if form != first:
+            raise DataError(f"{name}: row {row} holds {form}, but the rows before it hold {first}; score them apart")
+        yield found[0]
+
+
+def prompt_numbers(prompts: Iterable[Text], *, pairs: bool) -> NDArray[np.int64]:
     """(rows,) a number for each row's prompt, in the order of their first appearance, equal for equal prompts.
 
     Args:
@@ -136,13 +151,8 @@ def prompt_numbers(table: Dataset, *, pairs: bool) -> NDArray[np.int64]:
             of its own in each row.
     """
     seen: dict[str, int] = {}
-    numbers = np.empty(len(table), dtype=np.int64)
-    column = table.select_columns(["prompt"])
-    for start in range(0, len(table), _READ_ROWS):
-        for row, prompt in enumerate(column[start : start + _READ_ROWS]["prompt"], start):
-            key = f"row {row}" if pairs and not prompt else prompt_digest(prompt)
-            numbers[row] = seen.setdefault(key, len(seen))
-    return numbers
+    keys = (f"row {row}" if pairs and not prompt else prompt_digest(prompt) for row, prompt in enumerate(prompts))
+    return np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64)
 
 
 def prompt_blocks(numbers: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:

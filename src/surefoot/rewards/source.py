@@ -138,20 +138,30 @@ class RewardSource(ABC):
     ) -> MarginEstimate:
         """Margins of pairs with their own variance, paired before reducing; no anchor is needed."""
 
-    def calibrate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None = None) -> Calibration:
+    def calibrate(
+        self,
+        scores: Float[Tensor, "batch columns"],
+        anchors: Anchors | None = None,
+        *,
+        variance_needed: bool = True,
+    ) -> Calibration:
         """Fit and keep the constants from scored rows of the reference policy (or of held-out text).
 
         Args:
             scores: what the mean weight is to be 1 over.
             anchors: of the rows, of the kind that `estimate` will be given; None centres by the rows' own mean.
+            variance_needed: False where the reward alone is used: members that agree exactly on all rows are then
+                calibrated without a prior, and `estimate` gives no variance.
 
         Raises:
-            DataError: fewer than two rows were scored. VarianceError: too few rows to fit a prior.
+            DataError: fewer than two rows were scored. VarianceError: too few rows to fit a prior, or all members
+                agree exactly.
         """
         x = self._checked(scores)
         held = self.calibration
         try:
-            self.calibration = replace(self._constants(x, anchors), variance_factor=self.variance_factor)
+            fitted = self._constants(x, anchors) if variance_needed else self._lenient_constants(x, anchors)
+            self.calibration = replace(fitted, variance_factor=self.variance_factor)
             self.calibration = self._with_reference(x, anchors, self.calibration)
         except BaseException:
             self.calibration = held
@@ -161,6 +171,10 @@ class RewardSource(ABC):
     @abstractmethod
     def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
         """What `_estimate` needs to know of the calibration rows: offsets, scales, prior."""
+
+    def _lenient_constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
+        """As `_constants`, where no variance is needed."""
+        return self._constants(scores, anchors)
 
     def _with_reference(
         self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None, fitted: Calibration
@@ -297,6 +311,13 @@ class MemberSource(RewardSource):
         rows = None if anchors is None else self._filled(scores, anchors)
         found = ensemble.calibrate(scores, rows, scale=self.scale_members)
         return replace(found, variance_kind=self.variance_kind)
+
+    def _lenient_constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
+        rows = scores.nanmean(dim=0) if anchors is None else self._filled(scores, anchors)
+        if self.num_members < 2 or bool((ensemble.sample_variance(ensemble.centre(scores, rows)) > 0).any()):
+            return self._constants(scores, anchors)
+        ones = (1.0,) * self.num_members
+        return Calibration(tuple(scores.nanmean(dim=0).tolist()), ones, None, None, len(scores))
 
     def _filled(self, scores: Float[Tensor, "batch columns"], anchors: Anchors) -> Float[Tensor, "batch columns"]:
         """The anchors' rows, with the members' means over these scores where they are unknown."""

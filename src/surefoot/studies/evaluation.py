@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from surefoot.data.messages import is_cut
 from surefoot.errors import DataError
 from surefoot.files import fingerprint, read_json, write_json
 from surefoot.rewards.encoding import prompt_keys
 from surefoot.rewards.source import RewardSource
-from surefoot.studies.settings import EVALUATION_SEED, Setting, sample
+from surefoot.studies.settings import EVALUATION_SEED, Setting
+from surefoot.training.sampling import mark_cut, sample_completions
 from surefoot.types import Anchors, Text
 
 __all__ = ["judge_policy", "prompt_gains", "prompt_risk", "reference_anchors", "reference_of"]
@@ -29,10 +31,10 @@ def reference_of(setting: Setting, folder: Path, completions: int, max_new_token
         completions: of each.
         max_new_tokens: of a completion.
     """
-    path = folder / "reference" / f"{fingerprint([setting.identity, completions, max_new_tokens])}.json"
+    path = folder / "reference" / f"{fingerprint([setting.identity, completions, max_new_tokens, 'cut'])}.json"
     if path.exists():
         held: dict[str, Any] = read_json(path)
-        return held
+        return held | {"completions": mark_cut(held["completions"], held["cut"])}
     model = AutoModelForCausalLM.from_pretrained(setting.policy, trust_remote_code=False)
     tokenizer = AutoTokenizer.from_pretrained(setting.policy, trust_remote_code=False)
     found = judge_policy(setting, model, tokenizer, setting.evaluation_prompts, completions, max_new_tokens)
@@ -45,7 +47,9 @@ def reference_of(setting: Setting, folder: Path, completions: int, max_new_token
 def judge_policy(
     setting: Setting, model: Any, tokenizer: Any, prompts: list[Text], completions: int, max_new_tokens: int
 ) -> dict[str, Any]:
-    """`prompts`, `completions`, their `gold` (None where it couldn't be told), and the mean of what is known.
+    """`prompts`, `completions`, which of them the length limit `cut`, their `gold`, and the mean of what is known.
+
+    Gold is None where it couldn't be told.
 
     The prompts are taken in turn, with one seed for all policies.
 
@@ -53,12 +57,13 @@ def judge_policy(
         DataError: gold told nothing at all.
     """
     asked = [prompts[i % len(prompts)] for i in range(completions)]
-    texts = sample(model, tokenizer, asked, max_new_tokens=max_new_tokens, seed=EVALUATION_SEED)
+    texts = sample_completions(model, tokenizer, asked, max_new_tokens=max_new_tokens, seed=EVALUATION_SEED)
     gold = [value if math.isfinite(value) else None for value in setting.gold(asked, texts)]
     known = [value for value in gold if value is not None]
     if not known:
         raise DataError(f"gold gave no finite reward for any of {len(asked)} completions")
-    return {"prompts": asked, "completions": texts, "gold": gold, "mean": sum(known) / len(known)}
+    cut = [is_cut(text) for text in texts]
+    return {"prompts": asked, "completions": texts, "cut": cut, "gold": gold, "mean": sum(known) / len(known)}
 
 
 def prompt_gains(reference: dict[str, Any], final: dict[str, Any]) -> tuple[list[float | None], list[int]]:

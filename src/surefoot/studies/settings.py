@@ -13,6 +13,7 @@ from datasets import Dataset
 from scipy.special import expit
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from surefoot.data.messages import plain_text
 from surefoot.data.preferences import load_preferences, load_prompts
 from surefoot.data.world import VARIANTS, build_world
 from surefoot.data.world.export import HELD_OUT_SEED
@@ -23,7 +24,7 @@ from surefoot.studies.gold import Gold, load_gold
 from surefoot.training.sampling import sample_completions
 from surefoot.types import Text
 
-__all__ = ["EVALUATION_SEED", "Setting", "as_texts", "build_setting", "sample"]
+__all__ = ["EVALUATION_SEED", "Setting", "as_texts", "build_setting"]
 
 EVALUATION_SEED = 990_001
 """Every policy is judged on completions drawn with this seed, from prompts that no training saw."""
@@ -211,7 +212,9 @@ class FromPolicy:
             asked = rng.choice(len(self.prompts), size=pairs - len(rows), p=mass / mass.sum())
             prompts = [self.prompts[i] for i in asked]
             first, second = (
-                sample(model, tokenizer, prompts, max_new_tokens=self.max_new_tokens, seed=int(rng.integers(2**31)))
+                sample_completions(
+                    model, tokenizer, prompts, max_new_tokens=self.max_new_tokens, seed=int(rng.integers(2**31))
+                )
                 for _ in range(2)
             )
             rows += self._labelled(prompts, first, second, rng)
@@ -233,24 +236,9 @@ class FromPolicy:
         ]
 
 
-def sample(model: Any, tokenizer: Any, prompts: Sequence[Text], *, max_new_tokens: int, seed: int) -> list[Text]:
-    """One completion of each prompt, as text or as a message, as the prompt is."""
-    asked = [
-        prompt
-        if isinstance(prompt, str)
-        else tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        for prompt in prompts
-    ]
-    texts = sample_completions(model, tokenizer, asked, max_new_tokens=max_new_tokens, seed=seed)
-    return [
-        text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-        for prompt, text in zip(prompts, texts, strict=True)
-    ]
-
-
 def as_texts(rows: Sequence[Text]) -> list[str]:
     """Plain text for records and pages; messages are joined."""
-    return [row if isinstance(row, str) else "\n".join(str(m.get("content", "")) for m in row) for row in rows]
+    return [plain_text(row) for row in rows]
 
 
 def prompt_groups(prompts: Sequence[Text]) -> list[int]:

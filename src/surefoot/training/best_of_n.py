@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from datasets import Dataset, Features, Json, List, Value
 from transformers import AutoModelForCausalLM
 from trl import ModelConfig
 
@@ -25,11 +26,13 @@ from surefoot.maths.statistics import bootstrap_mean
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.anchored import anchor_shares
 from surefoot.rewards.anchors import group_anchors
+from surefoot.rewards.chats import template_objection
 from surefoot.rewards.loading import choose_device
 from surefoot.rewards.scoring import ANCHOR, anchor_names
 from surefoot.rewards.source import RewardSource, load_source
 from surefoot.training.run_online import load_policy_tokenizer
 from surefoot.training.sampling import sample_completions
+from surefoot.types import Text
 
 __all__ = ["BestOfNArguments", "run_best_of_n"]
 
@@ -76,6 +79,8 @@ def run_best_of_n(
 ) -> dict[str, Any]:
     """Write the best of `n` completions of each prompt to `chosen.parquet`, and the best-of-n curve to `record.json`.
 
+    Prompts that are messages are sampled through the policy's chat template, and scored as messages.
+
     The reference policy draws a prompt's completions, so they are their own anchor (`anchor: group`), and variances
     are centred by their mean. Batches of prompts that are finished are kept if interrupted.
 
@@ -90,15 +95,14 @@ def run_best_of_n(
     """
     objective = args.objective()
     tokenizer = load_policy_tokenizer(ModelConfig(model_name_or_path=args.model_name_or_path))
-    prompts = load_prompts(args.dataset_name, split=args.dataset_split, config=args.dataset_config)
+    prompts = load_prompts(
+        args.dataset_name,
+        split=args.dataset_split,
+        config=args.dataset_config,
+        objection=template_objection(tokenizer),
+    )
     if args.dataset_prompts is not None:
         prompts = prompts.select(range(min(args.dataset_prompts, len(prompts))))
-    if not isinstance(prompts[0]["prompt"], str):
-        prompts = prompts.map(
-            lambda row: {
-                "prompt": tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
-            }
-        )
     source = load_source(args.reward_source)
     gold = None if args.gold_source is None else load_source(args.gold_source)
     folder = claim_directory(args.output_dir, "bon", settings)
@@ -129,7 +133,7 @@ def run_best_of_n(
 def _sample_and_score(
     model: Any,
     tokenizer: Any,
-    prompts: list[str],
+    prompts: list[Text],
     args: BestOfNArguments,
     start: int,
     source: RewardSource,
@@ -150,8 +154,8 @@ def _sample_and_score(
     scores = source.score(repeated, completions)
     estimate = source.estimate(scores, group_anchors(scores, groups))
     columns: dict[str, Any] = {
-        "prompt": repeated,
-        "completion": completions,
+        "prompt": _texts(repeated),
+        "completion": _texts(completions),
         "reward": _numbers(aggregate(estimate, objective)),
         "reward_mean": _numbers(estimate.mean),
         "reward_variance": _numbers(estimate.variance)
@@ -163,6 +167,12 @@ def _sample_and_score(
         judged = gold.score(repeated, completions)
         columns["gold"] = _numbers(gold.estimate(judged, group_anchors(judged, groups)).mean)
     return pa.table(columns)
+
+
+def _texts(values: list[Text]) -> pa.Array:
+    """Text, or messages as a list of JSON, as every part of the file must have them alike."""
+    feature = Value("string") if isinstance(values[0], str) else List(Json())
+    return Dataset.from_dict({"text": values}, features=Features({"text": feature})).data.column("text")
 
 
 def _numbers(values: torch.Tensor) -> pa.Array:

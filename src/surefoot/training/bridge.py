@@ -144,12 +144,13 @@ class PenaltyBridge(ReferenceSampling):
         """
         rows, groups = self._calibration_rows()
         prompts = [row["prompt"] for row in rows]
-        known = self._known_anchors(rows)
         with self._same_random_state():
             completions = self._sample(prompts)
         scores = gather(self.source.score(prompts, completions).to(self.accelerator.device)).cpu()
+        known = self._known_anchors(rows)
         everyone = gather(torch.tensor(groups, device=self.accelerator.device)).cpu()
-        calibration = self.source.calibrate(scores, self._anchors_of_batch(known, scores, everyone))
+        anchors = self._anchors_of_batch(known, scores, everyone)
+        calibration = self.source.calibrate(scores, anchors, variance_needed=self.objective.needs_variance)
         if self.objective.needs_variance and calibration.reference_variance is None:
             raise VarianceError(
                 f"preset '{self.args.preset}' needs a variance, but '{self.source.name}' has one member; give at "
@@ -350,14 +351,15 @@ class PenaltyBridge(ReferenceSampling):
             return _summed(self._float32_logps(self.model, positional, keywords), positional)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
-        shaped, scores = self._shape_batch(inputs, prompts, completions, completion_ids_list)
+        marked = self._marked(completions, completion_ids_list)
+        shaped, scores = self._shape_batch(inputs, prompts, marked, completion_ids_list)
         mine = slice(
             self.accelerator.process_index * len(prompts), (self.accelerator.process_index + 1) * len(prompts)
         )
         own = self.beta if self.native_kl == "loss" and self._penalty_in_reward else 0.0
         for name, values in metrics.columns(shaped, own).items():
             self._columns[name].values = values[mine].tolist()
-        self._log_batch(shaped, scores, prompts, completions)
+        self._log_batch(shaped, scores, prompts, marked)
         rewards = super()._calculate_rewards(  # type: ignore[misc]
             inputs, prompts, completions, completion_ids_list
         )

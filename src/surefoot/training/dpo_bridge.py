@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from datasets import Dataset, Value
 from trl import DPOTrainer
 
+from surefoot.rewards.special_tokens import without_bos
 from surefoot.training.preference_weights import WEIGHTS
 
 __all__ = ["PreferenceBridge"]
@@ -39,6 +41,13 @@ class PreferenceBridge(DPOTrainer):
     def __init__(self, *positional: Any, **keywords: Any) -> None:
         super().__init__(*positional, **keywords)
         self.data_collator = _WithWeights(self.data_collator)
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, *rest: Any, **keywords: Any) -> Any:
+        """TRL's; text prompts that begin with bos get no second one."""
+        if isinstance(dataset, Dataset) and dataset.features.get("prompt") == Value("string"):
+            tokenizer = getattr(processing_class, "tokenizer", processing_class)
+            dataset = dataset.map(lambda row: {"prompt": without_bos(row["prompt"], tokenizer)})
+        return super()._prepare_dataset(dataset, processing_class, *rest, **keywords)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

@@ -6,6 +6,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from surefoot.data.preferences import check_preferences
 from surefoot.errors import ConfigError
 from surefoot.rewards.anchors import AnchorStore
 from surefoot.rewards.source import RewardSource
@@ -31,7 +32,8 @@ class VarianceAwareDPOTrainer(PreferenceBridge):
             `chosen_variance` and `rejected_variance`, as `surefoot score` writes them.
         args: `VarianceAwareDPOConfig`. With `anchor_file` the variances are centred by the reference policy's
             completions, else by the dataset's own of the prompt.
-        train_dataset, eval_dataset: preference pairs, not streamed. The mean weight is 1 over each.
+        train_dataset, eval_dataset: preference pairs in any layout (`surefoot.data.rows`), not streamed. The mean
+            weight is 1 over each.
         keywords: everything else of TRL's trainer.
 
     Attributes:
@@ -71,6 +73,7 @@ class VarianceAwareDPOTrainer(PreferenceBridge):
                     f"a {type(pairs).__name__} can't be weighted: the weights need the mean variance of all pairs; "
                     "give a datasets.Dataset"
                 )
+            pairs = check_preferences(pairs)
             there = next((names for names in (WEIGHTS, VARIANCES) if set(names) <= set(pairs.column_names)), None)
             if there is not None and anchors is not None:
                 raise ConfigError(

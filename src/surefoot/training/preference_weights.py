@@ -43,7 +43,7 @@ def add_variances(
     Raises:
         VarianceError: the source has one member.
     """
-    numbers = prompt_numbers(pairs, pairs=True)
+    numbers = prompt_numbers(pairs["prompt"], pairs=True)
     found = {name: torch.full((len(pairs),), torch.nan, dtype=torch.float64) for name in VARIANCES}
     kinds: list[str | None] = [None] * len(pairs)
     done = 0

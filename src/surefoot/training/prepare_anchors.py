@@ -20,10 +20,12 @@ from trl import ModelConfig
 from surefoot.data.preferences import load_prompts
 from surefoot.errors import ConfigError, ModelError, RunError, VarianceError
 from surefoot.rewards.anchors import AnchorStore, prompt_digest
+from surefoot.rewards.chats import template_objection
 from surefoot.rewards.independent import IndependentMembers
 from surefoot.rewards.loading import check_templates, choose_device
 from surefoot.rewards.source import MemberSource, RewardSource, load_source
 from surefoot.training.run_online import load_policy_tokenizer
+from surefoot.training.sampling import as_completions, end_tokens, prompt_ids
 from surefoot.types import Text
 
 __all__ = ["AnchorArguments", "draw_completions", "prepare_anchors"]
@@ -110,7 +112,12 @@ def prepare_anchors(args: AnchorArguments, on_progress: Callable[[int, int], Non
 
 
 def _prompts(args: AnchorArguments, tokenizer: PreTrainedTokenizerBase) -> list[Text]:
-    table = load_prompts(args.dataset_name, split=args.dataset_split, config=args.dataset_config)
+    table = load_prompts(
+        args.dataset_name,
+        split=args.dataset_split,
+        config=args.dataset_config,
+        objection=template_objection(tokenizer),
+    )
     prompts: list[Text] = list(table["prompt"])[: args.dataset_prompts]
     if tokenizer.chat_template is None and any(not isinstance(prompt, str) for prompt in prompts):
         raise ModelError(
@@ -219,9 +226,10 @@ def draw_completions(
         seed: with the prompt's own content, fixes its completions, whatever else is in the batch.
 
     Returns:
-        Completions in the prompts' formats, without special tokens, a prompt's one after the other.
+        Completions in the prompts' formats, without special tokens, a prompt's one after the other; marked where
+        `max_new_tokens` cut them off.
     """
-    ids = [_token_ids(tokenizer, prompt) for prompt in prompts for _ in range(count)]
+    ids = [prompt_ids(tokenizer, prompt) for prompt in prompts for _ in range(count)]
     inputs: Any = tokenizer.pad({"input_ids": ids}, padding=True, padding_side="left", return_tensors="pt")
     inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
     width = inputs["input_ids"].shape[1]
@@ -238,21 +246,8 @@ def draw_completions(
     chosen = _ByUniforms(torch.from_numpy(uniforms).to(model.device), width, temperature)
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         output = model.generate(**inputs, generation_config=settings, logits_processor=[chosen])
-    texts = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
-    plain = [isinstance(prompt, str) for prompt in prompts for _ in range(count)]
-    return [text if one else [{"role": "assistant", "content": text}] for text, one in zip(texts, plain, strict=True)]
-
-
-def _token_ids(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[int]:
-    """As TRL's trainers read a prompt; a last message of the assistant is continued."""
-    if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
-    unfinished = prompt[-1]["role"] == "assistant"
-    return list(
-        tokenizer.apply_chat_template(
-            prompt, add_generation_prompt=not unfinished, continue_final_message=unfinished, return_dict=False
-        )
-    )
+    asked = [prompt for prompt in prompts for _ in range(count)]
+    return as_completions(tokenizer, asked, output[:, width:], end_tokens(model, tokenizer))
 
 
 def _stream(seed: int, prompt: Text) -> np.random.Generator:

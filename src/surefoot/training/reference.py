@@ -14,6 +14,8 @@ from transformers import GenerationConfig, PreTrainedModel
 from trl.trainer.utils import use_adapter
 
 from surefoot.errors import ConfigError, ModelError
+from surefoot.rewards.special_tokens import without_bos
+from surefoot.training.sampling import mark_cut
 
 __all__ = ["ReferenceSampling", "ensure_reference_on_disk"]
 
@@ -43,11 +45,22 @@ class ReferenceSampling:
         size = self.args.per_device_train_batch_size * self.args.steps_per_generation
         completions: list[Any] = []
         for start in range(0, len(prompts), size):
-            completions += self._generate(prompts[start : start + size])[self._completions_at]  # type: ignore[attr-defined]
+            drawn = self._generate(prompts[start : start + size])  # type: ignore[attr-defined]
+            completions += self._marked(drawn[self._completions_at], drawn[1])
         self._metrics[mode].clear()  # type: ignore[attr-defined]
         self._metrics[mode].update(logged)  # type: ignore[attr-defined]
         self.state.num_input_tokens_seen = seen
         return completions
+
+    def _marked(self, completions: list[Any], ids: list[list[int]]) -> list[Any]:
+        """The completions, those that the length limit cut off marked so (by TRL's own rule)."""
+        ends = [*self.eos_token_ids, self._tokenizer.pad_token_id]  # type: ignore[attr-defined]
+        return mark_cut(completions, [bool(row) and row[-1] not in ends for row in ids])
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        """TRL's, but text that begins with bos gets no second one, and every message has a content."""
+        tokenizer = self._tokenizer  # type: ignore[attr-defined]
+        return super()._tokenize_prompts([_readable(prompt, tokenizer) for prompt in prompts])  # type: ignore[misc]
 
     @contextmanager
     def _same_random_state(self) -> Iterator[None]:
@@ -144,6 +157,12 @@ class ReferenceSampling:
             **sampling,
             **own,
         }
+
+
+def _readable(prompt: Any, tokenizer: Any) -> Any:
+    if isinstance(prompt, str):
+        return without_bos(prompt, tokenizer)
+    return [{"content": "", **message} for message in prompt]
 
 
 def ensure_reference_on_disk(model: Any, output_dir: str | Path, beta: float) -> None:

@@ -11,6 +11,7 @@ from surefoot.data.preferences import data_hash, load_preferences
 from surefoot.errors import ConfigError
 from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
+from surefoot.rewards.chats import template_objection
 from surefoot.rewards.loading import check_templates
 from surefoot.rewards.source import load_source
 from surefoot.training.checkpoints import last_whole_checkpoint
@@ -57,6 +58,7 @@ def run_dpo(
         split=script.dataset_train_split,
         config=script.dataset_config,
         bad_rows=script.bad_rows,  # type: ignore[arg-type]
+        objection=template_objection(tokenizer),
     )
     missing = [name for name in VARIANCES if name not in pairs.column_names]
     if args.weights == "variance" and missing and script.reward_source is None:

@@ -13,6 +13,7 @@ from surefoot.data.preferences import data_hash, load_prompts
 from surefoot.errors import ConfigError, ModelError
 from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
+from surefoot.rewards.chats import template_objection
 from surefoot.rewards.loading import check_templates
 from surefoot.rewards.source import RewardSource, load_source
 from surefoot.training.checkpoints import last_whole_checkpoint
@@ -84,7 +85,11 @@ def run_online(
     tokenizer = load_policy_tokenizer(model, trust_remote_code=args.trust_remote_code)
     beside = OWN_COLUMNS if args.anchor == "dataset" else ()
     prompts = load_prompts(
-        script.dataset_name, split=script.dataset_train_split, config=script.dataset_config, beside=beside
+        script.dataset_name,
+        split=script.dataset_train_split,
+        config=script.dataset_config,
+        beside=beside,
+        objection=template_objection(tokenizer),
     )
     if script.dataset_prompts is not None:
         prompts = prompts.select(range(min(script.dataset_prompts, len(prompts))))

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from surefoot.data.messages import cut_short
 from surefoot.errors import ConfigError, DataError
 from surefoot.rewards.judge.injections import load_injections
 from surefoot.rewards.judge.prompts import comparison_messages, rating_messages, response_format
@@ -92,6 +93,23 @@ def test_messages_and_comparisons() -> None:
     assert user["content"].index("FIRST ANSWER") < user["content"].index("This.") < user["content"].index("That.")
 
 
+def test_parts_and_tool_calls_are_shown_as_text() -> None:
+    parts = [{"type": "text", "text": 'What\'s "this"?\n'}, {"type": "text", "text": "Think."}]
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Zürich"}}}
+    answer = [{"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "3"}]
+    prompt = [{"role": "user", "content": parts}]
+    _, user = rating_messages(RUBRIC, 0, prompt, answer, reason=False, bare=True)
+    assert '[user]\nWhat\'s "this"?\nThink.\n' in user["content"]
+    assert '[assistant]\n{"name": "weather", "arguments": {"city": "Zürich"}}\n\n[tool]\n3\n' in user["content"]
+
+
+def test_an_answer_that_was_cut_off_is_said_to_be() -> None:
+    for answer in ("half an", [{"role": "assistant", "content": "half an"}]):
+        cut = rating_messages(RUBRIC, 0, "p", cut_short(answer), reason=False, bare=True)[1]["content"]
+        assert "The ANSWER reached the limit of its length and was cut off there" in cut.split("END ANSWER")[1]
+        assert "cut off" not in rating_messages(RUBRIC, 0, "p", answer, reason=False, bare=True)[1]["content"]
+
+
 def test_forms() -> None:
     schema = response_format("json_schema", 1, 3, True)["json_schema"]["schema"]
     assert list(schema["properties"]) == schema["required"] == ["reason", "rating"]
@@ -113,20 +131,5 @@ def test_content_parts_are_shown_as_their_text() -> None:
     assert '[assistant]\nIt\'s "4".\nEND ANSWER' in shown
     assert "{" not in shown
     image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]
-    with pytest.raises(DataError, match="part of type 'image_url', which a judge can't be shown"):
+    with pytest.raises(DataError, match="part of type 'image_url'; only text can be read"):
         user_text(image, answer)
-
-
-@pytest.mark.parametrize("arguments", [{"city": "Rom é", "zip": None}, '{"city": "Rom é"}'])
-def test_tool_calls_are_shown_as_text(arguments: Any) -> None:
-    """Also beside a text, in the legacy form, and what the tool answered."""
-    call = {"type": "function", "function": {"name": "get_weather", "arguments": arguments}}
-    turns = [
-        {"role": "assistant", "content": None, "tool_calls": [call, call]},
-        {"role": "tool", "name": "get_weather", "content": "12°", "tool_calls": None},
-        {"role": "assistant", "content": "Wait.", "function_call": {"name": "f", "arguments": None}},
-    ]
-    shown = user_text("Weather?", turns)
-    line = '[calls get_weather] {"city": "Rom é"}'
-    assert f"[assistant]\n{line}\n{line}\n\n[tool get_weather]\n12°\n\n[assistant]\nWait.\n[calls f]\n" in shown
-    assert "None" not in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from surefoot.data.rows import read_completion
 from surefoot.errors import DataError
 from surefoot.rewards.encoding import prompt_keys
 from surefoot.types import Text
@@ -24,11 +25,12 @@ def load_references(name: str) -> dict[str, Text]:
     column = next((one for one in ("reference", "completion", "chosen") if one in table.column_names), None)
     if column is None or "prompt" not in table.column_names:
         raise DataError(f"{name} needs columns prompt and reference; it has {', '.join(table.column_names)}")
-    prompts, answers = list(table["prompt"]), list(table[column])
     found: dict[str, Text] = {}
-    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        if prompt is None or answer is None:
-            raise DataError(f"{name}: row {row} has no {'prompt' if prompt is None else column} (None)")
+    for row, given in enumerate(table.select_columns(["prompt", column])):
+        try:
+            prompt, answer = read_completion({"prompt": given["prompt"], "completion": given[column]})
+        except DataError as error:
+            raise DataError(f"{name}: row {row}: {str(error).replace('completion', column)}") from None
         key = prompt_keys([prompt])[0]
         if found.setdefault(key, answer) != answer:
             raise DataError(f"{name}: row {row} has a second, different reference answer to its prompt; keep one")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from surefoot.data.comparisons import Comparisons
 from surefoot.data.far_texts import far_texts
+from surefoot.errors import naming_rows
 from surefoot.files import fingerprint, whole_directory
 from surefoot.rewards.features import weights_hash
 from surefoot.rewards.independent import IndependentMembers
@@ -75,7 +76,9 @@ def score_comparisons(
     for texts in kinds.values():
         prompts += [comparisons.prompts[row] for row in far_rows]
         completions += texts
-    rows = score_texts(source, prompts, completions, cache=cache, on_progress=on_progress)
+    items = [*comparisons.items, *np.tile(comparisons.items[far_rows], len(kinds))]
+    names = [f"{comparisons.name}: item {comparisons.ids[item]}" for item in items]
+    rows = score_texts(source, prompts, completions, names=names, cache=cache, on_progress=on_progress)
     count, size = len(comparisons.prompts), len(far_rows)
     far = {kind: rows[count + i * size : count + (i + 1) * size] for i, kind in enumerate(kinds)}
     return ScoredComparisons(rows[:count], far_rows, far)
@@ -86,10 +89,16 @@ def score_texts(
     prompts: Sequence[Text],
     completions: Sequence[Text],
     *,
+    names: Sequence[str] | None = None,
     cache: Path | None = None,
     on_progress: Progress | None = None,
 ) -> Float[Tensor, "rows columns"]:
-    """`source.score` in parts that are kept in `cache`, each under the hash of its texts."""
+    """`source.score` in parts that are kept in `cache`, each under the hash of its texts.
+
+    Args:
+        names: of the rows, for errors; their numbers if None.
+    """
+    named = names or [f"row {row}" for row in range(len(prompts))]
     parts = []
     for start in range(0, len(prompts), _PART):
         some = list(prompts[start : start + _PART]), list(completions[start : start + _PART])
@@ -97,7 +106,8 @@ def score_texts(
         if place is not None and place.exists():
             part = load_file(place / "rows.safetensors")["rows"]
         else:
-            part = source.score(*some)
+            with naming_rows(lambda row, start=start: named[start + row]):  # type: ignore[misc]
+                part = source.score(*some)
             if place is not None:
                 with whole_directory(place) as folder:
                     save_file({"rows": part.contiguous()}, folder / "rows.safetensors")

@@ -5,14 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from surefoot.types import Text
+from surefoot.data.messages import plain_text
 
 __all__ = ["STYLE_FEATURES", "plain_text"]
-
-
-def plain_text(completion: Text) -> str:
-    """The text of a completion in either format."""
-    return completion if isinstance(completion, str) else "\n".join(str(part["content"]) for part in completion)
 
 
 def _count(pattern: str) -> Callable[[str], float]:
