@@ -17,10 +17,10 @@ from surefoot.errors import RunError, SurefootError
 from surefoot.files import fingerprint, read_json, write_json
 from surefoot.quiet import quieten
 from surefoot.records import commit, versions
+from surefoot.rewards.gold import refuse_members
 from surefoot.studies.cell import cell_path, check_policy, run_cell
 from surefoot.studies.config import Cell, StudyConfig
 from surefoot.studies.evaluation import reference_of
-from surefoot.studies.gold import refuse_members
 from surefoot.studies.members import check_source, prepare_source, source_key
 from surefoot.studies.runner import InlineRunner, Runner, tick
 from surefoot.studies.settings import Setting, build_setting
