@@ -4,37 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from surefoot.errors import ConfigError, DataError, VarianceError
-from surefoot.forecast.candidates import FEWEST, Texts
+from surefoot.errors import ConfigError, VarianceError
+from surefoot.forecast.candidates import Texts
 from surefoot.forecast.draws import Draws, draw_errors, other_run
 from surefoot.forecast.evaluate import (
-    Candidates,
     Outcomes,
     Resampling,
     judge_by_draws,
     judge_by_gold,
     objective_policies,
 )
-from surefoot.forecast.policies import Policies, largest_budget, uniform_reference
+from surefoot.forecast.objectives import named_objectives
+from surefoot.forecast.policies import Policies, largest_budget
 from surefoot.forecast.recommend import RULES, recommend
+from surefoot.forecast.scored import Candidates, source_candidates
 from surefoot.maths.best_of_n import best_of_n_curve, best_of_n_kl
-from surefoot.maths.objectives import Objective, aggregate, preset
-from surefoot.rewards.anchors import group_anchors
+from surefoot.maths.objectives import Objective, aggregate
 from surefoot.rewards.source import RewardSource
 from surefoot.types import RewardEstimate
 
-__all__ = ["forecast_scores", "named_objectives"]
+__all__ = ["forecast_scores"]
 
-_MEMBERLESS = ("vanilla", "variance_aware", "lcb:1", "lcb:2", "lcb:5", "uwo", "variance_aware_lcb:1",
-               "variance_aware_lcb:2", "variance_aware_lcb:5", "literal")  # fmt: skip
-_OF_MEMBERS = ("mean", "wco", "cvar", "kl_robust", "brme")
 _BUDGETS = 12
 
 
@@ -66,13 +62,14 @@ def forecast_scores(
         ConfigError: an unknown objective, or a budget beyond ln n − 1. DataError: too few candidates were scored.
         VarianceError: an objective needs what the source doesn't have; or neither a variance nor gold is there.
     """
-    candidates, rows, truth, dropped = _candidates(source, texts, scores, gold)
+    seen = source_candidates(source, texts, scores, gold)
+    candidates, truth = seen.candidates, seen.truth
     kept = int((candidates.log_reference > -torch.inf).sum(dim=1).min())
     budgets = _budgets(kl_budgets, kept)
     named = named_objectives(candidates.estimate, objectives)
     sampled = None
     if candidates.estimate.has_variance:
-        sampled = draw_errors(source, rows, candidates.estimate, draws, seed)
+        sampled = draw_errors(source, seen.rows, candidates.estimate, draws, seed)
     elif truth is None:
         raise VarianceError(
             f"'{source.name}' has no variance, so nothing tells how wrong it may be; give a source with a variance, "
@@ -84,7 +81,7 @@ def forecast_scores(
         "source": source.name,
         "prompts": len(candidates.log_reference),
         "candidates": kept,
-        "prompts_left_out": texts.left_out + dropped,
+        "prompts_left_out": texts.left_out + int((~seen.kept).sum()),
         "reliability": notes.get("reliability"),
         "weight_cv": notes.get("weight_cv"),
         "draws": None if sampled is None else {"origin": sampled.origin, "count": sampled.count,
@@ -98,35 +95,6 @@ def forecast_scores(
         "rules": RULES,
         "recommendation": recommend(found, "draws" if truth is None else "gold"),
     }  # fmt: skip
-
-
-def named_objectives(estimate: RewardEstimate, names: Sequence[str] | None) -> dict[str, Objective]:
-    """Objectives by name; None takes all that the source can serve, the simplest first.
-
-    A source without members has no "one member": there the aggregate is its mean.
-
-    >>> named_objectives(RewardEstimate(torch.zeros(1)), ["lcb:2"])["lcb:2"].parameter
-    2.0
-    """
-    members = estimate.members is not None and estimate.members.shape[1] > 1
-    if names is None:
-        usual = _MEMBERLESS[:1] + (_OF_MEMBERS[:1] if members else ()) + _MEMBERLESS[1:]
-        names = usual + (_OF_MEMBERS[1:] if members else ()) if estimate.has_variance else _MEMBERLESS[:1]
-    found = {}
-    for name in names:
-        kind, _, parameter = name.partition(":")
-        objective = preset(kind, **({"parameter": _number(name, parameter)} if parameter else {}))
-        if objective.aggregate == "one" and not members:
-            objective = replace(objective, aggregate="mean")
-        found[name] = objective
-    return found
-
-
-def _number(name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(f"objective '{name}': '{text}' is no number; write it like lcb:2") from None
 
 
 def _budgets(given: Sequence[float] | None, candidates: int) -> list[float]:
@@ -144,36 +112,6 @@ def _budgets(given: Sequence[float] | None, candidates: int) -> list[float]:
             f"{budgets[-1]:g}; draw {needed:,} of each (n), or ask for less"
         )
     return budgets
-
-
-def _candidates(
-    source: RewardSource,
-    texts: Texts,
-    scores: Float[Tensor, "rows columns"],
-    gold: Float[Tensor, "rows"] | None,
-) -> tuple[Candidates, Float[Tensor, "padded columns"], Float[Tensor, "prompts candidates"] | None, int]:
-    """The candidates, their scored rows, their true rewards, and how many prompts had too few usable ones."""
-    x = _table(scores, texts)
-    true = None if gold is None else _table(gold[:, None], texts)[..., 0]
-    scored = ~x.isnan().all(dim=2) & (True if true is None else ~true.isnan())
-    keep = scored.sum(dim=1) >= FEWEST
-    if not bool(keep.any()):
-        raise DataError(f"no prompt has {FEWEST} completions that '{source.name}' (and gold) could score")
-    rows = torch.where(scored[keep][..., None], x[keep], torch.nan).flatten(0, 1)
-    groups = torch.arange(int(keep.sum())).repeat_interleave(x.shape[1])
-    anchors = group_anchors(rows, groups)
-    calibration = source.calibrate(rows, anchors)
-    estimate = source.estimate(rows, anchors)
-    log_reference = uniform_reference(estimate.scored.view(-1, x.shape[1]))
-    found = Candidates(estimate, log_reference, calibration.reference_variance)
-    truth = None if true is None else true[keep].nan_to_num(0.0)
-    return found, rows, truth, int((~keep).sum())
-
-
-def _table(values: Float[Tensor, "rows columns"], texts: Texts) -> Float[Tensor, "prompts candidates columns"]:
-    """Rows by prompt and candidate; NaN where a prompt has fewer candidates."""
-    table = values.to(torch.float64)[texts.places.clamp(min=0)]
-    return torch.where((texts.places < 0)[..., None], torch.nan, table)
 
 
 def _rows(

@@ -19,39 +19,19 @@ from torch import Tensor
 
 from surefoot.forecast.draws import Draws, other_run, own_member
 from surefoot.forecast.policies import Policies, policies_at_budgets
+from surefoot.forecast.scored import Candidates
 from surefoot.maths.exact import Form
 from surefoot.maths.objectives import Objective, aggregate, weights
 from surefoot.maths.statistics import Interval, wilson_bounds
 from surefoot.types import RewardEstimate
 
-__all__ = ["Candidates", "Judged", "Outcomes", "Resampling", "judge_by_draws", "judge_by_gold", "objective_policies"]
+__all__ = ["Judged", "Outcomes", "Resampling", "gains_of", "judge_by_draws", "judge_by_gold", "objective_policies"]
 
 Floats = NDArray[np.float64]
 _RESAMPLES = 1000
 _Z = 1.959963984540054
 """Normal quantile of 97.5%."""
 _UNKNOWN = Interval(math.nan, math.nan, math.nan, 0)
-
-
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """The reference policy's candidates as a source sees them.
-
-    Args:
-        estimate: of (prompts · candidates) rows, a prompt's one after the other.
-        log_reference: (prompts, candidates) ln π₀, −∞ where a candidate has no reward.
-        reference_variance: s̄², mean variance of the candidates; None without a variance.
-    """
-
-    estimate: RewardEstimate
-    log_reference: Float[Tensor, "prompts candidates"]
-    reference_variance: float | None
-
-    def table(self, rows: Float[Tensor, "rows *more"]) -> Float[Tensor, "prompts candidates *more"]:
-        """(prompts · candidates, …) as (prompts, candidates, …), 0 where a candidate has no reward."""
-        shape = self.log_reference.shape
-        known = torch.where(self.estimate.scored.view(-1, *[1] * (rows.ndim - 1)), rows.to(torch.float64), 0.0)
-        return known.view(*shape, *rows.shape[1:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,4 +173,4 @@ class Resampling:
 
 def _share(value: float, n: int) -> Interval:
     """Wilson's interval, with the runs (or the prompts of a single run) as the number of observations."""
-    return Interval(value, *wilson_bounds(value, n, _Z), n)
+    return Interval(value, *wilson_bounds(value, float(n), _Z), n)

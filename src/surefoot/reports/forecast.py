@@ -66,7 +66,7 @@ def print_forecast(console: Console, found: dict[str, Any]) -> None:
         table.add_row(*row)
     console.print(table)
     for line in forecast_words(found):
-        console.print(f"- {line}")
+        console.print(f"- {line}", soft_wrap=True)
 
 
 def forecast_words(found: dict[str, Any]) -> list[str]:
