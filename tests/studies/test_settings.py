@@ -12,11 +12,11 @@ from surefoot.errors import ConfigError, DataError
 from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.borrowed import BorrowedVariance
 from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.gold import load_gold, refuse_members
 from surefoot.rewards.heads import SharedTrunkHeads
 from surefoot.rewards.source import load_source
 from surefoot.rewards.train_heads import HeadsConfig, train_heads
 from surefoot.studies.evaluation import reference_of
-from surefoot.studies.gold import load_gold, refuse_members
 from surefoot.studies.settings import FromFile, build_setting
 from tests.models import WORDS, save_policy
 

@@ -67,8 +67,9 @@ def run(arguments: list[str]) -> None:
     from surefoot.files import write_json
     from surefoot.reports.diagnosis import build_diagnosis, print_diagnosis
     from surefoot.rewards.anchors import AnchorStore
+    from surefoot.rewards.score_cache import score_texts, source_hash
     from surefoot.rewards.source import DIAGNOSIS
-    from surefoot.studies.diagnosis import check_source, diagnose, score_comparisons, score_texts, source_hash
+    from surefoot.studies.diagnosis import check_source, diagnose, score_comparisons
 
     quieten()
     (config,) = parse((DiagnoseConfig,), arguments, "diagnose", judges=True)

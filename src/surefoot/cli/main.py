@@ -16,6 +16,7 @@ COMMANDS = {
     "score": "reward and variance for every row of a dataset",
     "anchors": "draw and score the reference policy's completions once, to centre variances by",
     "diagnose": "measure how far a reward source can be trusted",
+    "forecast": "what each objective would give at each KL budget, before training",
     "study": "run many whole pipelines and measure how often each method ends below the reference",
     "report": "make a study's report again from its records",
     "world": "write the offline world to disk: model, preferences, prompts",

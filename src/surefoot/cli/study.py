@@ -37,7 +37,7 @@ class StudyArguments:
     )
     seeds: int = field(default=10, metadata={"help": "Independent pipelines of every cell; in a file, also a list."})
     first_seed: int = field(default=0, metadata={"help": "Seeds are first_seed, first_seed + 1, …"})
-    trainer: str = field(default="rloo", metadata={"help": "rloo or grpo."})
+    trainer: str = field(default="rloo", metadata={"help": "rloo, grpo, or exact (no training)."})
     policy: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "Settings of the trainer: learning_rate, max_steps, use_peft, …"}
     )

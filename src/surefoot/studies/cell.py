@@ -25,6 +25,7 @@ from surefoot.rewards.borrowed import BorrowedVariance
 from surefoot.rewards.source import MemberSource, RewardSource
 from surefoot.studies.config import Cell, check_keys, check_numbers, objective_of
 from surefoot.studies.evaluation import judge_policy, prompt_gains, prompt_risk, reference_anchors, reference_of
+from surefoot.studies.exact_cell import EXACT_SETTINGS, run_exact
 from surefoot.studies.members import cost_of, load_sources
 from surefoot.studies.settings import Setting, as_texts
 from surefoot.training.checkpoints import last_whole_checkpoint
@@ -48,6 +49,9 @@ def check_policy(trainer: str, policy: dict[str, Any]) -> None:
     for name in _OURS:
         if name in policy:
             raise ConfigError(f"policy.{name} is set by the study's own axes; remove it")
+    if trainer == "exact":
+        check_keys(policy, EXACT_SETTINGS, "policy")
+        return
     known = {field.name for config in (_CONFIGS[trainer], ModelConfig) for field in fields(config)}
     check_keys(policy, known - {"model_name_or_path"}, "policy")
     check_numbers(policy, (_CONFIGS[trainer], ModelConfig), "policy")
@@ -76,11 +80,16 @@ def run_cell(setting: Setting, cell: Cell, folder: Path, on_step: Callable[[], N
     source = load_sources(cell.work, folder)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        trainer = _trainer(setting, cell, source, place)
-        trainer.add_callback(_OnStep(on_step))
-        trainer.add_callback(spent)
-        trainer.train(resume_from_checkpoint=last_whole_checkpoint(place))
-        record = _record(setting, cell, folder, trainer, source)
+        if cell.work["trainer"] == "exact":
+            record = _exact_record(setting, cell, folder, source)
+            if on_step is not None:
+                on_step()
+        else:
+            trainer = _trainer(setting, cell, source, place)
+            trainer.add_callback(_OnStep(on_step))
+            trainer.add_callback(spent)
+            trainer.train(resume_from_checkpoint=last_whole_checkpoint(place))
+            record = _record(setting, cell, folder, trainer, source)
     record["warnings"] = sorted({str(one.message) for one in caught if one.category is UserWarning})
     record["metrics"] |= spent.so_far() | {
         "source_cpu_seconds": cost_of(cell.work, folder)[0],
@@ -198,6 +207,35 @@ def _record(setting: Setting, cell: Cell, folder: Path, trainer: Any, source: Re
         "samples": _samples(source, reference, final, work["samples_kept"], trainer.args.anchor_completions),
         "prompt_gains": gains,
         "prompt_completions": completions,
+    }
+    return record | cell.place() | measured
+
+
+def _exact_record(setting: Setting, cell: Cell, folder: Path, source: RewardSource) -> dict[str, Any]:
+    """The record of a cell whose policy is exact: the same figures, judged on the candidates themselves."""
+    work = cell.work
+    run = run_exact(setting, work, folder, source)
+    gain, last = sum(run.gains) / len(run.gains), run.trajectory[-1]
+    metrics = {
+        "gold_reference": run.level,
+        "gold_reference_train": run.level,
+        "gold_final": run.level + gain,
+        "gold_gain": gain,
+        "prompt_risk": prompt_risk([*run.gains]),
+        "kl_final": last["kl"],
+        "proxy_reference": run.trajectory[0]["proxy"],
+        "proxy_final": last["proxy"],
+        "beta_final": last["beta"],
+    }
+    record = make_record("cell", work, seed=cell.seed, data_hash=cost_of(work, folder)[1], metrics=metrics)
+    count, read = work["policy"]["candidates"], objective_of(work["method"]).needs_anchor
+    measured = {
+        "anchor": "group" if read else None,
+        "anchor_completions": count if read else None,
+        "trajectory": run.trajectory,
+        "samples": _samples(source, run.reference, run.final, work["samples_kept"], count),
+        "prompt_gains": run.gains,
+        "prompt_completions": [count] * len(run.gains),
     }
     return record | cell.place() | measured
 

@@ -32,6 +32,7 @@ _METHOD_KEYS = (
     *("preset", "aggregate", "aggregate_parameter", "weights", "objective", "weight_floor", "weight_ceiling"),
     *("anchor", "anchor_completions"),
 )
+TRAINERS = ("rloo", "grpo", "exact")
 _USUAL: dict[str, Any] = {
     "beta": 1.0,
     "lr_scheduler_type": "constant",
@@ -88,7 +89,9 @@ class StudyConfig:
         methods: preset names; or name to a preset with changed fields (`preset: lcb`, `aggregate_parameter: 2`).
         kl_budgets: nats per sequence at which policies are held; None keeps β constant.
         seeds: every seed draws its own preferences, members and policy run; methods of a seed share the first two.
-        trainer: rloo or grpo. policy: settings of the trainer and of TRL's ModelConfig.
+        trainer: rloo, grpo, or exact: no training, the exact policy on candidates of the reference policy.
+        policy: settings of the trainer and of TRL's ModelConfig; for exact, `candidates` of each evaluation prompt and
+            `max_completion_length`.
         evaluation_completions: fresh completions of the final policy whose true reward is measured.
         samples_kept: of them that are kept to be read.
         monitor_gold: whether every training batch is judged too, for the trajectory.
@@ -112,8 +115,8 @@ class StudyConfig:
         for name in ("settings", "sources", "methods", "kl_budgets", "seeds"):
             if not getattr(self, name):
                 raise ConfigError(f"a study needs at least one of {name}")
-        if self.trainer not in ("rloo", "grpo"):
-            raise ConfigError(f"trainer must be rloo or grpo, got '{self.trainer}'")
+        if self.trainer not in TRAINERS:
+            raise ConfigError(f"trainer must be {', '.join(TRAINERS)}, got '{self.trainer}'")
         self._check_axes()
         for name in ("settings", "sources", "methods", "policy"):
             if holds_secret(getattr(self, name)):
@@ -177,7 +180,7 @@ class StudyConfig:
             "kl_budget": budget,
             "seed": seed,
             "trainer": self.trainer,
-            "policy": policy_settings(self.settings[setting], self.policy),
+            "policy": policy_settings(self.settings[setting], self.policy, self.trainer),
             "evaluation_completions": self.evaluation_completions,
             "samples_kept": self.samples_kept,
             "monitor_gold": self.monitor_gold,
@@ -205,8 +208,10 @@ def method_settings(methods: Sequence[str] | dict[str, Any]) -> dict[str, dict[s
     return found
 
 
-def policy_settings(setting: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def policy_settings(setting: dict[str, Any], given: dict[str, Any], trainer: str = "rloo") -> dict[str, Any]:
     """The trainer's settings: what the study gives, over the usual ones. `save_steps` asks for checkpoints."""
+    if trainer == "exact":
+        return {"candidates": 64, "max_completion_length": 24 if "world" in setting else 256} | given
     saving = {"save_strategy": "steps"} if "save_steps" in given else {}
     return _USUAL | (_ON_THE_WORLD if "world" in setting else {}) | saving | given
 

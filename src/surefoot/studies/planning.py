@@ -88,19 +88,23 @@ def _of_pilot(
     seconds, memory = [], []
     with tempfile.TemporaryDirectory(prefix="surefoot-plan-") as place:
         for steps in _PILOT_STEPS:
-            pilot = replace(small, policy=config.policy | {"max_steps": steps})
+            longer = {} if config.trainer == "exact" else {"max_steps": steps}  # an exact cell has no steps
+            pilot = replace(small, policy=config.policy | longer)
             run_study(pilot, Path(place), title="pilot", runner=LocalRunner(1), on_progress=on_progress)
             metrics = [_measured(Path(place), cell) for cell in pilot.cells()]
             seconds.append(statistics.fmean(one["seconds"] for one in metrics))
             memory.append(max(one["peak_memory_mb"] for one in metrics))
         prepared = [read_json(path) for path in Path(place).glob("sources/*/prepared.json")]
+    sources, memory_mb = statistics.fmean(one["cpu_seconds"] for one in prepared), max(memory)
+    if config.trainer == "exact":
+        return seconds[0], sources, memory_mb, f"a pilot cell of {name}"
     few, more = _PILOT_STEPS
     step = (seconds[1] - seconds[0]) / (more - few)
     wanted = statistics.fmean(cell.work["policy"]["max_steps"] for cell in config.cells())
     return (
         seconds[1] + (wanted - more) * step,
-        statistics.fmean(one["cpu_seconds"] for one in prepared),
-        max(memory),
+        sources,
+        memory_mb,
         f"a pilot of {few} and {more} updates of {name}",
     )
 

@@ -17,10 +17,11 @@ from surefoot.errors import RunError, SurefootError
 from surefoot.files import fingerprint, read_json, write_json
 from surefoot.quiet import quieten
 from surefoot.records import commit, versions
+from surefoot.rewards.gold import refuse_members
 from surefoot.studies.cell import cell_path, check_policy, run_cell
 from surefoot.studies.config import Cell, StudyConfig
 from surefoot.studies.evaluation import reference_of
-from surefoot.studies.gold import refuse_members
+from surefoot.studies.exact_cell import candidates_of, check_exact
 from surefoot.studies.members import check_source, prepare_source, source_key
 from surefoot.studies.runner import InlineRunner, Runner, tick
 from surefoot.studies.settings import Setting, build_setting
@@ -89,6 +90,8 @@ def check_study(config: StudyConfig, folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / STUDY).exists():
         raise RunError(f"{folder} is not empty and holds no study; choose another output directory")
     check_policy(config.trainer, config.policy)
+    if config.trainer == "exact":
+        check_exact(config.policy, config.kl_budgets)
     for spec in config.settings.values():
         refuse_members(spec.get("gold", {}), config.sources)
         setting = _setting(json.dumps(spec), str(folder))
@@ -131,12 +134,20 @@ def _references(cells: list[Cell], folder: Path, report: Progress) -> None:
 
 def _reference_settings(cell: Cell) -> list[Any]:
     work = cell.work
-    return [work["setting"], work["evaluation_completions"], work["policy"].get("max_completion_length")]
+    policy = work["policy"]
+    return [
+        work["setting"],
+        work["evaluation_completions"],
+        policy.get("max_completion_length"),
+        policy.get("candidates"),
+    ]
 
 
 def _reference(cell: Cell, folder: Path) -> dict[str, Any]:
     work = cell.work
     tokens = work["policy"].get("max_completion_length") or 256
+    if work["trainer"] == "exact":
+        candidates_of(_setting_of(cell, folder), work, folder)
     return reference_of(_setting_of(cell, folder), folder, work["evaluation_completions"], tokens)
 
 
@@ -165,7 +176,7 @@ def _run_cells(
             _record_failure(cell, folder, f"its reward source could not be trained: {errors[0]}")
         else:
             ready.append(cell)
-    steps = {cell.key: int(cell.work["policy"]["max_steps"]) for cell in cells}
+    steps = {cell.key: int(cell.work["policy"].get("max_steps", 1)) for cell in cells}
     total, left = sum(steps.values()), sum(steps[cell.key] for cell in ready)
     report(STAGES[2], total - left, total)
     runner(

@@ -19,8 +19,8 @@ from surefoot.data.world import VARIANTS, build_world
 from surefoot.data.world.export import HELD_OUT_SEED
 from surefoot.errors import ConfigError, DataError
 from surefoot.files import fingerprint
+from surefoot.rewards.gold import Gold, load_gold
 from surefoot.studies.config import check_keys, file_hashes
-from surefoot.studies.gold import Gold, load_gold
 from surefoot.training.sampling import sample_completions
 from surefoot.types import Text
 

@@ -17,7 +17,8 @@ from surefoot.data.comparisons import Comparisons
 from surefoot.errors import DataError, VarianceError
 from surefoot.rewards.anchors import AnchorStore
 from surefoot.rewards.functions import FunctionMembers, FunctionReward
-from surefoot.studies.diagnosis import diagnose, score_comparisons, source_hash
+from surefoot.rewards.score_cache import source_hash
+from surefoot.studies.diagnosis import diagnose, score_comparisons
 
 MEMBERS = 5
 KNOWN = [f"plain{i}" for i in range(40)]

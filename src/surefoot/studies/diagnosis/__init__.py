@@ -1,7 +1,7 @@
 """How far a reward source can be trusted, and whether its variance is worth anything (docs/diagnose.md)."""
 
 from surefoot.studies.diagnosis.run import check_source, diagnose, mean_rewards
-from surefoot.studies.diagnosis.scored import ScoredComparisons, score_comparisons, score_texts, source_hash
+from surefoot.studies.diagnosis.scored import ScoredComparisons, score_comparisons
 
 __all__ = [
     "ScoredComparisons",
@@ -9,6 +9,4 @@ __all__ = [
     "diagnose",
     "mean_rewards",
     "score_comparisons",
-    "score_texts",
-    "source_hash",
 ]

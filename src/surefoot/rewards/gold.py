@@ -1,4 +1,4 @@
-"""Who judges the policies of a study: a function, or a reward source that no policy was trained against."""
+"""The true reward: a function, or a reward source that no policy was trained against."""
 
 from __future__ import annotations
 

@@ -1,0 +1,89 @@
+"""The figures of a forecast: gain and prompt risk against KL, for the objectives that a reader compares."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from surefoot.reports.drawing import COLOURS, DASHES, Axes, Drawing, padded
+from surefoot.reports.wording import number
+
+__all__ = ["forecast_figure", "shown_objectives"]
+
+Row = dict[str, Any]
+_BEST_OF_N = "best of n"
+
+
+def shown_objectives(found: dict[str, Any], judge: str) -> list[str]:
+    """The baseline, weighting, and the best of the pessimistic, of the weighted pessimistic and of the others."""
+    rows = [row for row in found["rows"] if row[judge] is not None and row[judge]["gain"]["value"] is not None]
+    names = list(dict.fromkeys(row["objective"] for row in rows))
+    best = {name: max(row[judge]["gain"]["value"] for row in rows if row["objective"] == name) for name in names}
+    families: dict[str, list[str]] = {}
+    for name in names:
+        families.setdefault(_family(name, found["baseline"]), []).append(name)
+    chosen = [max(family, key=lambda name: best[name]) for family in families.values()]
+    return [name for name in names if name in chosen]
+
+
+def _family(name: str, baseline: str) -> str:
+    kind = name.partition(":")[0]
+    known = (baseline, "variance_aware", "lcb", "variance_aware_lcb")
+    return kind if kind in known else "others"
+
+
+def forecast_figure(found: dict[str, Any], judge: str, figure: str) -> Drawing:
+    """Gain (with bands) or prompt risk against KL.
+
+    Args:
+        judge: "gold" or "draws". figure: "gain" or "prompt_risk".
+    """
+    names = shown_objectives(found, judge)
+    curves = {name: _points(found["rows"], name, judge, figure) for name in names}
+    dots = [] if figure != "gain" else [row for row in found["best_of_n"] if _is_shown(row, found, judge)]
+    values = [value for points in curves.values() for _, *rest in points for value in rest]
+    values += [row["gain"]["value"] for row in dots]
+    percent = figure == "prompt_risk"
+    drawing = Drawing(420, 0)
+    entries: list[tuple[str, str, str | None]] = [
+        (name.replace("_", "-"), COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]) for i, name in enumerate(names)
+    ]
+    top = drawing.legend(entries + ([(_BEST_OF_N, "#000000", None)] if dots else []), 0, 14)
+    drawing.height = top + 250
+    most = max([found["kl_budgets"][-1], *(row["kl"] for row in dots)])
+    span = (0.0, max(0.1, *padded(values))) if percent else padded(values, include=0.0)
+    axes = Axes(drawing, 44, top, 368, 206, (0.0, 1.03 * most), span)
+    axes.y_axis("share of prompts worse off" if percent else "gain over the reference")
+    axes.x_axis("KL from the reference (nats per sequence)")
+    if not percent:
+        axes.level(0.0)
+    for i, name in enumerate(names):
+        colour, points = COLOURS[i % len(COLOURS)], curves[name]
+        band = [(kl, low) for kl, _, low, _ in points] + [(kl, high) for kl, _, _, high in reversed(points)]
+        if not percent:
+            drawing.area([axes.at(*point) for point in band], colour, 0.14)
+        drawing.line([axes.at(kl, value) for kl, value, _, _ in points], colour, 2.4, dash=DASHES[i % len(DASHES)])
+    for row in dots:
+        drawing.dot(*axes.at(row["kl"], row["gain"]["value"]), 3.4, "#000000")
+    ends = [f"{name} {number(points[-1][1])}" for name, points in curves.items() if points]
+    drawing.words = f"{'Prompt risk' if percent else 'Gain'} against KL; at the largest budget: {', '.join(ends)}"
+    return drawing
+
+
+def _is_shown(row: Row, found: dict[str, Any], judge: str) -> bool:
+    return bool(row["judge"] == judge and row["objective"] == found["baseline"])
+
+
+def _points(rows: list[Row], name: str, judge: str, figure: str) -> list[tuple[float, float, float, float]]:
+    """(KL, value, low, high) from the reference on; budgets that can't be reached are left out."""
+    found = [(0.0, 0.0, 0.0, 0.0)]
+    for row in rows:
+        held = row[judge]
+        if row["objective"] == name and held is not None and held[figure]["value"] is not None:
+            value, low, high = (held[figure][key] for key in ("value", "low", "high"))
+            found.append((row["kl_budget"], value, _or(low, value), _or(high, value)))
+    return found
+
+
+def _or(value: float | None, other: float) -> float:
+    return other if value is None or math.isnan(value) else value
