@@ -13,13 +13,15 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from trl import ModelConfig
 
-from surefoot.data.loading import open_dataset
+from surefoot.data.messages import is_cut
+from surefoot.data.preferences import load_completions
 from surefoot.errors import DataError
 from surefoot.files import fingerprint, write_text
 from surefoot.rewards.encoding import prompt_keys
 from surefoot.rewards.loading import choose_device
 from surefoot.training.prepare_anchors import draw_completions
 from surefoot.training.run_online import load_policy_tokenizer
+from surefoot.training.sampling import mark_cut
 from surefoot.types import Text
 
 __all__ = ["FEWEST", "Texts", "draw_candidates", "group_texts", "read_candidates"]
@@ -69,7 +71,7 @@ def draw_candidates(
     if target.exists():
         return target
     tokenizer = load_policy_tokenizer(ModelConfig(model_name_or_path=model_name_or_path))
-    model = AutoModelForCausalLM.from_pretrained(model_name_or_path, use_safetensors=True)
+    model = AutoModelForCausalLM.from_pretrained(model_name_or_path, use_safetensors=True, trust_remote_code=False)
     model = model.to(choose_device(None)).eval()
     lines: list[str] = []
     for start in range(0, len(prompts), prompts_per_batch):
@@ -89,23 +91,22 @@ def draw_candidates(
 
 
 def _line(prompt: Text, completion: Text) -> str:
-    return json.dumps({"prompt": prompt, "completion": completion}, ensure_ascii=False) + "\n"
+    return (
+        json.dumps({"prompt": prompt, "completion": completion, "cut": is_cut(completion)}, ensure_ascii=False) + "\n"
+    )
 
 
 def read_candidates(name: str) -> tuple[list[Text], list[Text]]:
-    """(prompts, completions) of a file with these two columns.
+    """(prompts, completions) of a file in any layout of completions; a column `cut` marks those that a limit cut off.
 
     Raises:
-        DataError: a column is missing, or a row is empty.
+        DataError: a column is missing, or a row can't be read.
     """
-    table = open_dataset(name)
-    for column in ("prompt", "completion"):
-        if column not in table.column_names:
-            raise DataError(f"{name} has no column '{column}'; it has {', '.join(table.column_names)}")
-        empty = next((row for row, value in enumerate(table[column]) if value is None), None)
-        if empty is not None:
-            raise DataError(f"{name}: row {empty} has no {column} (None); fill it in or drop the row")
-    return list(table["prompt"]), list(table["completion"])
+    table = load_completions(name)
+    completions = list(table["completion"])
+    if "cut" in table.column_names:
+        completions = mark_cut(completions, table["cut"])
+    return list(table["prompt"]), completions
 
 
 def group_texts(prompts: Sequence[Text], completions: Sequence[Text]) -> Texts:

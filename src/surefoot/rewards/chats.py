@@ -10,13 +10,11 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from surefoot.data.messages import is_cut
-from surefoot.data.preferences import Objection
 from surefoot.errors import ModelError, RowError
-from surefoot.rewards.loading import load_tokenizer
 from surefoot.rewards.special_tokens import MARK, LiteralTokens
-from surefoot.types import Message, Text
+from surefoot.types import Message
 
-__all__ = ["ChatReader", "template_objection"]
+__all__ = ["ChatReader"]
 
 _REFUSALS = (TemplateError, TypeError)
 """What rendering raises: a template's own complaint, or an expression on a value that it didn't expect."""
@@ -110,22 +108,3 @@ class ChatReader:
             return _PROBE in self.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
         except (*_REFUSALS, ValueError):
             return False
-
-
-def template_objection(*tokenizers: str | PreTrainedTokenizerBase) -> Objection:
-    """What the chat templates of some tokenizers object to in a row's messages.
-
-    Args:
-        tokenizers: or models' names, whose tokenizers are loaded when the first messages come.
-    """
-    readers: list[ChatReader] = []
-
-    def objection(prompt: Text, completion: Text) -> str | None:
-        if isinstance(prompt, str):
-            return None
-        if not readers:
-            readers.extend(ChatReader(load_tokenizer(one) if isinstance(one, str) else one) for one in tokenizers)
-        found = (reader.objection(prompt, completion) for reader in readers)
-        return next((problem for problem in found if problem is not None), None)
-
-    return objection

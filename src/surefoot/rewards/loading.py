@@ -9,10 +9,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 from transformers import logging as hf_logging
 
+from surefoot.data.preferences import Objection
 from surefoot.errors import ModelError
+from surefoot.rewards.chats import ChatReader
 from surefoot.rewards.encoding import TextEncoder
 from surefoot.types import Text
 
@@ -27,6 +35,7 @@ __all__ = [
     "load_trunk",
     "positions",
     "resolve_model",
+    "template_objection",
 ]
 
 _SPECIAL = ("pad", "eos", "bos", "cls", "sep")
@@ -89,6 +98,25 @@ def load_trunk(name: str | Path, device: torch.device) -> Any:
     """The model without a head, in eval mode; fp32 on the CPU, bf16 elsewhere."""
     _config(name)
     return _load(AutoModel, name, dtype=_dtype(device)).to(device).eval()
+
+
+def template_objection(*tokenizers: str | PreTrainedTokenizerBase) -> Objection:
+    """What the chat templates of some tokenizers object to in a row's messages.
+
+    Args:
+        tokenizers: or models' names, whose tokenizers are loaded when the first messages come.
+    """
+    readers: list[ChatReader] = []
+
+    def objection(prompt: Text, completion: Text) -> str | None:
+        if isinstance(prompt, str):
+            return None
+        if not readers:
+            readers.extend(ChatReader(load_tokenizer(one) if isinstance(one, str) else one) for one in tokenizers)
+        found = (reader.objection(prompt, completion) for reader in readers)
+        return next((problem for problem in found if problem is not None), None)
+
+    return objection
 
 
 def load_classifier(name: str | Path, device: torch.device) -> Any:

@@ -14,13 +14,12 @@ from surefoot.data.preferences import data_hash, load_preferences, split_by_prom
 from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.chats import template_objection
 from surefoot.rewards.config import RewardSourceArguments
 from surefoot.rewards.distilled import distil
 from surefoot.rewards.dropout import DropoutMembers
 from surefoot.rewards.laplace import fit_laplace
 from surefoot.rewards.linear import fit_linear
-from surefoot.rewards.loading import check_templates
+from surefoot.rewards.loading import check_templates, template_objection
 from surefoot.rewards.smoothed import SmoothedVariance, smooth_variance
 from surefoot.rewards.source import MemberSource, RewardSource, load_source, save_calibration, write_card
 from surefoot.rewards.train_heads import train_heads

@@ -26,8 +26,7 @@ from surefoot.maths.statistics import bootstrap_mean
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.anchored import anchor_shares
 from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.chats import template_objection
-from surefoot.rewards.loading import choose_device
+from surefoot.rewards.loading import choose_device, template_objection
 from surefoot.rewards.scoring import ANCHOR, anchor_names
 from surefoot.rewards.source import RewardSource, load_source
 from surefoot.training.run_online import load_policy_tokenizer

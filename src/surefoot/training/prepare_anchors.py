@@ -20,9 +20,8 @@ from trl import ModelConfig
 from surefoot.data.preferences import load_prompts
 from surefoot.errors import ConfigError, ModelError, RunError, VarianceError
 from surefoot.rewards.anchors import AnchorStore, prompt_digest
-from surefoot.rewards.chats import template_objection
 from surefoot.rewards.independent import IndependentMembers
-from surefoot.rewards.loading import check_templates, choose_device
+from surefoot.rewards.loading import check_templates, choose_device, template_objection
 from surefoot.rewards.source import MemberSource, RewardSource, load_source
 from surefoot.training.run_online import load_policy_tokenizer
 from surefoot.training.sampling import as_completions, end_tokens, prompt_ids

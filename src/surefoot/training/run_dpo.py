@@ -11,8 +11,7 @@ from surefoot.data.preferences import data_hash, load_preferences
 from surefoot.errors import ConfigError
 from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
-from surefoot.rewards.chats import template_objection
-from surefoot.rewards.loading import check_templates
+from surefoot.rewards.loading import check_templates, template_objection
 from surefoot.rewards.source import load_source
 from surefoot.training.checkpoints import last_whole_checkpoint
 from surefoot.training.dpo_config import VarianceAwareDPOConfig
