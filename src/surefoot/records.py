@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -11,8 +13,9 @@ from typing import Any
 
 from surefoot.errors import RunError
 from surefoot.files import fingerprint, read_json, write_json
+from surefoot.locks import LOCK, hold
 
-__all__ = ["claim_directory", "commit", "make_record", "versions", "write_record"]
+__all__ = ["claim_directory", "commit", "holds_other_files", "make_record", "versions", "write_record"]
 
 RECORD = "record.json"
 CLAIM = "run.json"
@@ -68,31 +71,58 @@ def write_record(directory: str | Path, record: dict[str, Any]) -> Path:
     return write_json(Path(directory) / RECORD, record)
 
 
-def claim_directory(directory: str | Path, kind: str, settings: dict[str, Any], *, overwrite: bool = False) -> Path:
-    """Take an output directory for this run, or for the resumption of the same run.
+@contextmanager
+def claim_directory(
+    directory: str | Path, kind: str, settings: dict[str, Any], *, main_process: bool = True
+) -> Iterator[Path]:
+    """Take an output directory for this run, or for the resumption of the same run, while the block lasts.
 
     The settings' fingerprint is kept in `run.json`. A directory that holds a run with other settings is refused, so
-    that nothing is overwritten and nothing stale is taken for new.
+    that nothing is overwritten and nothing stale is taken for new; so is one that another process works on. A finished
+    run (it has its record) is nobody's: nothing will be written.
+
+    Args:
+        main_process: of the processes of one run, only the main one claims.
 
     Raises:
-        RunError: the directory holds another run, or files that surefoot didn't write.
+        RunError: the directory holds another run, or files that surefoot didn't write, or is in use.
     """
     target = Path(directory)
     claim = {"kind": kind, "fingerprint": fingerprint(settings), "settings": settings}
+    if main_process:
+        _check_claim(target, claim)
+    if not main_process or (target / RECORD).exists():
+        yield target
+        return
+    with hold(target / LOCK):
+        _check_claim(target, claim)  # another process may have been first
+        if not (target / CLAIM).exists():
+            write_json(target / CLAIM, claim)
+        yield target
+
+
+def _check_claim(target: Path, claim: dict[str, Any]) -> None:
     path = target / CLAIM
-    if path.exists() and not overwrite:
+    if path.exists():
         held = read_json(path)
         if (held["kind"], held["fingerprint"]) != (claim["kind"], claim["fingerprint"]):
             raise RunError(
                 f"{target} holds another run ({_difference(held, claim)}); choose another output directory, or delete "
                 "this one"
             )
-        return target
-    if target.is_dir() and any(target.iterdir()) and not overwrite:
+    elif holds_other_files(target, CLAIM):
         raise RunError(f"{target} is not empty and holds no surefoot run; choose another output directory")
-    target.mkdir(parents=True, exist_ok=True)
-    write_json(path, claim)
-    return target
+
+
+def holds_other_files(directory: Path, first: str, *before: str) -> bool:
+    """Whether a directory has other files than a run leaves that is killed before its file `first` is there.
+
+    Args:
+        before: what it writes before that.
+    """
+    ours = (LOCK, f".{first}.")
+    found = [] if not directory.is_dir() else [path.name for path in directory.iterdir()]
+    return any(name not in before and not name.startswith(ours) for name in found)
 
 
 def _difference(held: dict[str, Any], wanted: dict[str, Any]) -> str:
