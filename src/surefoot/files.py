@@ -20,7 +20,7 @@ from typing import Any
 from surefoot.errors import RunError
 from surefoot.locks import open_locked, release
 
-__all__ = ["fingerprint", "read_json", "scratch", "whole_directory", "whole_file", "write_json", "write_text"]
+__all__ = ["fingerprint", "read_json", "remove_abandoned", "scratch", "sweep", "whole_directory", "whole_file", "write_json", "write_text"]
 
 _SUFFIX = ".tmp"
 
@@ -33,7 +33,7 @@ def scratch(target: str | Path, *, directory: bool = False) -> Iterator[Path]:
     """
     final = Path(target)
     final.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(final)
+    sweep(final)
     temporary, handle = _new(final, directory)
     try:
         yield temporary
@@ -56,13 +56,19 @@ def _new(final: Path, directory: bool) -> tuple[Path, int]:
                 return path, handle
 
 
-def _sweep(final: Path) -> None:
+def sweep(final: Path) -> None:
+    """Remove the temporaries of killed writers of `final`."""
     for path in final.parent.glob(f".{escape(final.name)}.*{_SUFFIX}"):
-        with suppress(FileNotFoundError):
-            handle = open_locked(path, unsupported=False)
-            if handle is not None:
-                _remove(path)
-                release(handle)
+        remove_abandoned(path)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove a temporary or a lock file whose process has died; one that a living process holds stays."""
+    with suppress(FileNotFoundError):
+        handle = open_locked(path, unsupported=False)
+        if handle is not None:
+            _remove(path)
+            release(handle)
 
 
 def _remove(path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.errors import RunError
-from surefoot.files import fingerprint, read_json, write_json
+from surefoot.files import fingerprint, read_json, remove_abandoned, write_json
 from surefoot.locks import LOCK, hold
 
 __all__ = ["claim_directory", "commit", "holds_other_files", "make_record", "versions", "write_record"]
@@ -92,6 +92,7 @@ def claim_directory(
     if main_process:
         _check_claim(target, claim)
     if not main_process or (target / RECORD).exists():
+        remove_abandoned(target / LOCK)  # of a run that was killed after its record was there
         yield target
         return
     with hold(target / LOCK):

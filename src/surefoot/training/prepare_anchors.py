@@ -19,6 +19,7 @@ from trl import ModelConfig
 
 from surefoot.data.preferences import load_prompts
 from surefoot.errors import ConfigError, ModelError, RunError, VarianceError
+from surefoot.files import sweep
 from surefoot.locks import hold
 from surefoot.rewards.anchors import AnchorStore, prompt_digest
 from surefoot.rewards.independent import IndependentMembers
@@ -98,6 +99,7 @@ def prepare_anchors(args: AnchorArguments, on_progress: Callable[[int, int], Non
     source = _source(args)
     part = target.with_name(f"{target.name}.part")
     with hold(target.with_name(f".{target.name}.lock")):
+        sweep(part)  # if all prompts are in it, it isn't written again
         store = _started(args, source, next((path for path in (part, target) if path.exists()), None))
         missing = store.missing(prompts)
         if missing:
