@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 
-_TIMES = ("created", "seconds", "train_seconds", "cpu_seconds", "source_cpu_seconds", "share_of_time", "step_time")
-_VOLATILE = (*_TIMES, "anchors/share_of_time", "peak_memory_mb", "warnings", "num_input_tokens_seen", "total_flos")
+_VOLATILE = re.compile(
+    "created|seconds|.*_seconds|train_.*|.*share_of_time|.*step_time|peak_memory_mb|warnings|total_flos|num_.*_seen"
+)
+"""Times, and what Trainer counts from the start of a process and not of a run."""
 _BINARY = (".bin", ".pt", ".pth")
 """States of optimisers and random generators: what they lead to is compared instead."""
 
@@ -46,7 +49,7 @@ def _same(one: Path, other: Path) -> bool:
 def _close(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(
-            name in _VOLATILE or _close(value, other[name]) for name, value in one.items()
+            _VOLATILE.fullmatch(name) or _close(value, other[name]) for name, value in one.items()
         )
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_close, one, other))
