@@ -20,7 +20,17 @@ from typing import Any
 from surefoot.errors import RunError
 from surefoot.locks import open_locked, release
 
-__all__ = ["fingerprint", "read_json", "remove_abandoned", "scratch", "sweep", "whole_directory", "whole_file", "write_json", "write_text"]
+__all__ = [
+    "fingerprint",
+    "read_json",
+    "remove_abandoned",
+    "scratch",
+    "sweep",
+    "whole_directory",
+    "whole_file",
+    "write_json",
+    "write_text",
+]
 
 _SUFFIX = ".tmp"
 

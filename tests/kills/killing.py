@@ -44,11 +44,12 @@ class Kills:
     at_random: int
 
 
-def survive(run: Run, folder: Path, start: Path | None = None) -> Kills:
+def survive(run: Run, folder: Path, start: Path | None = None, every: int = 1) -> Kills:
     """Kill the run at every event and at ten random moments.
 
     Args:
         start: what every run's folder begins as; empty if None.
+        every: 1 takes all states; n every n-th, where the states are too many.
 
     Raises:
         AssertionError: a run that follows a kill fails, ends with other results than one that was left alone, or
@@ -63,7 +64,7 @@ def survive(run: Run, folder: Path, start: Path | None = None) -> Kills:
     _finish(run, _begin(folder / "watched", start), "the watched run", watch=states)
     assert (found := difference(whole, folder / "watched")) is None, f"two clean runs differ: {found}"
     count = 0
-    for state in sorted(states.iterdir()):
+    for state in sorted(states.iterdir())[::every]:
         _mended(run, state, whole, state.name)
         shutil.rmtree(state)
         count += 1
