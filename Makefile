@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # What the fast lane needs beside the package: no ray, no browser.
-LANE := pytest pytest-xdist hypothesis beartype fastapi uvicorn
+LANE := pytest pytest-xdist hypothesis beartype
 # One thread per process: the tests and the demo run processes side by side.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
