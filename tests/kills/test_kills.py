@@ -35,7 +35,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def pairs() -> Dataset:
-    rows = [(f"the {WORDS[i % 5]} ", f"cat {WORDS[i % 7]}", f"dog {WORDS[(i + 3) % 7]} and") for i in range(16)]
+    rows = [(f"the {WORDS[i % 5]} ", f"cat {WORDS[i % 7]}", f"dog {WORDS[(i + 3) % 7]} and") for i in range(24)]
     return Dataset.from_dict({key: [row[i] for row in rows] for i, key in enumerate(("prompt", "chosen", "rejected"))})
 
 
@@ -102,7 +102,7 @@ def test_reward(
 
     def run() -> None:
         args = RewardSourceArguments(output_dir="run", dataset_name="pairs", model_name_or_path=base, **settings)
-        run_reward(args, settings, pairs=(pairs.select(range(12)), pairs.select(range(12, 16))))
+        run_reward(args, settings, pairs=(pairs.select(range(20)), pairs.select(range(20, 24))))
 
     survives(run)
 
