@@ -2,12 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# What the fast lane needs beside the package: no ray, no browser.
+LANE := pytest pytest-xdist hypothesis beartype
 # One thread per process: the tests and the demo run processes side by side.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test fast lint types borders clean
+.PHONY: demo test fast test-lowest test-newest lint types borders clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/surefoot demo
@@ -18,6 +20,22 @@ test: lint types borders
 # The unit tests alone: under a minute.
 fast: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n 2 -m "not slow" --doctest-modules src/surefoot/maths tests
+
+# The fast lane with the lower bounds of pyproject.toml, and with the newest TRL and transformers that its ranges allow;
+# each in an environment of its own, made anew.
+test-lowest:
+	$(PYTHON) -m venv --clear $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt \
+		-e '.[judge]' $(LANE)
+	$(VENV)-lowest/bin/python -m pytest -m "not slow" tests
+
+test-newest:
+	$(PYTHON) -m venv --clear $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
+		-c constraints-newest.txt -e '.[judge]' $(LANE)
+	$(VENV)-newest/bin/python -m pytest -m "not slow" tests
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
@@ -44,4 +62,4 @@ $(VENV)/test.stamp: $(VENV)/torch.stamp pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

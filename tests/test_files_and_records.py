@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from surefoot.errors import RunError
-from surefoot.files import fingerprint, read_json, whole_directory, write_json, write_text
+from surefoot.files import fingerprint, read_json, whole_directory, whole_file, write_json, write_text
 from surefoot.records import claim_directory, make_record, write_record
 
 
@@ -23,6 +23,20 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkey
         write_text(target, "new")
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_killed_writer_s_leftovers_go_with_the_next_write_and_a_living_one_s_stay(tmp_path: Path) -> None:
+    (tmp_path / ".a.txt.dead.tmp").write_text("half")
+    (tmp_path / ".a.txt.old.tmp").mkdir()
+    (tmp_path / ".a.txt").write_text("the user's")
+    (tmp_path / ".b.txt.dead.tmp").write_text("of another target")
+    with whole_file(tmp_path / "a.txt") as mine:
+        with whole_file(tmp_path / "a.txt") as other:
+            other.write_text("other")
+        assert mine.exists()
+        mine.write_text("mine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.txt", ".b.txt.dead.tmp", "a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "mine"
 
 
 def test_json_refuses_what_other_parsers_cannot_read(tmp_path: Path) -> None:
@@ -49,6 +63,10 @@ def test_a_directory_appears_whole(tmp_path: Path) -> None:
         (folder / "all").write_text("x")
         assert not target.exists()
     assert [path.name for path in target.iterdir()] == ["all"]
+    with whole_directory(target) as folder:
+        (folder / "new").write_text("x")
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_fingerprint_sees_values_and_not_their_order() -> None:
@@ -57,20 +75,32 @@ def test_fingerprint_sees_values_and_not_their_order() -> None:
 
 
 def test_the_same_run_may_come_back_and_another_may_not(tmp_path: Path) -> None:
-    folder = claim_directory(tmp_path / "run", "rloo", {"beta": 0.1, "seed": 1})
-    (folder / "checkpoint").write_text("x")
-    assert claim_directory(folder, "rloo", {"seed": 1, "beta": 0.1}) == folder
-    with pytest.raises(RunError, match=r"holds another run \(beta: 0\.1 there, 0\.2 here\)"):
-        claim_directory(folder, "rloo", {"beta": 0.2, "seed": 1})
-    with pytest.raises(RunError, match="a rloo run, this is a reward run"):
-        claim_directory(folder, "reward", {"beta": 0.1, "seed": 1})
+    with claim_directory(tmp_path / "run", "rloo", {"beta": 0.1, "seed": 1}) as folder:
+        (folder / "checkpoint").write_text("x")
+    with claim_directory(folder, "rloo", {"seed": 1, "beta": 0.1}) as again:
+        assert again == folder
+    with (
+        pytest.raises(RunError, match=r"holds another run \(beta: 0\.1 there, 0\.2 here\)"),
+        claim_directory(folder, "rloo", {"beta": 0.2, "seed": 1}),
+    ):
+        pass
+    with (
+        pytest.raises(RunError, match="a rloo run, this is a reward run"),
+        claim_directory(folder, "reward", {"beta": 0.1, "seed": 1}),
+    ):
+        pass
     assert (folder / "checkpoint").read_text() == "x"
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint", "run.json"]
 
 
 def test_a_directory_of_other_files_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(RunError, match="not empty and holds no surefoot run"):
-        claim_directory(tmp_path, "rloo", {})
+    with (
+        pytest.raises(RunError, match="not empty and holds no surefoot run"),
+        claim_directory(tmp_path, "rloo", {}),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_record_says_what_it_takes_to_repeat_it(tmp_path: Path) -> None:

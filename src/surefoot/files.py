@@ -1,4 +1,8 @@
-"""Files are written whole or not at all: to a temporary name beside the target, then renamed."""
+"""Files are written whole or not at all: to a temporary name beside the target, then renamed.
+
+A temporary name begins with a dot and the target's name and ends in `.tmp`. Those that a killed process leaves are
+removed by the next that writes the same target.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +12,98 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from surefoot.errors import RunError
+from surefoot.locks import open_locked, release
 
-__all__ = ["fingerprint", "read_json", "whole_directory", "write_json", "write_text"]
+__all__ = [
+    "fingerprint",
+    "read_json",
+    "remove_abandoned",
+    "scratch",
+    "sweep",
+    "whole_directory",
+    "whole_file",
+    "write_json",
+    "write_text",
+]
+
+_SUFFIX = ".tmp"
+
+
+@contextmanager
+def scratch(target: str | Path, *, directory: bool = False) -> Iterator[Path]:
+    """Give an empty temporary file or directory beside `target`, which is gone after the block unless it was renamed.
+
+    What killed writers of the same `target` left is removed first. A living writer holds a lock on its own.
+    """
+    final = Path(target)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    sweep(final)
+    temporary, handle = _new(final, directory)
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+        release(handle)
+
+
+def _new(final: Path, directory: bool) -> tuple[Path, int]:
+    while True:
+        if directory:
+            path = Path(tempfile.mkdtemp(_SUFFIX, f".{final.name}.", final.parent))
+        else:
+            opened, name = tempfile.mkstemp(_SUFFIX, f".{final.name}.", final.parent)
+            os.close(opened)
+            path = Path(name)
+        with suppress(FileNotFoundError):  # another writer of this target took it for a leftover
+            handle = open_locked(path)
+            if handle is not None:
+                return path, handle
+
+
+def sweep(final: Path) -> None:
+    """Remove the temporaries of killed writers of `final`."""
+    for path in final.parent.glob(f".{escape(final.name)}.*{_SUFFIX}"):
+        remove_abandoned(path)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove a temporary or a lock file whose process has died; one that a living process holds stays."""
+    with suppress(FileNotFoundError):
+        handle = open_locked(path, unsupported=False)
+        if handle is not None:
+            _remove(path)
+            release(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Give a temporary file that becomes `path` if the block ends well, and vanishes if it doesn't."""
+    with scratch(path) as temporary:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
 
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write `text` to `path` so that a reader sees the old file or the new one, never a part."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return target
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
 
 
 def write_json(path: str | Path, values: Any) -> Path:
@@ -64,20 +135,18 @@ def read_json(path: str | Path) -> Any:
 def whole_directory(target: str | Path) -> Iterator[Path]:
     """Give a temporary directory that becomes `target` if the block ends well, and vanishes if it doesn't.
 
-    An existing `target` is replaced only then.
+    An existing `target` is replaced only then, and is never there in part.
     """
     final = Path(target)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
-    try:
+    with scratch(final, directory=True) as temporary:
         yield temporary
         os.chmod(temporary, 0o755)
         if final.exists():
-            shutil.rmtree(final)
-        os.replace(temporary, final)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+            with scratch(final, directory=True) as old:
+                os.replace(final, old)
+                os.replace(temporary, final)
+        else:
+            os.replace(temporary, final)
 
 
 def fingerprint(values: Any) -> str:

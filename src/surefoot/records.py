@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from surefoot.errors import RunError
-from surefoot.files import fingerprint, read_json, write_json
+from surefoot.files import fingerprint, read_json, remove_abandoned, write_json
+from surefoot.locks import LOCK, hold
 from surefoot.redaction import redacted
 
-__all__ = ["claim_directory", "commit", "make_record", "versions", "write_record"]
+__all__ = ["claim_directory", "commit", "holds_other_files", "make_record", "versions", "write_record"]
 
 RECORD = "record.json"
 CLAIM = "run.json"
@@ -69,36 +72,64 @@ def write_record(directory: str | Path, record: dict[str, Any]) -> Path:
     return write_json(Path(directory) / RECORD, record)
 
 
-def claim_directory(directory: str | Path, kind: str, settings: dict[str, Any], *, overwrite: bool = False) -> Path:
-    """Take an output directory for this run, or for the resumption of the same run.
+@contextmanager
+def claim_directory(
+    directory: str | Path, kind: str, settings: dict[str, Any], *, main_process: bool = True
+) -> Iterator[Path]:
+    """Take an output directory for this run, or for the resumption of the same run, while the block lasts.
 
     The settings' fingerprint is kept in `run.json`. A directory that holds a run with other settings is refused, so
-    that nothing is overwritten and nothing stale is taken for new, unless that run left nothing but
-    `run.json`. Secrets are neither kept nor compared.
+    that nothing is overwritten and nothing stale is taken for new, unless that run left nothing but `run.json`; so is
+    one that another process works on. A finished run (it has its record) is nobody's: nothing will be written. Secrets
+    are neither kept nor compared.
+
+    Args:
+        main_process: of the processes of one run, only the main one claims.
 
     Raises:
-        RunError: the directory holds another run, or files that surefoot didn't write.
+        RunError: the directory holds another run, or files that surefoot didn't write, or is in use.
     """
     target, settings = Path(directory), redacted(settings)
     claim = {"kind": kind, "fingerprint": fingerprint(settings), "settings": settings}
+    if main_process:
+        _check_claim(target, claim)
+    if not main_process or (target / RECORD).exists():
+        remove_abandoned(target / LOCK)  # of a run that was killed after its record was there
+        yield target
+        return
+    with hold(target / LOCK):
+        _check_claim(target, claim)  # another process may have been first
+        if not (target / CLAIM).exists() or read_json(target / CLAIM) != claim:
+            write_json(target / CLAIM, claim)
+        yield target
+
+
+def _check_claim(target: Path, claim: dict[str, Any]) -> None:
     path = target / CLAIM
-    if path.exists() and not overwrite:
-        held = read_json(path)
-        if not isinstance(held, dict) or not {"kind", "fingerprint", "settings"} <= set(held):
-            raise RunError(f"{path} is no record of a run; choose another output directory, or delete it")
-        if (held["kind"], held["fingerprint"]) == (claim["kind"], claim["fingerprint"]):
-            return target
-        if any(found != path for found in target.iterdir()):  # a run that failed at once has left nothing else
-            raise RunError(
-                f"{target} holds another run ({_difference(held, claim)}); choose another output directory, or delete "
-                "this one"
-            )
-        path.unlink()
-    if target.is_dir() and any(target.iterdir()) and not overwrite:
-        raise RunError(f"{target} is not empty and holds no surefoot run; choose another output directory")
-    target.mkdir(parents=True, exist_ok=True)
-    write_json(path, claim)
-    return target
+    if not path.exists():
+        if holds_other_files(target, CLAIM):
+            raise RunError(f"{target} is not empty and holds no surefoot run; choose another output directory")
+        return
+    held = read_json(path)
+    if not isinstance(held, dict) or not {"kind", "fingerprint", "settings"} <= set(held):
+        raise RunError(f"{path} is no record of a run; choose another output directory, or delete it")
+    same = (held["kind"], held["fingerprint"]) == (claim["kind"], claim["fingerprint"])
+    if not same and holds_other_files(target, CLAIM, CLAIM):  # a run that failed at once has left nothing else
+        raise RunError(
+            f"{target} holds another run ({_difference(held, claim)}); choose another output directory, or delete "
+            "this one"
+        )
+
+
+def holds_other_files(directory: Path, first: str, *before: str) -> bool:
+    """Whether a directory has other files than a run leaves that is killed before its file `first` is there.
+
+    Args:
+        before: what it writes before that.
+    """
+    ours = (LOCK, f".{first}.")
+    found = [] if not directory.is_dir() else [path.name for path in directory.iterdir()]
+    return any(name not in before and not name.startswith(ours) for name in found)
 
 
 def _difference(held: dict[str, Any], wanted: dict[str, Any]) -> str:

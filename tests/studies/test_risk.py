@@ -181,9 +181,9 @@ def test_a_failed_cell_is_on_record_and_runs_again_on_request(study_folder: Path
 @pytest.mark.slow
 def test_shards_share_a_folder(study_folder: Path) -> None:
     folder, config = study_folder, small(["vanilla"], [0, 1])
-    first = run_study(config, folder, title="x", only=lambda cell: cell.seed == 0)
+    first = run_study(config, folder, title="x", shard=(0, 2))
     assert (first.finished, len(list((folder / "cells").glob("*.json")))) == (1, 1)
-    run_study(config, folder, title="x", runner=LocalRunner(1), only=lambda cell: cell.seed == 1)
+    run_study(config, folder, title="x", runner=LocalRunner(1), shard=(1, 2))
     assert {seed for _, seed in cells(folder)} == {0, 1}
 
 

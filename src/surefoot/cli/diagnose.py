@@ -65,6 +65,7 @@ def run(arguments: list[str]) -> None:
 
     from surefoot.data.comparisons import load_comparisons
     from surefoot.files import write_json
+    from surefoot.locks import LOCK, hold
     from surefoot.reports.diagnosis import build_diagnosis, print_diagnosis
     from surefoot.rewards.anchors import AnchorStore
     from surefoot.rewards.score_cache import score_texts, source_hash
@@ -89,7 +90,7 @@ def run(arguments: list[str]) -> None:
     folder = Path(config.output_dir or config.source or ".")
     key = source_hash(source, config.source)
     cache = None if key is None else folder / "scores" / key
-    with _progress(console) as show:
+    with hold(folder / LOCK), _progress(console) as show:
         scored = score_comparisons(
             source, comparisons, far_items=config.far_items, cache=cache, on_progress=show("preferences")
         )

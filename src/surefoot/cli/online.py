@@ -28,7 +28,8 @@ def run_command(kind: str, config: type, arguments: list[str]) -> None:
     script, args, model = parse((OnlineScriptArguments, config, ModelConfig), arguments, kind, judges=True)
     script.check()
     if script.reward_config is not None:
-        script.reward_source, script.reward_config = _train_source(script.reward_config), None
+        with args.main_process_first(local=False, desc="reward source"):  # the others find it finished
+            script.reward_source, script.reward_config = _train_source(script.reward_config), None
     record = run_online(kind, script, args, model, given_settings(arguments))
     print_run(f"{record['metrics']['steps']} steps of {kind.upper()}, preset {args.preset}", record, args.output_dir)
 

@@ -141,7 +141,7 @@ def _run(study: StudyArguments, config: Any) -> None:
             runner=_runner(study),
             on_progress=show,
             retry_failed=study.retry_failed,
-            only=_share(study.shard),
+            shard=_shard(study.shard),
         )
     if study.shard is not None:
         console.print(f"shard {study.shard}: {outcome.finished} cells finished; `surefoot report {folder}` reads all")
@@ -167,14 +167,14 @@ def _runner(study: StudyArguments) -> Any:
     return LocalRunner(workers_of(study.workers))
 
 
-def _share(shard: str | None) -> Any:
-    """Which cells belong to shard i of n: whole seeds, so that no source is trained twice."""
+def _shard(shard: str | None) -> tuple[int, int] | None:
+    """(i, n) of i/n."""
     if shard is None:
         return None
     number, _, count = shard.partition("/")
     if not (number.isdigit() and count.isdigit() and int(number) < int(count)):
         raise ConfigError(f"shard must be i/n with 0 ≤ i < n, got '{shard}'")
-    return lambda cell: cell.seed % int(count) == int(number)
+    return int(number), int(count)
 
 
 class progress_bars:

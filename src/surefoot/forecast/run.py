@@ -18,12 +18,13 @@ from surefoot.files import read_json, write_json, write_text
 from surefoot.forecast.candidates import Texts, draw_candidates, group_texts, read_candidates
 from surefoot.forecast.compute import forecast_scores
 from surefoot.records import RECORD, claim_directory, make_record, write_record
-from surefoot.rewards.gold import load_gold
+from surefoot.rewards.gold import Gold, load_gold
 from surefoot.rewards.score_cache import score_texts, source_hash
 from surefoot.rewards.source import RewardSource, load_source
 
 __all__ = ["ForecastArguments", "run_forecast"]
 
+FORECAST = "forecast.json"
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, of how many)."""
 
@@ -101,11 +102,21 @@ def run_forecast(
     report: Progress = on_progress or (lambda what, done, total: None)
     source = load_source(args.source)
     gold = None if args.gold is None else load_gold(_gold(args.gold))
-    folder = claim_directory(args.output_dir, "forecast", settings)
-    target = folder / "forecast.json"
-    if (folder / RECORD).exists() and target.exists():
-        finished: dict[str, Any] = read_json(target)
-        return finished
+    with claim_directory(args.output_dir, "forecast", settings) as folder:
+        if (folder / RECORD).exists():
+            finished: dict[str, Any] = read_json(folder / FORECAST)
+            return finished
+        return _forecast(args, settings, source, gold, folder, report)
+
+
+def _forecast(
+    args: ForecastArguments,
+    settings: dict[str, Any],
+    source: RewardSource,
+    gold: Gold | None,
+    folder: Path,
+    report: Progress,
+) -> dict[str, Any]:
     file = args.completions if args.completions is not None else str(_draw(args, folder, report))
     texts = group_texts(*read_candidates(file))
     scores = _scores(source, args.source, texts, folder, report)
@@ -114,7 +125,7 @@ def run_forecast(
         source, texts, scores, gold=true, objectives=args.objectives, kl_budgets=args.kl_budgets, draws=args.draws,
         runs=args.runs, seed=args.seed, on_progress=lambda done, total: report("objectives", done, total),
     )  # fmt: skip
-    write_json(target, found)
+    write_json(folder / FORECAST, found)
     row = found["recommendation"]["row"]
     if row is not None:
         write_text(folder / "rloo.yaml", training_config(row, args))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from surefoot.data.messages import cut_short, is_cut, plain_text
 from surefoot.errors import DataError, RunError
+from surefoot.files import whole_file
 from surefoot.maths import ensemble
 from surefoot.rewards.encoding import prompt_keys
 from surefoot.rewards.source import RewardSource
@@ -224,7 +224,6 @@ class AnchorStore:
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file, whole or not at all."""
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         keys = sorted(self._rows)
         tensors = {"rows": torch.stack([self._rows[key] for key in keys]) if keys else torch.zeros(0, 0)}
         if self.probes:
@@ -236,13 +235,8 @@ class AnchorStore:
             "about": json.dumps(self.about),
             "probes": json.dumps([[one.prompt, one.completion, is_cut(one.completion)] for one in self.probes]),
         }
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
+        with whole_file(target) as temporary:
             save_file(tensors, temporary, metadata=about)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
         return target
 
     @classmethod

@@ -53,11 +53,21 @@ def run_reward(
     """
     args.check()
     train, held_out = _load(args) if pairs is None else pairs
-    folder = claim_directory(args.output_dir, "reward", settings)
-    if (folder / RECORD).exists():
-        finished: dict[str, Any] = read_json(folder / RECORD)
-        return finished
-    report = on_progress or (lambda what, share: None)
+    with claim_directory(args.output_dir, "reward", settings) as folder:
+        if (folder / RECORD).exists():
+            finished: dict[str, Any] = read_json(folder / RECORD)
+            return finished
+        return _run(args, settings, train, held_out, folder, on_progress or (lambda what, share: None))
+
+
+def _run(
+    args: RewardSourceArguments,
+    settings: dict[str, Any],
+    train: Dataset,
+    held_out: Dataset,
+    folder: Path,
+    report: Progress,
+) -> dict[str, Any]:
     start = time.perf_counter()
     source = _train(args, train, folder, report)
     trained = time.perf_counter() - start

@@ -21,7 +21,7 @@ from torch import Tensor
 from surefoot.data.preferences import readings
 from surefoot.data.rows import read_completion, read_pair
 from surefoot.errors import ConfigError, DataError, RunError, naming_rows
-from surefoot.files import fingerprint
+from surefoot.files import fingerprint, whole_file
 from surefoot.records import claim_directory
 from surefoot.rewards.anchored import estimate_anchored
 from surefoot.rewards.anchors import AnchorStore, group_anchors, prompt_digest
@@ -86,15 +86,38 @@ def score_dataset(
     target = Path(output)
     if target.suffix not in (".parquet", ".jsonl"):
         raise ConfigError(f"output must end in .parquet or .jsonl, got {target.name}")
-    if target.exists():
-        raise RunError(f"{target} exists; delete it or choose another output")
     if chunk_rows < 1:
         raise ConfigError(f"chunk_rows must be at least 1, got {chunk_rows}")
     kind = _check(table, name)
     parts = target.with_name(f"{target.name}.parts")
     bound = {"rows": len(table), "chunk_rows": chunk_rows, "source": source.name}
     bound["anchors"] = None if anchors is None else anchors.fingerprint()
-    claim_directory(parts, "score", (settings or {}) | bound)
+    bound = (settings or {}) | bound
+    done = target.with_name(f".{target.name}.{fingerprint(bound)}.done")
+    if not target.exists():
+        shutil.rmtree(done, ignore_errors=True)  # of an output that was deleted since
+    elif not parts.exists() and not done.exists():
+        raise RunError(f"{target} exists; delete it or choose another output")
+    if not done.exists():
+        with claim_directory(parts, "score", bound):
+            if not target.exists():
+                _score_in_parts(source, table, kind, target, parts, anchors, chunk_rows, name, on_progress)
+            os.replace(parts, done)  # at once: a rerun tells from its name what it has still to remove
+    shutil.rmtree(done, ignore_errors=True)
+    return target
+
+
+def _score_in_parts(
+    source: RewardSource,
+    table: Dataset,
+    kind: str,
+    target: Path,
+    parts: Path,
+    anchors: AnchorStore | None,
+    chunk_rows: int,
+    name: str,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
     numbers = prompt_numbers(_prompts(table, kind, name), pairs=kind == "pairs")
     done = 0
     for block in prompt_blocks(numbers, chunk_rows):
@@ -104,13 +127,12 @@ def score_dataset(
             rows = dict(zip(_COLUMNS[kind], map(list, read), strict=True))
             with naming_rows(lambda row, block=block: f"{name}: row {block[row]}"):  # type: ignore[misc]
                 found = _score(source, kind, rows, torch.from_numpy(numbers[block]), anchors)
-            _write_whole(part, pa.table({_ROW: block, **found}))
+            with whole_file(part) as temporary:
+                pq.write_table(pa.table({_ROW: block, **found}), temporary)
         done += len(block)
         if on_progress is not None:
             on_progress(done, len(table))
     _merge(table, sorted(parts.glob("part-*.parquet")), target, chunk_rows)
-    shutil.rmtree(parts)
-    return target
 
 
 def _check(table: Dataset, name: str) -> str:
@@ -232,12 +254,6 @@ def _columns(table: Dataset, start: int, end: int) -> dict[str, Any]:
     return {name: part.column(name) for name in part.column_names}
 
 
-def _write_whole(path: Path, table: pa.Table) -> None:
-    temporary = path.with_name(f".{path.name}")
-    pq.write_table(table, temporary)
-    os.replace(temporary, path)
-
-
 def _merge(table: Dataset, parts: list[Path], target: Path, size: int) -> None:
     """Write the dataset's rows with the new columns, `size` rows in memory at a time."""
     added = pa.concat_tables([pq.read_table(part) for part in parts]).sort_by(_ROW).drop_columns(_ROW)
@@ -245,19 +261,18 @@ def _merge(table: Dataset, parts: list[Path], target: Path, size: int) -> None:
         pa.table({**_columns(table, start, min(start + size, len(table))), **_named(added.slice(start, size))})
         for start in range(0, len(table), size)
     )
-    temporary = target.with_name(f".{target.name}.{fingerprint(str(target))}")
-    if target.suffix == ".jsonl":
-        with temporary.open("w", encoding="utf-8") as file:
-            for rows in slices:
-                for row in rows.to_pylist():
-                    file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-    else:
-        first = next(slices)
-        with pq.ParquetWriter(temporary, first.schema) as writer:
-            writer.write_table(first)
-            for rows in slices:
-                writer.write_table(rows)
-    os.replace(temporary, target)
+    with whole_file(target) as temporary:
+        if target.suffix == ".jsonl":
+            with temporary.open("w", encoding="utf-8") as file:
+                for rows in slices:
+                    for row in rows.to_pylist():
+                        file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        else:
+            first = next(slices)
+            with pq.ParquetWriter(temporary, first.schema) as writer:
+                writer.write_table(first)
+                for rows in slices:
+                    writer.write_table(rows)
 
 
 def _named(table: pa.Table) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.run_online import TRAINERS, with_model_settings
 
-__all__ = ["cell_path", "check_policy", "run_cell", "trajectory"]
+__all__ = ["cell_path", "check_policy", "run_cell", "trajectory", "work_path"]
 
 _CONFIGS: dict[str, Any] = {"rloo": VarianceAwareRLOOConfig, "grpo": VarianceAwareGRPOConfig}
 _OURS = ("output_dir", "seed", "target_kl", "preset", "aggregate", "aggregate_parameter", "weights", "objective")
@@ -62,6 +62,11 @@ def cell_path(folder: Path, key: str) -> Path:
     return folder / "cells" / f"{key}.json"
 
 
+def work_path(folder: Path, key: str) -> Path:
+    """What an interrupted cell goes on from; gone when its record is there."""
+    return folder / "work" / key
+
+
 def run_cell(setting: Setting, cell: Cell, folder: Path, on_step: Callable[[], None] | None = None) -> dict[str, Any]:
     """Train one policy and measure its true reward; the record is written whole, and returned if it already exists.
 
@@ -75,7 +80,7 @@ def run_cell(setting: Setting, cell: Cell, folder: Path, on_step: Callable[[], N
     if path.exists():
         record: dict[str, Any] = read_json(path)
         return record
-    place = folder / "work" / cell.key
+    place = work_path(folder, cell.key)
     spent = _Spent(place / "spent.json")
     source = load_sources(cell.work, folder)
     with warnings.catch_warnings(record=True) as caught:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -15,16 +17,17 @@ import torch
 
 from surefoot.errors import RunError, SurefootError
 from surefoot.files import fingerprint, read_json, write_json
+from surefoot.locks import LOCK, hold
 from surefoot.quiet import quieten
-from surefoot.records import commit, versions
+from surefoot.records import commit, holds_other_files, versions
 from surefoot.rewards.gold import refuse_members
-from surefoot.studies.cell import cell_path, check_policy, run_cell
+from surefoot.studies.cell import cell_path, check_policy, run_cell, work_path
 from surefoot.studies.config import Cell, StudyConfig
 from surefoot.studies.evaluation import reference_of
 from surefoot.studies.exact_cell import candidates_of, check_exact
 from surefoot.studies.members import check_source, prepare_source, source_key
 from surefoot.studies.runner import InlineRunner, Runner, tick
-from surefoot.studies.settings import Setting, build_setting
+from surefoot.studies.settings import WORLD, Setting, build_setting
 
 __all__ = ["STAGES", "Outcome", "check_study", "run_study"]
 
@@ -50,7 +53,7 @@ def run_study(
     runner: Runner | None = None,
     on_progress: Progress | None = None,
     retry_failed: bool = False,
-    only: Callable[[Cell], bool] | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Outcome:
     """Run what is missing of the study in `folder`.
 
@@ -59,18 +62,38 @@ def run_study(
 
     Args:
         runner: where tasks run; this process if None.
-        only: which cells are this process's share, where several share one folder.
+        shard: (i, n) runs every n-th seed only, from the i-th on, beside the processes that run the others in this
+            folder. Whole seeds, so that no source is trained twice.
 
     Raises:
         ConfigError, DataError, ModelError: whatever can be found wrong before the first cell.
-        RunError: the folder holds something else, or a worker process died.
+        RunError: the folder holds something else, or another process works on it, or a worker process died.
     """
-    runner = runner or InlineRunner()
+    with hold(folder / LOCK, shared=shard is not None), _held_shard(folder, shard):
+        return _run_held(config, folder, title, runner or InlineRunner(), on_progress, retry_failed, shard)
+
+
+def _held_shard(folder: Path, shard: tuple[int, int] | None) -> AbstractContextManager[None]:
+    """Shards hold the folder together and each its own lock."""
+    return nullcontext() if shard is None else hold(folder / f"{LOCK}.{shard[0]}-of-{shard[1]}")
+
+
+def _run_held(
+    config: StudyConfig,
+    folder: Path,
+    title: str,
+    runner: Runner,
+    on_progress: Progress | None,
+    retry_failed: bool,
+    shard: tuple[int, int] | None,
+) -> Outcome:
     report = on_progress or (lambda stage, done, total: None)
     everything = config.cells()
     check_study(config, folder)
     _announce(config, everything, folder, title)
-    cells = list({cell.key: cell for cell in everything if only is None or only(cell)}.values())
+    i, n = shard or (0, 1)
+    cells = list({cell.key: cell for cell in everything if cell.seed % n == i}.values())
+    _remove_work(cells, folder)
     _references(cells, folder, report)
     wanted = [cell for cell in cells if not cell_path(folder, cell.key).exists()]
     wanted = [cell for cell in wanted if retry_failed or not failure_path(folder, cell.key).exists()]
@@ -87,7 +110,7 @@ def check_study(config: StudyConfig, folder: Path) -> None:
     Raises:
         ConfigError, DataError, ModelError, RunError: see the message.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / STUDY).exists():
+    if not (folder / STUDY).exists() and holds_other_files(folder, STUDY, WORLD):
         raise RunError(f"{folder} is not empty and holds no study; choose another output directory")
     check_policy(config.trainer, config.policy)
     if config.trainer == "exact":
@@ -121,6 +144,13 @@ def _announce(config: StudyConfig, cells: Iterable[Cell], folder: Path, title: s
             "commit": commit(),
         },
     )
+
+
+def _remove_work(cells: list[Cell], folder: Path) -> None:
+    """What a cell keeps to go on from, where it was killed between writing its record and removing this."""
+    for cell in cells:
+        if cell_path(folder, cell.key).exists():
+            shutil.rmtree(work_path(folder, cell.key), ignore_errors=True)
 
 
 def _references(cells: list[Cell], folder: Path, report: Progress) -> None:

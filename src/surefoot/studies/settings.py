@@ -24,9 +24,11 @@ from surefoot.studies.config import check_keys, file_hashes
 from surefoot.training.sampling import sample_completions
 from surefoot.types import Text
 
-__all__ = ["EVALUATION_SEED", "Setting", "as_texts", "build_setting"]
+__all__ = ["EVALUATION_SEED", "WORLD", "Setting", "as_texts", "build_setting"]
 
 EVALUATION_SEED = 990_001
+WORLD = "world"
+"""Folder of the offline world in that of a study."""
 """Every policy is judged on completions drawn with this seed, from prompts that no training saw."""
 _WORLD_KEYS = ("world", "pairs", "held_out_pairs")
 _MODEL_KEYS = ("model", "prompts", "evaluation_prompts", "gold", "preferences", "pairs", "held_out_pairs", "draw")
@@ -102,7 +104,7 @@ def _world(spec: dict[str, Any], folder: Path) -> Setting:
     if variant not in VARIANTS:
         raise ConfigError(f"unknown world '{variant}' (known: {', '.join(VARIANTS)})")
     pairs, held_out = int(spec.get("pairs", 3000)), int(spec.get("held_out_pairs", 500))
-    world = build_world(folder / "world")
+    world = build_world(folder / WORLD)
 
     def draws(seed: int) -> tuple[Dataset, Dataset]:
         return (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from trl import ModelConfig
 
 from surefoot.data.preferences import data_hash, load_prompts
 from surefoot.errors import ConfigError
-from surefoot.files import read_json
+from surefoot.files import read_json, whole_file
 from surefoot.maths.best_of_n import best_of_n_curve, best_of_n_kl
 from surefoot.maths.objectives import Objective, aggregate, preset
 from surefoot.maths.statistics import bootstrap_mean
@@ -104,10 +103,27 @@ def run_best_of_n(
         prompts = prompts.select(range(min(args.dataset_prompts, len(prompts))))
     source = load_source(args.reward_source)
     gold = None if args.gold_source is None else load_source(args.gold_source)
-    folder = claim_directory(args.output_dir, "bon", settings)
-    if (folder / RECORD).exists():
-        finished: dict[str, Any] = read_json(folder / RECORD)
-        return finished
+    with claim_directory(args.output_dir, "bon", settings) as folder:
+        if (folder / RECORD).exists():
+            finished: dict[str, Any] = read_json(folder / RECORD)
+            return finished
+        metrics = _draw_and_choose(args, tokenizer, prompts, source, gold, objective, folder, on_progress)
+        record = make_record("bon", settings, seed=args.seed, data_hash=data_hash(prompts), metrics=metrics)
+        write_record(folder, record)
+    return record
+
+
+def _draw_and_choose(
+    args: BestOfNArguments,
+    tokenizer: Any,
+    prompts: Any,
+    source: RewardSource,
+    gold: RewardSource | None,
+    objective: Objective,
+    folder: Path,
+    on_progress: Callable[[int, int], None] | None,
+) -> dict[str, Any]:
+    """The curve; what was drawn is kept in `folder/parts`, the best of it in `folder/chosen.parquet`."""
     device = choose_device(None)
     model = AutoModelForCausalLM.from_pretrained(
         args.model_name_or_path, use_safetensors=True, trust_remote_code=False
@@ -123,10 +139,7 @@ def run_best_of_n(
             on_progress(min(start + args.prompts_per_batch, len(prompts)), len(prompts))
     table = pa.concat_tables([pq.read_table(path) for path in parts])
     _write(folder / CHOSEN, _best(table, args.n))
-    metrics = _curve(table, args.n, np.random.default_rng(args.seed))
-    record = make_record("bon", settings, seed=args.seed, data_hash=data_hash(prompts), metrics=metrics)
-    write_record(folder, record)
-    return record
+    return _curve(table, args.n, np.random.default_rng(args.seed))
 
 
 def _sample_and_score(
@@ -208,7 +221,5 @@ def _curve(table: pa.Table, n: int, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    pq.write_table(table, temporary)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        pq.write_table(table, temporary)

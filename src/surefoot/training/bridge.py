@@ -43,7 +43,7 @@ from surefoot.maths.objectives import Objective
 from surefoot.rewards.anchors import AnchorStore, group_anchors
 from surefoot.rewards.source import MemberSource, RewardSource
 from surefoot.training import metrics
-from surefoot.training.checkpoints import last_whole_checkpoint
+from surefoot.training.checkpoints import finished_epochs, last_whole_checkpoint
 from surefoot.training.float32 import in_float32, in_half_precision
 from surefoot.training.kl_control import KLController
 from surefoot.training.policy_card import policy_card
@@ -95,6 +95,7 @@ class PenaltyBridge(ReferenceSampling):
         self._recorder: TokenRecorder | None = None
         self._idle = metrics.IdleWeights()
         self._shaped: ShapedRewards | None = None
+        self._finished_epochs = 0
         self.last_shaped: ShapedRewards | None = None
         args = keywords["args"]
         self.objective: Objective = args.build_objective()
@@ -125,6 +126,7 @@ class PenaltyBridge(ReferenceSampling):
             metrics.warn_if_uninformative(self.source)
         self._warn_of_rounding()
         checkpoint = self._resolve_checkpoint(resume_from_checkpoint)
+        self._finished_epochs = 0 if checkpoint is None else finished_epochs(checkpoint)
         if checkpoint is not None:
             self._restore(checkpoint)
             if self._is_finished(checkpoint):
@@ -455,6 +457,17 @@ class PenaltyBridge(ReferenceSampling):
         if found is None:
             raise ConfigError(f"there is no whole checkpoint in {self.args.output_dir} to resume from")
         return found
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """TRL's sampler, past the epochs that a resumed run has finished.
+
+        It draws one permutation after the other from its own generator, which would start over: the batches of the
+        resumed epoch would be the first epoch's.
+        """
+        sampler = super()._get_train_sampler(dataset)  # type: ignore[misc]
+        for _ in range(self._finished_epochs):
+            next(iter(sampler), None)  # the permutation is drawn with the first index
+        return sampler
 
     def _is_finished(self, checkpoint: str) -> bool:
         """Load a checkpoint of the last step instead of resuming it: `Trainer` would train one step too many."""

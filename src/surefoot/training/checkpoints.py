@@ -11,7 +11,7 @@ from typing import Any
 from surefoot.errors import RunError
 from surefoot.files import read_json
 
-__all__ = ["last_checkpoint_under", "last_whole_checkpoint"]
+__all__ = ["finished_epochs", "last_checkpoint_under", "last_whole_checkpoint"]
 
 _STATE = "trainer_state.json"
 
@@ -29,6 +29,11 @@ def last_whole_checkpoint(output_dir: str | Path) -> str | None:
             continue
         return str(folder)
     return None
+
+
+def finished_epochs(checkpoint: str | Path) -> int:
+    """Whole passes over the data before the checkpoint."""
+    return int(read_json(Path(checkpoint) / _STATE)["epoch"] or 0)
 
 
 def _in_order(folders: Iterable[Path]) -> list[Path]:

@@ -19,6 +19,8 @@ from trl import ModelConfig
 
 from surefoot.data.preferences import load_prompts
 from surefoot.errors import ConfigError, ModelError, RunError, VarianceError
+from surefoot.files import sweep
+from surefoot.locks import hold
 from surefoot.rewards.anchors import AnchorStore, prompt_digest
 from surefoot.rewards.independent import IndependentMembers
 from surefoot.rewards.loading import check_templates, choose_device, template_objection
@@ -98,13 +100,14 @@ def prepare_anchors(args: AnchorArguments, on_progress: Callable[[int, int], Non
     check_templates([args.source] if args.source is not None else args.models or [], prompts[0])
     source = _source(args)
     part = target.with_name(f"{target.name}.part")
-    store = _started(args, source, next((path for path in (part, target) if path.exists()), None))
-    missing = store.missing(prompts)
-    if missing:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _draw_and_keep(args, tokenizer, source, store, missing, part, on_progress, len(prompts))
-    if missing or part.exists():
-        os.replace(part, target)
+    with hold(target.with_name(f".{target.name}.lock")):
+        sweep(part)  # if all prompts are in it, it isn't written again
+        store = _started(args, source, next((path for path in (part, target) if path.exists()), None))
+        missing = store.missing(prompts)
+        if missing:
+            _draw_and_keep(args, tokenizer, source, store, missing, part, on_progress, len(prompts))
+        if missing or part.exists():
+            os.replace(part, target)
     if on_progress is not None:
         on_progress(len(prompts), len(prompts))
     return store

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 
 from surefoot.data.preferences import data_hash, load_preferences
@@ -72,10 +75,22 @@ def run_dpo(
             + "; leave it out, or let the source score the pairs"
         )
     check_templates([script.reward_source] if script.reward_source else [], pairs[0]["chosen"])
-    folder = claim_directory(args.output_dir, "dpo", settings)
-    if (folder / RECORD).exists():
-        finished: dict[str, Any] = read_json(folder / RECORD)
-        return finished
+    with claim_directory(args.output_dir, "dpo", settings, main_process=args.process_index == 0) as folder:
+        if (folder / RECORD).exists():
+            finished: dict[str, Any] = read_json(folder / RECORD)
+            return finished
+        return _train(script, args, model, settings, tokenizer, pairs, folder)
+
+
+def _train(
+    script: DPOScriptArguments,
+    args: VarianceAwareDPOConfig,
+    model: ModelConfig,
+    settings: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Dataset,
+    folder: Path,
+) -> dict[str, Any]:
     trainer = VarianceAwareDPOTrainer(
         model.model_name_or_path,
         with_model_settings(args, model),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 
@@ -95,10 +96,24 @@ def run_online(
     check_templates(
         [script.reward_source] if script.reward_source else script.reward_models or [], prompts[0]["prompt"]
     )
-    folder = claim_directory(args.output_dir, kind, settings)
-    if (folder / RECORD).exists():
-        finished: dict[str, Any] = read_json(folder / RECORD)
-        return finished
+    with claim_directory(args.output_dir, kind, settings, main_process=args.process_index == 0) as folder:
+        if (folder / RECORD).exists():
+            finished: dict[str, Any] = read_json(folder / RECORD)
+            return finished
+        return _train(kind, script, args, model, settings, source, tokenizer, prompts, folder)
+
+
+def _train(
+    kind: str,
+    script: OnlineScriptArguments,
+    args: VarianceAwareRLOOConfig | VarianceAwareGRPOConfig,
+    model: ModelConfig,
+    settings: dict[str, Any],
+    source: RewardSource | None,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Dataset,
+    folder: Path,
+) -> dict[str, Any]:
     trainer = TRAINERS[kind](
         model.model_name_or_path,
         source if source is not None else _source(script),

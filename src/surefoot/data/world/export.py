@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from datasets import Dataset
@@ -12,7 +11,7 @@ from surefoot.data.preferences import data_hash
 from surefoot.data.world.preferences import draw_preferences
 from surefoot.data.world.world import World, build_world
 from surefoot.errors import ConfigError
-from surefoot.files import write_json, write_text
+from surefoot.files import whole_file, write_json, write_text
 from surefoot.records import claim_directory, versions
 
 __all__ = ["HELD_OUT_SEED", "export_world"]
@@ -43,21 +42,20 @@ def export_world(directory: Path, *, variant: str, pairs: int, test_pairs: int, 
         "test": draw_preferences(variant, test_pairs, seed + HELD_OUT_SEED),
     }
     settings = {"variant": variant, "pairs": pairs, "test_pairs": test_pairs, "seed": seed}
-    claim_directory(directory, "world", settings)
-    world = build_world(directory)
-    paths = {"policy": world.policy_path}
-    for split, table in draws.items():
-        paths[f"preferences ({split})"] = _write_parquet(directory / f"preferences-{split}.parquet", table)
-        paths[f"prompts ({split})"] = _write_prompts(directory / f"prompts-{split}.jsonl", world, split)
-    hashes = {split: data_hash(table) for split, table in draws.items()}
-    write_json(directory / "world.json", settings | {"data_hashes": hashes, "versions": versions()})
+    with claim_directory(directory, "world", settings):
+        world = build_world(directory)
+        paths = {"policy": world.policy_path}
+        for split, table in draws.items():
+            paths[f"preferences ({split})"] = _write_parquet(directory / f"preferences-{split}.parquet", table)
+            paths[f"prompts ({split})"] = _write_prompts(directory / f"prompts-{split}.jsonl", world, split)
+        hashes = {split: data_hash(table) for split, table in draws.items()}
+        write_json(directory / "world.json", settings | {"data_hashes": hashes, "versions": versions()})
     return paths
 
 
 def _write_parquet(path: Path, table: Dataset) -> Path:
-    temporary = path.with_name(f".{path.name}")
-    table.to_parquet(temporary)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        table.to_parquet(temporary)
     return path
 
 

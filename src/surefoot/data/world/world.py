@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from surefoot.data.world.language import all_prompts
 from surefoot.data.world.preferences import draw_preferences
 from surefoot.data.world.reference import train_reference
 from surefoot.data.world.truth import true_rewards
+from surefoot.files import scratch
 
 __all__ = ["World", "build_world"]
 
@@ -48,9 +48,8 @@ def build_world(directory: str | Path, seed: int = 0) -> World:
     """
     policy = Path(directory) / "policy"
     if not (policy / "config.json").exists():
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".policy.") as temporary:
-            made = Path(temporary, "policy")
+        with scratch(policy, directory=True) as temporary:
+            made = temporary / "policy"
             train_reference(made, seed)
             try:
                 made.rename(policy)
