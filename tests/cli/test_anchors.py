@@ -277,6 +277,7 @@ def test_messages(
     assert float(store.of([chats[1]]).rows[0, 0]) == pytest.approx(sum(len(t[0]["content"]) for t in texts) / 3)
 
 
+@pytest.mark.filterwarnings("ignore:.*texts are longer than max_length:UserWarning")
 def test_the_command_and_its_readers(
     ask: Callable[..., AnchorArguments], policy_path: Path, pairs: Path, source: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

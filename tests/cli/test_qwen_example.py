@@ -52,7 +52,7 @@ def chats(path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:the variance of .lora. is nearly the same")
+@pytest.mark.filterwarnings("ignore:the variance of .lora. (is nearly the same|has a reliability)")
 def test_the_qwen_example_runs_at_a_tiny_size(tmp_path: Path) -> None:
     model, data = tiny_qwen(tmp_path / "qwen"), chats(tmp_path / "chats.parquet")
     reward = yaml.safe_load((EXAMPLES / "qwen_ultrafeedback_reward.yaml").read_text())

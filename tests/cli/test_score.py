@@ -241,13 +241,18 @@ def test_pairs_without_a_prompt_are_centred_alone_and_others_with_all_their_pair
 def test_what_binds_a_run_and_a_variance_that_takes_no_anchor(tmp_path: Path) -> None:
     data, store = table(4), stored({"p0": [0.0, 0.0]})
 
+    calls: list[int] = []
+
     def broken(prompts: Any, completions: Any) -> Any:
-        raise KeyboardInterrupt
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return lengths(prompts, completions)
 
     with pytest.raises(KeyboardInterrupt):
-        score_dataset(raw(broken), data, tmp_path / "o.parquet", anchors=store)
+        score_dataset(raw(broken), data, tmp_path / "o.parquet", anchors=store, chunk_rows=2)
     with pytest.raises(RunError, match="anchors: "):
-        score_dataset(raw(), data, tmp_path / "o.parquet")
+        score_dataset(raw(), data, tmp_path / "o.parquet", chunk_rows=2)
     given = FunctionReward(lambda p, c: ([1.0] * len(p), [2.0] * len(p)))
     rows = pq.read_table(score_dataset(given, data, tmp_path / "g.parquet", anchors=store)).to_pylist()
     assert [(row["reward_variance"], row["anchor"]) for row in rows] == [(2.0, None)] * 4

@@ -192,7 +192,7 @@ def test_shards_share_a_folder(study_folder: Path) -> None:
     [
         ({"methods": {"m": {"preset": "vanila"}}}, "unknown objective 'vanila'; did you mean 'vanilla'"),
         ({"kl_budgets": ()}, "at least one of kl_budgets"),
-        ({"trainer": "ppo"}, "trainer must be rloo or grpo"),
+        ({"trainer": "ppo"}, "trainer must be rloo, grpo, exact, got 'ppo'"),
     ],
 )
 def test_a_wrong_grid_is_refused(changes: dict[str, Any], message: str) -> None:

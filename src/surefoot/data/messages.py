@@ -82,9 +82,9 @@ def _content(place: int, content: Any) -> str:
 
 def _part(place: int, part: Any) -> str:
     kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
-    if kind not in _TEXT_PARTS or not isinstance(part.get("text"), str):
+    if kind not in _TEXT_PARTS or not isinstance(part.get("text", ""), str):
         raise DataError(f"[{place}].content has a part of type '{kind}'; only text can be read")
-    text: str = part["text"]
+    text: str = part.get("text", "")  # Arrow leaves it out, or None, where another part has another key
     return text
 
 

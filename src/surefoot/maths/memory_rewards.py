@@ -47,7 +47,7 @@ def _limit(run: MemoryRun, copies: int) -> int:
 
 
 def scoring_lines(policy: ModelShape, run: MemoryRun, reward: RewardPlan) -> list[Line]:
-    """One layer's work on a scoring batch, and the keys and values that transformers keeps meanwhile."""
+    """One layer's work on a scoring batch, and the keys and values of prompts that several completions share."""
     if reward.kind == "none":
         return []
     shape, size = reward.shape or policy, _weight_bytes(run, reward)
@@ -56,9 +56,12 @@ def scoring_lines(policy: ModelShape, run: MemoryRun, reward: RewardPlan) -> lis
     rows, computed = copies * rows, copies * computed
     cell, work = 2 * shape.keys * size, forward_bytes(shape, size, run.length, rows * run.length / computed)
     words = f"{computed:,} tokens × {work:,} B" + (f" ({copies} members at once)" if copies > 1 else "")
+    layer = Line("scoring: one layer's work", computed * work, words)
+    if reward.kind == "independent":
+        return [layer]  # each row is read by itself, without a cache
     cache = f"2 × {shape.keys} × {size} B × {shape.layers} layers × {rows} rows × {run.length} tokens"
     return [
-        Line("scoring: one layer's work", computed * work, words),
+        layer,
         Line("scoring: keys and values", cell * shape.layers * rows * run.length, cache),
     ]
 

@@ -232,7 +232,10 @@ def test_a_function_with_a_variance_has_no_members_to_compare() -> None:
 
 
 def test_the_calibration_factor_is_found() -> None:
-    """Variances a tenth of what they should be ask for a factor of about ten, and the fitted NLL is the lower."""
+    """Variances a tenth of what they should be ask for a larger factor, and the fitted NLL is the lower.
+
+    Not for one ten times as large: the prior draws both towards 1.
+    """
 
     def function(scale: float) -> Callable[..., tuple[list[float], list[float]]]:
         def given(prompts: Any, completions: Any) -> tuple[list[float], list[float]]:
@@ -242,7 +245,7 @@ def test_the_calibration_factor_is_found() -> None:
         return given
 
     small, right = (run(FunctionReward(function(s)), comparisons(items=400)) for s in (0.1, 1.0))
-    assert small["calibration"]["factor"] == pytest.approx(10 * right["calibration"]["factor"], rel=1e-3)
+    assert small["calibration"]["factor"] > 5 * right["calibration"]["factor"]
     assert small["calibration"]["fitted"]["nll"]["value"] < small["calibration"]["mean"]["nll"]["value"]
 
 
