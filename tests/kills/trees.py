@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 _VOLATILE = re.compile(
-    "created|seconds|.*_seconds|train_.*|.*share_of_time|.*step_time|peak_memory_mb|warnings|total_flos|num_.*_seen"
+    "created|commit|seconds|.*_seconds|train_.*|.*share_of_time|.*step_time|peak_memory_mb|warnings|total_flos|num_.*_seen"
 )
-"""Times, and what Trainer counts from the start of a process and not of a run."""
+"""Times, the commit of the checkout, and what Trainer counts from the start of a process and not of a run."""
 _BINARY = (".bin", ".pt", ".pth")
 """States of optimisers and random generators: what they lead to is compared instead."""
 
@@ -52,7 +52,13 @@ def _close(one: Any, other: Any) -> bool:
             _VOLATILE.fullmatch(name) or _close(value, other[name]) for name, value in one.items()
         )
     if isinstance(one, list) and isinstance(other, list):
+        one, other = ([row for row in rows if not _of_a_process(row)] for rows in (one, other))
         return len(one) == len(other) and all(map(_close, one, other))
     if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-6) or (math.isnan(one) and math.isnan(other))
     return bool(one == other)
+
+
+def _of_a_process(row: Any) -> bool:
+    """Trainer's last entry of a log: the time that its process took. One that resumes at the end has none."""
+    return isinstance(row, dict) and "train_runtime" in row
