@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of a study on one setting")
     parser.add_argument("--candidates", type=int, default=448)
     parser.add_argument("--budgets", type=float, nargs="+", default=[1.0, 3.0, 5.0])
+    parser.add_argument("--seeds", type=int, default=12, help="the first so many")
     parser.add_argument("--runs", type=int, default=8, help="draws that make a policy")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -61,7 +62,7 @@ def main() -> None:
         )
     quieten()
     torch.set_num_threads(1)
-    cells = whole_seeds([read_json(path) for path in sorted((options.folder / "cells").glob("*.json"))])
+    cells = whole_seeds([read_json(path) for path in sorted((options.folder / "cells").glob("*.json"))], options.seeds)
     told, drawn = foretell(options, cells)
     trained = {budget: final_gains(cells, budget) for budget in sorted({cell["kl_budget"] for cell in cells})}
     reached = {budget: gains_on_the_way(cells, budget) for budget in options.budgets}
@@ -83,13 +84,14 @@ def main() -> None:
         write_json(options.json, held)
 
 
-def whole_seeds(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The cells of seeds at which all methods are finished."""
+def whole_seeds(cells: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """The cells of the first seeds at which all methods are finished."""
     places = {(cell["source"], cell["method"], cell["kl_budget"]) for cell in cells}
     counts: dict[int, int] = {}
     for cell in cells:
         counts[cell["seed"]] = counts.get(cell["seed"], 0) + 1
-    return [cell for cell in cells if counts[cell["seed"]] == len(places)]
+    whole = sorted(seed for seed, count in counts.items() if count == len(places))[:most]
+    return [cell for cell in cells if cell["seed"] in whole]
 
 
 def foretell(options: Any, cells: list[dict[str, Any]]) -> tuple[dict[float, Gains], dict[float, Gains]]:

@@ -167,3 +167,10 @@ def test_a_borrowed_variance_is_saved_and_loaded(tmp_path: Path) -> None:
     expected = both[0].score(prompts, texts).mean(dim=1)
     mean = loaded.estimate(scores, anchors).mean
     torch.testing.assert_close((mean - mean[0]).float(), expected - expected[0], atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pairs", [-1, 0, 2.5, True, "many", None, 2**40])
+def test_counts_of_pairs_are_checked_before_any_work(pairs: object, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="pairs of a setting must be a whole number of at least 1"):
+        build_setting({"world": "uneven", "pairs": pairs}, tmp_path)
+    assert not any(tmp_path.iterdir())
