@@ -92,8 +92,8 @@ def build_setting(spec: dict[str, Any], folder: Path) -> Setting:
 def _check_counts(spec: dict[str, Any]) -> None:
     for name in ("pairs", "held_out_pairs"):
         value = spec.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ConfigError(f"{name} of a setting must be a whole number of at least 0, got {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+            raise ConfigError(f"{name} of a setting must be a whole number from 0 to 2³¹ − 1, got {value!r}")
     if "world" in spec and 0 in (spec.get("pairs"), spec.get("held_out_pairs")):
         raise ConfigError("pairs and held_out_pairs of a setting on the offline world must be at least 1")
 
@@ -103,7 +103,7 @@ def _world(spec: dict[str, Any], folder: Path) -> Setting:
     variant = str(spec["world"])
     if variant not in VARIANTS:
         raise ConfigError(f"unknown world '{variant}' (known: {', '.join(VARIANTS)})")
-    pairs, held_out = _count(spec, "pairs", 3000, least=1), _count(spec, "held_out_pairs", 500, least=1)
+    pairs, held_out = int(spec.get("pairs", 3000)), int(spec.get("held_out_pairs", 500))
     world = build_world(folder / WORLD)
 
     def draws(seed: int) -> tuple[Dataset, Dataset]:
@@ -129,18 +129,10 @@ def _model(spec: dict[str, Any]) -> Setting:
     gold = load_gold(spec["gold"])
     draws: Draws
     if "preferences" in spec:
-        counts = _count(spec, "pairs", 0, least=0), _count(spec, "held_out_pairs", 200, least=1)
-        draws = FromFile(str(spec["preferences"]), *counts)
+        draws = FromFile(str(spec["preferences"]), int(spec.get("pairs", 0)), int(spec.get("held_out_pairs", 200)))
     else:
         draws = FromPolicy(str(spec["model"]), prompts, gold, **_draw_settings(spec))
     return Setting(str(spec["model"]), prompts, evaluation, gold, draws, _identity(spec))
-
-
-def _count(spec: dict[str, Any], name: str, usual: int, *, least: int) -> int:
-    value = spec.get(name, usual)
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-        raise ConfigError(f"{name} of a setting must be a whole number of at least {least}, got {value!r}")
-    return value
 
 
 def _identity(spec: dict[str, Any]) -> str:
