@@ -171,8 +171,6 @@ def test_a_borrowed_variance_is_saved_and_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pairs", [-1, 0, 2.5, True, "many", None, 2**40])
 def test_counts_of_pairs_are_checked_before_any_work(pairs: object, tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match="pairs (of a setting must be a whole number|and held_out_pairs of a setting)"
-    ):
+    with pytest.raises(ConfigError, match=r"pairs (of a setting must|and held_out_pairs of)"):
         build_setting({"world": "uneven", "pairs": pairs}, tmp_path)
     assert not any(tmp_path.iterdir())
