@@ -54,6 +54,7 @@ def test_records_and_claims_hold_none(tmp_path: Any) -> None:
     record = make_record("x", {"hub_token": "t1", "beta": 1}, seed=0, data_hash=None, metrics={"token": "word"})
     assert record["config"] == {"hub_token": REDACTED, "beta": 1}
     assert record["metrics"] == {"token": "word"}
-    claim_directory(tmp_path / "run", "x", {"hub_token": "t1", "beta": 1})
-    assert "t1" not in (tmp_path / "run" / "run.json").read_text()
-    claim_directory(tmp_path / "run", "x", {"hub_token": "t2", "beta": 1})
+    with claim_directory(tmp_path / "run", "x", {"hub_token": "t1", "beta": 1}) as folder:
+        assert "t1" not in (folder / "run.json").read_text()
+    with claim_directory(tmp_path / "run", "x", {"hub_token": "t2", "beta": 1}):
+        pass
