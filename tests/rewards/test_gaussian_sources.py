@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -274,6 +275,21 @@ def test_the_variance_factor_is_found(factor: float) -> None:
     wins = torch.rand(200_000, generator=stream, dtype=torch.float64) < torch.sigmoid(noisy)
     found = fit_variance_factor(torch.where(wins, m, -m), v)
     assert found == pytest.approx(factor, rel=0.25)
+
+
+def test_a_tenth_of_the_variance_asks_for_ten_times_the_factor() -> None:
+    """By likelihood alone; the prior draws a few hundred labels' factor towards 1, and yields to many."""
+    stream = torch.Generator().manual_seed(2)
+    m = 2.5 * torch.randn(400, generator=stream, dtype=torch.float64)
+    noisy = m + 3 * torch.randn(400, generator=stream, dtype=torch.float64)
+    wins = torch.rand(400, generator=stream, dtype=torch.float64) < torch.sigmoid(noisy)
+    m, v = torch.where(wins, m, -m), torch.full((400,), 9.0, dtype=torch.float64)
+    alone = [fit_variance_factor(m, scale * v, prior_scale=math.inf) for scale in (1.0, 0.1)]
+    assert alone[1] == pytest.approx(10 * alone[0], rel=1e-3)
+    drawn = fit_variance_factor(m, 0.1 * v)
+    assert 1 < drawn < alone[1]
+    many = fit_variance_factor(m.repeat(100), 0.1 * v.repeat(100))
+    assert many == pytest.approx(alone[1], rel=0.05)
 
 
 def test_the_factor_scales_every_variance_and_no_weight(laplace: LaplaceRewardModel, tmp_path: Path) -> None:
