@@ -49,6 +49,7 @@ def test_with_gold_the_gain_is_that_of_the_exact_policy() -> None:
     assert judged["gain"]["value"] == pytest.approx(float(gains.mean()), abs=1e-6)
     assert judged["prompt_risk"]["value"] == float((gains < 0).double().mean())
     assert judged["gain"]["low"] < judged["gain"]["value"] < judged["gain"]["high"]
+    assert (judged["risk"]["low"], judged["risk"]["n"]) == (None, PROMPTS)  # one run: no share of runs to bound
     assert row(found, "mean")["gap"] > 0  # a policy is promised more than it keeps
     assert found["baseline"] == "mean"
 

@@ -55,7 +55,8 @@ class Judged:
 
     Args:
         gain: mean over runs and prompts of the true reward over the reference's.
-        risk: share of runs whose mean gain is negative; of a single run, the chance of it when prompts are drawn anew.
+        risk: share of runs whose mean gain is negative; of a single run, the chance of it when prompts are drawn
+            anew, which has no interval.
         prompt_risk: share of prompts whose gain is negative.
         spread: standard deviation of the mean gain over runs; NaN where there is one.
     """
@@ -157,14 +158,14 @@ class Resampling:
         if np.isnan(gains).any():
             return Judged(_UNKNOWN, _UNKNOWN, _UNKNOWN, math.nan)
         runs, prompts = gains.shape
-        alone = runs == 1
+        if runs == 1:
+            chance = Interval(float((self._means(gains) < 0).mean()), math.nan, math.nan, prompts)
+            return Judged(self.mean(gains), chance, _share(float(worse.mean()), prompts), math.nan)
         return Judged(
             gain=self.mean(gains),
-            risk=_share(
-                float((self._means(gains) < 0).mean()) if alone else float(below.mean()), prompts if alone else runs
-            ),
-            prompt_risk=_share(float(worse.mean()), prompts if alone else runs),
-            spread=math.nan if alone else float(gains.mean(axis=1).std(ddof=1)),
+            risk=_share(float(below.mean()), runs),
+            prompt_risk=_share(float(worse.mean()), runs),
+            spread=float(gains.mean(axis=1).std(ddof=1)),
         )
 
     def _means(self, gains: Floats) -> Floats:

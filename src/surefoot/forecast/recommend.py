@@ -83,5 +83,7 @@ def _why(row: dict[str, Any], known: list[dict[str, Any]], judge: str) -> list[s
     carried = [r["kl_budget"] for r in known if r["objective"] == row["objective"] and r["effective"] >= FEW]
     largest = max(carried)
     if row["kl_budget"] == largest:
-        reasons.append("It is the largest budget that these candidates carry; draw more to look beyond it.")
+        reasons.append(
+            f"At larger budgets fewer than {FEW:g} candidates of a prompt count; draw more (n) to look beyond."
+        )
     return reasons
