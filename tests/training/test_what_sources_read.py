@@ -19,8 +19,8 @@ from surefoot.training.best_of_n import BestOfNArguments, run_best_of_n
 from surefoot.training.prepare_anchors import draw_completions
 from surefoot.training.sampling import sample_completions
 from tests.models import WORDS
+from tests.training.test_anchors_in_trainers import KINDS, trainer_of
 from tests.training.test_dpo_trainer import PAIRS, ours
-from tests.training.test_prompt_anchors import KINDS, trainer_of
 
 SIDES = ("chosen", "rejected")
 CHAT = "{% for m in messages %}{{ m['role'][0] }} {{ m['content'] }} {% endfor %}"
