@@ -15,11 +15,11 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/surefoot demo
 
 test: lint types borders
-	$(BIN)/python -m pytest -n 2 --dist worksteal --doctest-modules src/surefoot/maths tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal --doctest-modules src/surefoot/maths src/surefoot/metrics src/surefoot/theory tests
 
 # The unit tests alone: under a minute.
 fast: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -n 2 -m "not slow" --doctest-modules src/surefoot/maths tests
+	$(BIN)/python -m pytest -n 2 -m "not slow" --doctest-modules src/surefoot/maths src/surefoot/metrics src/surefoot/theory tests
 
 # The fast lane with the lower bounds of pyproject.toml, and with the newest TRL and transformers that its ranges allow;
 # each in an environment of its own, made anew.

@@ -27,7 +27,7 @@ from surefoot.data.world import VARIANTS, World, build_world
 from surefoot.files import write_json
 from surefoot.maths import objectives
 from surefoot.maths.linear import LinearFit, fit_bradley_terry
-from surefoot.maths.statistics import bootstrap_mean
+from surefoot.metrics.intervals import bootstrap_mean
 from surefoot.quiet import quieten
 from surefoot.training.sampling import sample_completions
 from variance_ceiling import SAMPLES, at_budget, reader

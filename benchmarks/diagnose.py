@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from surefoot.data.comparisons import Comparisons
+from surefoot.diagnosis import diagnose, score_comparisons
 from surefoot.files import write_json
 from surefoot.reports.diagnosis import build_diagnosis
-from surefoot.rewards.functions import FunctionMembers
-from surefoot.studies.diagnosis import diagnose, score_comparisons
+from surefoot.rewards.kinds.functions import FunctionMembers
 
 
 def main() -> None:

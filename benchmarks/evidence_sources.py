@@ -20,13 +20,13 @@ from surefoot.data.preferences import load_preferences
 from surefoot.data.world import build_world
 from surefoot.data.world.export import HELD_OUT_SEED
 from surefoot.files import read_json, write_json
-from surefoot.rewards.distilled import DistilledConfig, distil
-from surefoot.rewards.dropout import DropoutConfig, DropoutMembers
-from surefoot.rewards.laplace import LaplaceConfig, fit_laplace
+from surefoot.rewards.kinds.distilled import DistilledConfig, distil
+from surefoot.rewards.kinds.dropout import DropoutConfig, DropoutMembers
+from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.kinds.independent.fit import IndependentConfig, train_independent
+from surefoot.rewards.kinds.laplace import LaplaceConfig, fit_laplace
+from surefoot.rewards.kinds.lora.fit import LoraConfig, train_lora
 from surefoot.rewards.source import RewardSource, load_source
-from surefoot.rewards.train_heads import HeadsConfig, train_heads
-from surefoot.rewards.train_independent import IndependentConfig, train_independent
-from surefoot.rewards.train_lora import LoraConfig, train_lora
 
 __all__ = ["LABELS", "NEEDS", "SETTINGS", "Setting", "data_of", "make", "one_model"]
 

@@ -10,14 +10,14 @@ import numpy as np
 from scipy import stats
 
 from evidence_sources import LABELS
-from surefoot.data.far_texts import FAR_KINDS
 from surefoot.data.preferences import load_preferences
+from surefoot.diagnosis.out_of_distribution import FAR_KINDS
+from surefoot.diagnosis.sections import known_truth, margin_calibration
 from surefoot.files import write_text
-from surefoot.maths.calibration_metrics import choice_probabilities, negative_log_likelihood
-from surefoot.maths.statistics import auroc, kendall_tau, pairwise_agreement, wilson
-from surefoot.maths.variance_metrics import auroc_difference, effective_members
+from surefoot.metrics.calibration import choice_probabilities, negative_log_likelihood
+from surefoot.metrics.intervals import auroc, kendall_tau, pairwise_agreement, wilson
+from surefoot.metrics.variance import auroc_difference, effective_members
 from surefoot.reports.figures import COLOURS, blank, svg
-from surefoot.studies.diagnosis.sections import known_truth, margin_calibration
 
 __all__ = ["tables", "variability_rows"]
 

@@ -24,9 +24,9 @@ from scipy.optimize import brentq
 from scipy.special import logsumexp
 
 from surefoot.files import write_json
-from surefoot.maths.exact import weighted_optimum
-from surefoot.studies.theory.closed_form import simulated_risks
-from surefoot.studies.theory.problems import generator, normal, uneven_variances
+from surefoot.theory.exact import weighted_optimum
+from surefoot.theory.tables.closed_form import simulated_risks
+from surefoot.theory.tables.problems import generator, normal, uneven_variances
 
 BETA = 0.5
 

@@ -32,13 +32,13 @@ from surefoot.forecast.evaluate import judge_by_draws, judge_by_gold, objective_
 from surefoot.forecast.objectives import served_by
 from surefoot.forecast.policies import largest_budget
 from surefoot.forecast.scored import source_candidates
-from surefoot.maths.run_statistics import values_at
-from surefoot.maths.statistics import bootstrap_mean
+from surefoot.metrics.intervals import bootstrap_mean
+from surefoot.metrics.runs import values_at
 from surefoot.quiet import quieten
 from surefoot.reports.paths import path_of
 from surefoot.studies.config import objective_of
 from surefoot.studies.evaluation import judge_policy
-from surefoot.studies.members import load_sources
+from surefoot.studies.reward_sources import load_sources
 from surefoot.studies.settings import build_setting
 
 Method = tuple[str, str]

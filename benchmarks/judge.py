@@ -36,9 +36,9 @@ import openai
 from judge_server import Server
 from surefoot.files import write_json
 from surefoot.records import versions
-from surefoot.rewards.judge.config import JudgeConfig
-from surefoot.rewards.judge.source import JudgeSource
-from surefoot.rewards.judge.transport import Client
+from surefoot.rewards.kinds.judge.config import JudgeConfig
+from surefoot.rewards.kinds.judge.source import JudgeSource
+from surefoot.rewards.kinds.judge.transport import Client
 
 
 class Others:

@@ -24,8 +24,8 @@ from surefoot.cli.main import main as surefoot
 from surefoot.files import read_json, write_json
 from surefoot.studies.cell import cell_path
 from surefoot.studies.config import method_settings
-from surefoot.studies.risk import run_study
-from surefoot.studies.runner import LocalRunner
+from surefoot.studies.run import run_study
+from surefoot.studies.runners.local import LocalRunner
 from world import UNREGULARISED
 
 WINDOW = 10

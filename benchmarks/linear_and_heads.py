@@ -28,11 +28,11 @@ from reward_sources import cpu, fastest_batch, make_model, make_pairs, make_text
 from surefoot.files import write_json
 from surefoot.maths.linear import LinearFit, fit_bradley_terry
 from surefoot.quiet import quieten
-from surefoot.rewards.encoding import TextEncoder
-from surefoot.rewards.linear import LinearConfig, fit_linear
-from surefoot.rewards.smoothed import smooth_variance
+from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.kinds.linear import LinearConfig, fit_linear
+from surefoot.rewards.kinds.smoothed import smooth_variance
 from surefoot.rewards.source import RewardSource
-from surefoot.rewards.train_heads import HeadsConfig, train_heads
+from surefoot.rewards.trunk.text_encoder import TextEncoder
 
 LIMITS = {
     "linear": 1.02,

@@ -20,7 +20,7 @@ from surefoot.quiet import quieten
 from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.source import RewardSource
 from surefoot.studies.evaluation import reference_anchors
-from surefoot.studies.members import load_sources
+from surefoot.studies.reward_sources import load_sources
 from surefoot.studies.settings import prompt_groups
 
 

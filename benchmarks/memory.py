@@ -35,15 +35,15 @@ from transformers import (
 from trl.trainer.utils import add_fused_lm_head
 
 from surefoot.files import write_json
-from surefoot.maths.memory import plan_memory
-from surefoot.maths.memory_nouns import MemoryPlan, MemoryRun, Phase, RewardPlan
-from surefoot.rewards.encoding import TextEncoder
-from surefoot.rewards.heads import Heads, HeadShape, SharedTrunkHeads
-from surefoot.rewards.independent import IndependentMembers, Member
-from surefoot.rewards.lora import LoraMembers
-from surefoot.rewards.lora_layers import AdapterShape
-from surefoot.rewards.lora_network import LoraNetwork
-from surefoot.studies.model_shapes import shape_of
+from surefoot.planning.memory import plan_memory
+from surefoot.planning.model_shape import shape_of
+from surefoot.planning.shapes import MemoryPlan, MemoryRun, Phase, RewardPlan
+from surefoot.rewards.kinds.heads.source import Heads, HeadShape, SharedTrunkHeads
+from surefoot.rewards.kinds.independent.source import IndependentMembers, Member
+from surefoot.rewards.kinds.lora.layers import AdapterShape
+from surefoot.rewards.kinds.lora.network import LoraNetwork
+from surefoot.rewards.kinds.lora.source import LoraMembers
+from surefoot.rewards.trunk.text_encoder import TextEncoder
 
 CPU = MemoryRun(device="cpu", precision="fp32")
 

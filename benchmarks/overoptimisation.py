@@ -18,8 +18,8 @@ from surefoot.cli.demo import demo_study
 from surefoot.files import read_json, write_json
 from surefoot.studies.cell import cell_path
 from surefoot.studies.config import method_settings
-from surefoot.studies.risk import run_study
-from surefoot.studies.runner import LocalRunner
+from surefoot.studies.run import run_study
+from surefoot.studies.runners.local import LocalRunner
 from world import UNREGULARISED
 
 LEVELS = (0, 2, 4, 6, 8, 10, 15, 20, 25, 30, 40)

@@ -19,9 +19,9 @@ import torch
 
 from surefoot.data.world.language import STYLES
 from surefoot.files import write_json
-from surefoot.maths.statistics import bootstrap_mean
+from surefoot.metrics.intervals import bootstrap_mean
 from surefoot.quiet import quieten
-from surefoot.rewards.train_heads import HeadsConfig, train_heads
+from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
 from surefoot.studies.evaluation import reference_of
 from surefoot.studies.settings import build_setting
 

@@ -23,17 +23,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
 from evidence_sources import LABELS, NEEDS, SETTINGS, Setting, data_of, make, one_model, variability
 from evidence_tables import tables, variability_rows
-from surefoot.data.far_texts import far_texts
 from surefoot.data.preferences import data_hash
 from surefoot.data.world import build_world
+from surefoot.diagnosis.out_of_distribution import far_texts
 from surefoot.files import read_json, write_json
 from surefoot.quiet import quieten
 from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.gaussian import GaussianSource
-from surefoot.rewards.independent import IndependentMembers
+from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.kinds.independent.source import IndependentMembers
 from surefoot.rewards.source import MemberSource, RewardSource
-from surefoot.rewards.train_heads import HeadsConfig, train_heads
-from surefoot.studies.runner import run_tasks
+from surefoot.studies.runners.local import run_tasks
 from surefoot.training.checkpoints import last_checkpoint_under
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer

@@ -25,13 +25,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedTokenizerFast
 
 from surefoot.files import write_json
-from surefoot.rewards.batching import length_sorted_batches, padded
-from surefoot.rewards.dropout import DropoutConfig, DropoutMembers
-from surefoot.rewards.encoding import TextEncoder
-from surefoot.rewards.laplace import LaplaceConfig, fit_laplace
+from surefoot.rewards.kinds.dropout import DropoutConfig, DropoutMembers
+from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.kinds.laplace import LaplaceConfig, fit_laplace
+from surefoot.rewards.kinds.lora.fit import LoraConfig, train_lora
 from surefoot.rewards.source import RewardSource
-from surefoot.rewards.train_heads import HeadsConfig, train_heads
-from surefoot.rewards.train_lora import LoraConfig, train_lora
+from surefoot.rewards.trunk.batching import length_sorted_batches, padded
+from surefoot.rewards.trunk.text_encoder import TextEncoder
 
 MEMBERS, WORDS = 10, 2000
 LIMITS = {"heads": (1.02, 0.40), "laplace": (1.02, 0.35), "lora_top": (4.3, 3.8), "lora": (11.0, 10.5)}

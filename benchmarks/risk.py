@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from surefoot.files import read_json, write_json, write_text
-from surefoot.maths.statistics import bootstrap_mean
+from surefoot.metrics.intervals import bootstrap_mean
 from surefoot.reports.figures import svg
 from surefoot.reports.prompts import anchor_of
 from surefoot.reports.records import BASELINE, Group, read_study

@@ -34,11 +34,11 @@ from surefoot.files import write_json
 from surefoot.maths import ensemble
 from surefoot.maths.smoothing import PairScatter, fit_log_variance, smoothed_reliability
 from surefoot.quiet import quieten
-from surefoot.rewards.bootstrap import bootstrap_weights
-from surefoot.rewards.encoding import TextEncoder
-from surefoot.rewards.features import compute_features
-from surefoot.rewards.loading import load_tokenizer, load_trunk
-from surefoot.rewards.train_heads import HeadsConfig, fit_heads
+from surefoot.rewards.kinds.heads.fit import HeadsConfig, fit_heads
+from surefoot.rewards.trunk.bootstrap import bootstrap_weights
+from surefoot.rewards.trunk.feature_cache import compute_features
+from surefoot.rewards.trunk.loading import load_tokenizer, load_trunk
+from surefoot.rewards.trunk.text_encoder import TextEncoder
 from surefoot.training.sampling import sample_completions
 
 MEMBERS = (5, 10, 50)

@@ -45,8 +45,8 @@ from surefoot import (
 )
 from surefoot.files import write_json
 from surefoot.rewards.anchors import AnchorStore
-from surefoot.rewards.linear import LinearConfig, fit_linear
-from surefoot.rewards.train_heads import HeadsConfig, train_heads
+from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.kinds.linear import LinearConfig, fit_linear
 
 STOCK: dict[str, Any] = {"rloo": (RLOOTrainer, RLOOConfig), "grpo": (GRPOTrainer, GRPOConfig)}
 OURS: dict[str, Any] = {

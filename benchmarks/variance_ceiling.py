@@ -31,15 +31,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from surefoot.data.world import VARIANTS, World, build_world
 from surefoot.files import write_json
 from surefoot.maths import ensemble, objectives
-from surefoot.maths.exact import Optimum, divergence, optimum
 from surefoot.maths.linear import fit_bradley_terry
-from surefoot.maths.statistics import bootstrap_mean
+from surefoot.metrics.intervals import bootstrap_mean
 from surefoot.quiet import quieten
-from surefoot.rewards.bootstrap import bootstrap_weights
-from surefoot.rewards.encoding import TextEncoder
-from surefoot.rewards.features import compute_features
-from surefoot.rewards.loading import load_tokenizer, load_trunk
-from surefoot.rewards.train_heads import HeadsConfig, fit_heads
+from surefoot.rewards.kinds.heads.fit import HeadsConfig, fit_heads
+from surefoot.rewards.trunk.bootstrap import bootstrap_weights
+from surefoot.rewards.trunk.feature_cache import compute_features
+from surefoot.rewards.trunk.loading import load_tokenizer, load_trunk
+from surefoot.rewards.trunk.text_encoder import TextEncoder
+from surefoot.theory.exact import Optimum, divergence, optimum
 from surefoot.training.sampling import sample_completions
 from surefoot.types import RewardEstimate
 from world import HEADS

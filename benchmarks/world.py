@@ -17,10 +17,10 @@ import numpy as np
 from surefoot.cli.demo import demo_study
 from surefoot.data.world import VARIANTS
 from surefoot.files import write_json
-from surefoot.maths.statistics import bootstrap_mean
+from surefoot.metrics.intervals import bootstrap_mean
 from surefoot.studies.config import Cell
 from surefoot.studies.evaluation import reference_of
-from surefoot.studies.members import prepare_source, source_key
+from surefoot.studies.reward_sources import prepare_source, source_key
 from surefoot.studies.settings import build_setting
 
 HEADS: dict[str, Any] = {

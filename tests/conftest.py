@@ -8,7 +8,8 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-_HOOK = install_import_hook("surefoot.maths", "beartype.beartype")  # before surefoot is imported
+_CHECKED = ["surefoot.maths", "surefoot.metrics", "surefoot.theory"]
+_HOOK = install_import_hook(_CHECKED, "beartype.beartype")  # before surefoot is imported
 
 # The same examples on every run and machine, and no limit on the time of one: machines differ.
 settings.register_profile("reproducible", derandomize=True, deadline=None)

@@ -11,9 +11,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from surefoot.maths.objectives import Objective, preset
     from surefoot.rewards.anchors import AnchorStore, group_anchors
-    from surefoot.rewards.functions import FunctionMembers, FunctionReward
-    from surefoot.rewards.linear import LinearConfig, LinearReward, fit_linear
-    from surefoot.rewards.smoothed import SmoothedVariance
+    from surefoot.rewards.kinds.functions import FunctionMembers, FunctionReward
+    from surefoot.rewards.kinds.linear import LinearConfig, LinearReward, fit_linear
+    from surefoot.rewards.kinds.smoothed import SmoothedVariance
     from surefoot.rewards.source import RewardSource, load_source
     from surefoot.training.dpo_config import VarianceAwareDPOConfig
     from surefoot.training.dpo_trainer import VarianceAwareDPOTrainer
@@ -27,23 +27,23 @@ _HOMES = {
     "AnchorStore": "surefoot.rewards.anchors",
     "Anchors": "surefoot.types",
     "Calibration": "surefoot.types",
-    "FunctionMembers": "surefoot.rewards.functions",
-    "FunctionReward": "surefoot.rewards.functions",
-    "LinearConfig": "surefoot.rewards.linear",
-    "LinearReward": "surefoot.rewards.linear",
+    "FunctionMembers": "surefoot.rewards.kinds.functions",
+    "FunctionReward": "surefoot.rewards.kinds.functions",
+    "LinearConfig": "surefoot.rewards.kinds.linear",
+    "LinearReward": "surefoot.rewards.kinds.linear",
     "MarginEstimate": "surefoot.types",
     "Objective": "surefoot.maths.objectives",
     "PreferencePair": "surefoot.types",
     "RewardEstimate": "surefoot.types",
     "RewardSource": "surefoot.rewards.source",
-    "SmoothedVariance": "surefoot.rewards.smoothed",
+    "SmoothedVariance": "surefoot.rewards.kinds.smoothed",
     "VarianceAwareDPOConfig": "surefoot.training.dpo_config",
     "VarianceAwareDPOTrainer": "surefoot.training.dpo_trainer",
     "VarianceAwareGRPOConfig": "surefoot.training.grpo_config",
     "VarianceAwareGRPOTrainer": "surefoot.training.grpo_trainer",
     "VarianceAwareRLOOConfig": "surefoot.training.rloo_config",
     "VarianceAwareRLOOTrainer": "surefoot.training.rloo_trainer",
-    "fit_linear": "surefoot.rewards.linear",
+    "fit_linear": "surefoot.rewards.kinds.linear",
     "group_anchors": "surefoot.rewards.anchors",
     "load_source": "surefoot.rewards.source",
     "preset": "surefoot.maths.objectives",

@@ -18,7 +18,7 @@ from surefoot.cli.main import main
 from surefoot.cli.study import StudyArguments, configure
 from surefoot.errors import ConfigError
 from surefoot.studies.config import StudyConfig
-from surefoot.studies.members import check_source
+from surefoot.studies.reward_sources import check_source
 from tests.models import WORDS
 
 NAN, INF, HUGE = float("nan"), float("inf"), 2**70

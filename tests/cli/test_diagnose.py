@@ -7,9 +7,9 @@ import pytest
 from datasets import Dataset
 
 from surefoot.cli.main import main
+from surefoot.diagnosis import mean_rewards
+from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
 from surefoot.rewards.source import load_source
-from surefoot.rewards.train_heads import HeadsConfig, train_heads
-from surefoot.studies.diagnosis import mean_rewards
 from tests.models import WORDS
 
 # The far texts that are long by design are longer than this source's sixteen tokens; the encoder says so.

@@ -7,7 +7,7 @@ import torch
 
 from surefoot.errors import ConfigError
 from surefoot.forecast.policies import largest_budget, policies_at_budgets, uniform_reference
-from surefoot.maths.exact import optimum
+from surefoot.theory.exact import optimum
 
 PROMPTS, COUNT = 5, 40
 

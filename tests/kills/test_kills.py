@@ -10,12 +10,12 @@ from trl import ModelConfig
 
 from surefoot.cli.diagnose import run as diagnose
 from surefoot.rewards.config import RewardSourceArguments
-from surefoot.rewards.functions import FunctionMembers
-from surefoot.rewards.linear import LinearConfig, fit_linear
-from surefoot.rewards.run_reward import run_reward
-from surefoot.rewards.scoring import score_dataset
+from surefoot.rewards.kinds.functions import FunctionMembers
+from surefoot.rewards.kinds.linear import LinearConfig, fit_linear
+from surefoot.rewards.run import run_reward
+from surefoot.rewards.score_dataset import score_dataset
 from surefoot.studies.config import StudyConfig, method_settings
-from surefoot.studies.risk import run_study
+from surefoot.studies.run import run_study
 from surefoot.training import prepare_anchors
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.run_online import OnlineScriptArguments, run_online

@@ -10,7 +10,7 @@ import pytest
 
 from surefoot.errors import RunError
 from surefoot.files import read_json, write_json
-from surefoot.maths.statistics import brown_forsythe, sign_test
+from surefoot.metrics.intervals import brown_forsythe, sign_test
 from surefoot.reports.paths import gains_at, level_of, path_of
 from surefoot.reports.records import read_study
 from surefoot.reports.study import build_report, summary_table

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from surefoot.errors import DataError, VarianceError
 from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.functions import FunctionMembers, FunctionReward
-from surefoot.rewards.heads import SharedTrunkHeads
-from surefoot.rewards.linear import LinearConfig, fit_linear
-from surefoot.rewards.smoothed import SmoothedVariance, smooth_variance
+from surefoot.rewards.kinds.functions import FunctionMembers, FunctionReward
+from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.kinds.heads.source import SharedTrunkHeads
+from surefoot.rewards.kinds.linear import LinearConfig, fit_linear
+from surefoot.rewards.kinds.smoothed import SmoothedVariance, smooth_variance
 from surefoot.rewards.source import MemberSource, RewardSource
-from surefoot.rewards.train_heads import HeadsConfig, train_heads
 from surefoot.types import Anchors
 from tests.models import WORDS
 

@@ -10,15 +10,15 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification
 
+from surefoot.diagnosis.disagreement import measure_disagreement
 from surefoot.errors import ConfigError, DataError, ModelError
 from surefoot.maths.ensemble import fit_variance_factor
 from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.distilled import DistilledConfig, distil
-from surefoot.rewards.dropout import DropoutConfig, DropoutMembers
-from surefoot.rewards.functions import FunctionMembers, FunctionReward
-from surefoot.rewards.laplace import LaplaceConfig, LaplaceRewardModel, RewardReader, fit_laplace
+from surefoot.rewards.kinds.distilled import DistilledConfig, distil
+from surefoot.rewards.kinds.dropout import DropoutConfig, DropoutMembers
+from surefoot.rewards.kinds.functions import FunctionMembers, FunctionReward
+from surefoot.rewards.kinds.laplace import LaplaceConfig, LaplaceRewardModel, RewardReader, fit_laplace
 from surefoot.rewards.source import RewardSource, load_source
-from surefoot.studies.disagreement import measure_disagreement
 from surefoot.types import Anchors
 
 PROMPTS = ["the red ", "a blue ", "the red ", "a blue "]
@@ -34,7 +34,7 @@ def own(rows: torch.Tensor) -> Anchors:
 @pytest.fixture(scope="module")
 def model_path(policy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reward model, as a user would have one."""
-    from surefoot.rewards.loading import load_tokenizer
+    from surefoot.rewards.trunk.loading import load_tokenizer
 
     folder = tmp_path_factory.mktemp("reward")
     torch.manual_seed(0)
@@ -63,7 +63,7 @@ def round_trip(source: RewardSource, folder: Path) -> RewardSource:
 
 
 def test_the_reward_is_the_models_own(laplace: LaplaceRewardModel, model_path: Path) -> None:
-    from surefoot.rewards.independent import IndependentMembers
+    from surefoot.rewards.kinds.independent.source import IndependentMembers
 
     plain = IndependentMembers.from_models([model_path], device="cpu").score(PROMPTS, COMPLETIONS)[:, 0]
     torch.testing.assert_close(laplace.score(PROMPTS, COMPLETIONS)[:, 0], plain)
@@ -124,7 +124,7 @@ def test_an_unscored_row_stays_nan(laplace: LaplaceRewardModel) -> None:
 
 def test_works_for_an_encoder(encoder_path: Path, pairs: Dataset, tmp_path: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(encoder_path, num_labels=1)
-    from surefoot.rewards.loading import load_tokenizer
+    from surefoot.rewards.trunk.loading import load_tokenizer
 
     model.save_pretrained(tmp_path / "rm")
     load_tokenizer(encoder_path).save_pretrained(tmp_path / "rm")
@@ -145,7 +145,7 @@ def test_a_head_that_is_not_last_is_refused(model_path: Path) -> None:
 def test_every_loader_refuses_a_reward_made_after_the_head(
     model_path: Path, pairs: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from surefoot.rewards import laplace as module
+    from surefoot.rewards.kinds import laplace as module
 
     plain = module.load_classifier
 
@@ -162,8 +162,8 @@ def test_every_loader_refuses_a_reward_made_after_the_head(
 
 
 def test_dropout_of_an_encoder(encoder_path: Path, tmp_path: Path) -> None:
-    from surefoot.rewards.independent import IndependentMembers
-    from surefoot.rewards.loading import load_tokenizer
+    from surefoot.rewards.kinds.independent.source import IndependentMembers
+    from surefoot.rewards.trunk.loading import load_tokenizer
 
     torch.manual_seed(0)
     AutoModelForSequenceClassification.from_pretrained(encoder_path, num_labels=1).save_pretrained(tmp_path)
@@ -200,7 +200,7 @@ def test_dropout_members_come_from_seed_and_number_alone(dropout: DropoutMembers
 
 
 def test_little_dropout_is_the_model_and_masks_are_unbiased(model_path: Path) -> None:
-    from surefoot.rewards.independent import IndependentMembers
+    from surefoot.rewards.kinds.independent.source import IndependentMembers
 
     plain = IndependentMembers.from_models([model_path], device="cpu").score(PROMPTS, COMPLETIONS)
     thin = DropoutMembers.from_model(model_path, DropoutConfig(members=2, rate=1e-9), device="cpu")
@@ -315,7 +315,7 @@ def test_bad_settings(model_path: Path, pairs: Dataset) -> None:
 
 def test_a_distance_term_shares_prompts_too(model_path: Path, pairs: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shared prompts give the same rewards, features and distance features, and are computed once."""
-    from surefoot.rewards import states
+    from surefoot.rewards.trunk import hidden_states as states
 
     source = fit_laplace(pairs, model_path, LaplaceConfig(distance=1.0, distance_layer=1), device="cpu")
     prompts = [f"the {'red cat and ' * 5}"] * 4 + [f"a {'blue dog and ' * 5}"] * 4

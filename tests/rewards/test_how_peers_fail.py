@@ -14,14 +14,14 @@ from transformers import AutoModel
 import surefoot
 from surefoot.cli.main import main
 from surefoot.errors import DataError, VarianceError
-from surefoot.rewards.dropout import DropoutConfig, DropoutMembers
-from surefoot.rewards.functions import FunctionMembers, FunctionReward
-from surefoot.rewards.independent import IndependentMembers
-from surefoot.rewards.laplace import LaplaceConfig, fit_laplace
-from surefoot.rewards.linear import LinearConfig, fit_linear
+from surefoot.rewards.kinds.dropout import DropoutConfig, DropoutMembers
+from surefoot.rewards.kinds.functions import FunctionMembers, FunctionReward
+from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.kinds.independent.source import IndependentMembers
+from surefoot.rewards.kinds.laplace import LaplaceConfig, fit_laplace
+from surefoot.rewards.kinds.linear import LinearConfig, fit_linear
+from surefoot.rewards.kinds.lora.fit import LoraConfig, train_lora
 from surefoot.rewards.source import RewardSource, load_source
-from surefoot.rewards.train_heads import HeadsConfig, train_heads
-from surefoot.rewards.train_lora import LoraConfig, train_lora
 
 ROOT = Path(surefoot.__file__).parents[2]
 KINDS = ["linear", "heads", "mlp heads", "lora", "laplace", "dropout", "independent"]

@@ -11,11 +11,11 @@ from datasets import Dataset
 from surefoot.errors import ConfigError, DataError, ModelError
 from surefoot.files import write_json
 from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.bootstrap import bootstrap_weights
-from surefoot.rewards.functions import FunctionMembers
-from surefoot.rewards.heads import SharedTrunkHeads
+from surefoot.rewards.kinds.functions import FunctionMembers
+from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.kinds.heads.source import SharedTrunkHeads
 from surefoot.rewards.source import load_source
-from surefoot.rewards.train_heads import HeadsConfig, train_heads
+from surefoot.rewards.trunk.bootstrap import bootstrap_weights
 
 
 def test_what_is_not_a_source(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ class FakeHub:
 
 
 def test_pushed_with_a_card(policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from surefoot.rewards.dropout import DropoutConfig, DropoutMembers
+    from surefoot.rewards.kinds.dropout import DropoutConfig, DropoutMembers
 
     monkeypatch.setattr("surefoot.rewards.source.HfApi", FakeHub)
     source = DropoutMembers.from_model(_reward_model(policy_path, tmp_path), DropoutConfig(3), device="cpu")
@@ -113,7 +113,7 @@ def test_a_source_that_the_hub_does_not_have(monkeypatch: pytest.MonkeyPatch) ->
 def _reward_model(policy_path: Path, tmp_path: Path) -> Path:
     from transformers import AutoModelForSequenceClassification
 
-    from surefoot.rewards.loading import load_tokenizer
+    from surefoot.rewards.trunk.loading import load_tokenizer
 
     AutoModelForSequenceClassification.from_pretrained(policy_path, num_labels=1).save_pretrained(tmp_path / "rm")
     load_tokenizer(policy_path).save_pretrained(tmp_path / "rm")

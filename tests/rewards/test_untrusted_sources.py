@@ -17,12 +17,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from surefoot import load_source
 from surefoot.errors import ModelError, SurefootError
-from surefoot.rewards.encoding import TextEncoder
-from surefoot.rewards.heads import Heads, HeadShape, SharedTrunkHeads
-from surefoot.rewards.independent import IndependentMembers
-from surefoot.rewards.judge.mixed import MixedSources
-from surefoot.rewards.loading import load_base, load_tokenizer, load_trunk, resolve_model
-from surefoot.rewards.lora import AdapterShape, LoraMembers, LoraNetwork
+from surefoot.rewards.kinds.heads.source import Heads, HeadShape, SharedTrunkHeads
+from surefoot.rewards.kinds.independent.source import IndependentMembers
+from surefoot.rewards.kinds.lora.source import AdapterShape, LoraMembers, LoraNetwork
+from surefoot.rewards.kinds.mixed import MixedSources
+from surefoot.rewards.trunk.loading import load_base, load_tokenizer, load_trunk, resolve_model
+from surefoot.rewards.trunk.text_encoder import TextEncoder
 from surefoot.types import Calibration
 
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ import pytest
 from surefoot.errors import ConfigError
 from surefoot.reports.records import read_study
 from surefoot.studies.config import StudyConfig, method_settings
-from surefoot.studies.risk import run_study
-from tests.studies.test_risk import SMALL
+from surefoot.studies.run import run_study
+from tests.studies.test_run import SMALL
 
 
 def exact(methods: list[str], **changes: Any) -> StudyConfig:

@@ -8,8 +8,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
-from surefoot.maths.exact import optimum
-from surefoot.rewards.functions import FunctionMembers, FunctionReward
+from surefoot.rewards.kinds.functions import FunctionMembers, FunctionReward
+from surefoot.theory.exact import optimum
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.grpo_trainer import VarianceAwareGRPOTrainer
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig

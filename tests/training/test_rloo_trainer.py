@@ -18,8 +18,8 @@ from transformers import (
 from trl import RLOOConfig, RLOOTrainer
 
 from surefoot.errors import ConfigError, ModelError, VarianceError
-from surefoot.rewards.functions import FunctionMembers
-from surefoot.rewards.independent import IndependentMembers
+from surefoot.rewards.kinds.functions import FunctionMembers
+from surefoot.rewards.kinds.independent.source import IndependentMembers
 from surefoot.rewards.source import MemberSource
 from surefoot.training.bridge import STATE
 from surefoot.training.reward_funcs import split_reward_funcs

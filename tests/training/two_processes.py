@@ -10,8 +10,8 @@ from typing import Any
 from datasets import Dataset
 from torch.nn.parallel import DistributedDataParallel
 
-from surefoot.rewards.functions import FunctionMembers
-from surefoot.training.end import end_training
+from surefoot.rewards.kinds.functions import FunctionMembers
+from surefoot.training.distributed import end_training
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
 

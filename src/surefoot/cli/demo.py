@@ -97,8 +97,8 @@ _ENOUGH = 12
 
 
 def _study(demo: DemoConfig, folder: Path) -> None:
-    from surefoot.studies.risk import run_study
-    from surefoot.studies.runner import LocalRunner
+    from surefoot.studies.run import run_study
+    from surefoot.studies.runners.local import LocalRunner
 
     config = demo_study(demo.variant, demo.pairs, range(demo.first_seed, demo.first_seed + demo.seeds))
     with progress_bars() as show:

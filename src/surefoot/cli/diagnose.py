@@ -64,13 +64,13 @@ def run(arguments: list[str]) -> None:
     from rich.console import Console
 
     from surefoot.data.comparisons import load_comparisons
+    from surefoot.diagnosis import check_source, diagnose, score_comparisons
     from surefoot.files import write_json
     from surefoot.locks import LOCK, hold
     from surefoot.reports.diagnosis import build_diagnosis, print_diagnosis
     from surefoot.rewards.anchors import AnchorStore
     from surefoot.rewards.score_cache import score_texts, source_hash
     from surefoot.rewards.source import DIAGNOSIS
-    from surefoot.studies.diagnosis import check_source, diagnose, score_comparisons
 
     quieten()
     (config,) = parse((DiagnoseConfig,), arguments, "diagnose", judges=True)
@@ -147,14 +147,14 @@ def _completions(name: str) -> tuple[list[Any], list[Any], Any]:
 
 
 def _source(config: DiagnoseConfig, comparisons: Any) -> Any:
-    from surefoot.rewards.loading import check_templates
+    from surefoot.rewards.trunk.loading import check_templates
 
     check_templates([config.source] if config.source is not None else config.models or [], comparisons.completions[0])
     if config.source is not None:
         from surefoot.rewards.source import load_source
 
         return load_source(config.source)
-    from surefoot.rewards.independent import IndependentMembers
+    from surefoot.rewards.kinds.independent.source import IndependentMembers
 
     return IndependentMembers.from_models(config.models or [], max_length=config.max_length)
 
@@ -163,10 +163,10 @@ def _write_result_files(
     console: Any, folder: Path, comparisons: Any, source: Any, rows: Any, config: DiagnoseConfig
 ) -> None:
     """RewardBench's own files, of the mean and of each member, by the members' names."""
+    from surefoot.diagnosis import mean_rewards
+    from surefoot.diagnosis.rewardbench import write_results
     from surefoot.errors import DataError
     from surefoot.rewards.source import MemberSource
-    from surefoot.studies.diagnosis import mean_rewards
-    from surefoot.studies.rewardbench import write_results
 
     rewards = {f"surefoot/{source.name}": mean_rewards(source, rows)}
     if isinstance(source, MemberSource):

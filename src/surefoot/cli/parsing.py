@@ -11,7 +11,7 @@ from surefoot.cli.kinds import checked_kinds
 from surefoot.errors import ConfigError, SurefootError
 from surefoot.ranges import check_ranges
 from surefoot.redaction import redacted
-from surefoot.rewards.judge.access import JudgeArguments
+from surefoot.rewards.kinds.judge.access import JudgeArguments
 from surefoot.yaml_files import parse_yaml, read_yaml
 
 __all__ = ["given_settings", "parse"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from surefoot.maths.memory import plan_memory
-from surefoot.maths.memory_nouns import Line, MemoryPlan, MemoryRun, Phase, RewardPlan
+from surefoot.planning.memory import plan_memory
+from surefoot.planning.shapes import Line, MemoryPlan, MemoryRun, Phase, RewardPlan
 
 __all__ = ["MemoryPlanArguments", "memory_json", "memory_plan", "memory_table"]
 
@@ -54,7 +54,7 @@ def memory_plan(model_size: str, given: MemoryPlanArguments) -> MemoryPlan:
         ConfigError: an unknown size (the nearest is named) or a setting that isn't usable.
         ModelError: a config that can't be read, or isn't a Llama-like decoder's.
     """
-    from surefoot.studies.model_shapes import model_shape
+    from surefoot.planning.model_shape import model_shape
 
     reward = RewardPlan(
         given.reward_kind,

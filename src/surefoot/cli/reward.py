@@ -6,7 +6,7 @@ from typing import Any
 
 from surefoot.cli.parsing import given_settings, parse
 from surefoot.quiet import quieten
-from surefoot.rewards.judge.access import JudgeAccess, JudgeArguments
+from surefoot.rewards.kinds.judge.access import JudgeAccess, JudgeArguments
 
 
 def run(arguments: list[str]) -> None:
@@ -83,7 +83,7 @@ def _train(arguments: list[str]) -> tuple[str, dict[str, Any]]:
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
     from surefoot.rewards.config import RewardSourceArguments
-    from surefoot.rewards.run_reward import run_reward
+    from surefoot.rewards.run import run_reward
 
     quieten()
     (args,) = parse((RewardSourceArguments,), arguments, "reward", judges=True)

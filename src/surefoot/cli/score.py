@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> None:
 
     from surefoot.data.loading import open_dataset
     from surefoot.rewards.anchors import AnchorStore
-    from surefoot.rewards.scoring import score_dataset
+    from surefoot.rewards.score_dataset import score_dataset
 
     quieten()
     (config,) = parse((ScoreConfig,), arguments, "score", judges=True)
@@ -66,9 +66,9 @@ def run(arguments: list[str]) -> None:
 
 def _source(config: Any, table: Any) -> Any:
     from surefoot.errors import ConfigError
-    from surefoot.rewards.independent import IndependentMembers
-    from surefoot.rewards.loading import check_templates
+    from surefoot.rewards.kinds.independent.source import IndependentMembers
     from surefoot.rewards.source import load_source
+    from surefoot.rewards.trunk.loading import check_templates
 
     if (config.source is None) == (config.models is None):
         raise ConfigError("give exactly one of source (a directory of `surefoot reward`) and models (reward models)")

@@ -74,7 +74,7 @@ def run(arguments: list[str]) -> None:
     study, memory = parse((StudyArguments, MemoryPlanArguments), arguments, "study", judges=True)
     config = configure(study)
     if study.slurm is not None:
-        from surefoot.studies.slurm import array_job
+        from surefoot.studies.runners.slurm import array_job
 
         print(array_job(arguments, study.slurm, study.output_dir))
     elif study.plan:
@@ -130,7 +130,7 @@ def _run(study: StudyArguments, config: Any) -> None:
     from rich.console import Console
 
     from surefoot.reports.study import build_report, summary_table
-    from surefoot.studies.risk import run_study
+    from surefoot.studies.run import run_study
 
     folder, console = Path(study.output_dir), Console()
     with progress_bars() as show:
@@ -157,12 +157,12 @@ def _run(study: StudyArguments, config: Any) -> None:
 
 def _runner(study: StudyArguments) -> Any:
     if study.runner == "ray":
-        from surefoot.studies.ray_runner import RayRunner
+        from surefoot.studies.runners.ray import RayRunner
 
         return RayRunner(study.ray_address, study.num_cpus, study.num_gpus, study.retries)
     if study.runner != "local":
         raise ConfigError(f"runner must be local or ray, got '{study.runner}'")
-    from surefoot.studies.runner import LocalRunner
+    from surefoot.studies.runners.local import LocalRunner
 
     return LocalRunner(workers_of(study.workers))
 

@@ -24,7 +24,7 @@ def run(arguments: list[str]) -> None:
     from surefoot.reports.figures import svg
     from surefoot.reports.theory import theory_tables, theory_words
     from surefoot.reports.theory_figures import theory_figures
-    from surefoot.studies.theory.run import run_theory
+    from surefoot.theory.tables.run import run_theory
 
     (config,) = parse((TheoryConfig,), arguments, "theory")
     console, folder = Console(), Path(config.out)

@@ -17,8 +17,8 @@ from surefoot.data.messages import is_cut
 from surefoot.data.preferences import load_completions
 from surefoot.errors import DataError
 from surefoot.files import fingerprint, write_text
-from surefoot.rewards.encoding import prompt_keys
-from surefoot.rewards.loading import choose_device
+from surefoot.rewards.trunk.loading import choose_device
+from surefoot.rewards.trunk.text_encoder import prompt_keys
 from surefoot.training.prepare_anchors import draw_completions
 from surefoot.training.run_online import load_policy_tokenizer
 from surefoot.training.sampling import mark_cut

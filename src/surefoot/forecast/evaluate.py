@@ -20,9 +20,9 @@ from torch import Tensor
 from surefoot.forecast.draws import Draws, other_run, own_member
 from surefoot.forecast.policies import Policies, policies_at_budgets
 from surefoot.forecast.scored import Candidates
-from surefoot.maths.exact import Form
 from surefoot.maths.objectives import Objective, aggregate, weights
-from surefoot.maths.statistics import Interval, wilson_bounds
+from surefoot.metrics.intervals import Interval, wilson_bounds
+from surefoot.theory.exact import Form
 from surefoot.types import RewardEstimate
 
 __all__ = ["Judged", "Outcomes", "Resampling", "gains_of", "judge_by_draws", "judge_by_gold", "objective_policies"]

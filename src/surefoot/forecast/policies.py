@@ -1,7 +1,7 @@
 """Exact policies on candidates of the reference policy: one β for all prompts, at every KL budget (docs/theory.md).
 
 The reference policy is uniform over a prompt's candidates, since it drew them. The optimum of an objective is then
-known in closed form (`surefoot.maths.exact`), and β is the one at which the mean KL over prompts is the budget, as a
+known in closed form (`surefoot.theory.exact`), and β is the one at which the mean KL over prompts is the budget, as a
 trainer's `target_kl` holds it.
 """
 
@@ -18,7 +18,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from surefoot.errors import ConfigError
-from surefoot.maths.exact import Form, Optimum, optimum
+from surefoot.theory.exact import Form, Optimum, optimum
 
 __all__ = ["Policies", "largest_budget", "policies_at_budgets", "uniform_reference"]
 
@@ -86,7 +86,7 @@ def policies_at_budgets(
         budgets: in nats, positive, rising.
 
     Raises:
-        ConfigError: budgets aren't positive and rising. DataError: see `surefoot.maths.exact`.
+        ConfigError: budgets aren't positive and rising. DataError: see `surefoot.theory.exact`.
     """
     if not budgets or min(budgets) <= 0 or list(budgets) != sorted(set(budgets)):
         raise ConfigError(f"KL budgets must be positive and rising, got {', '.join(f'{b:g}' for b in budgets)}")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from surefoot.files import write_text
-from surefoot.maths.statistics import Interval
+from surefoot.metrics.intervals import Interval
 from surefoot.reports.diagnosis_figures import (
     accuracy_figure,
     calibration_figure,
@@ -31,7 +31,7 @@ def build_diagnosis(path: str | Path, found: dict[str, Any], settings: dict[str,
     """Write the page of one source to `path`, whole; it needs nothing from outside.
 
     Args:
-        found: what `surefoot.studies.diagnosis.diagnose` gave, or diagnose.json.
+        found: what `surefoot.diagnosis.diagnose` gave, or diagnose.json.
     """
     page = render(
         "diagnosis.html.j2",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from surefoot.maths.statistics import Interval
+from surefoot.metrics.intervals import Interval
 from surefoot.reports.records import Study
 from surefoot.reports.wording import counted, interval, number
 

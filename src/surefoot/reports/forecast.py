@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from surefoot.files import write_text
-from surefoot.maths.statistics import Interval
+from surefoot.metrics.intervals import Interval
 from surefoot.reports.forecast_figures import forecast_figure
 from surefoot.reports.html import render
 from surefoot.reports.wording import interval, number, percent_interval, signed

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from surefoot.maths.run_statistics import (
+from surefoot.metrics.runs import (
     Path,
     matched_level,
     over_optimisation_gap,

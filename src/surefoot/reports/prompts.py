@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from surefoot.maths.run_statistics import prompt_risk, prompt_risk_difference
-from surefoot.maths.statistics import Floats, Interval
+from surefoot.metrics.intervals import Floats, Interval
+from surefoot.metrics.runs import prompt_risk, prompt_risk_difference
 from surefoot.reports.records import Group, known
 
 __all__ = ["MIXED", "anchor_of", "completions_of_a_prompt", "gains_by_prompt", "paired_prompt_risk", "risk_of_prompts"]

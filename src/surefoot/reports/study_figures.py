@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from surefoot.errors import RunError
-from surefoot.maths.run_statistics import Frontier, Path, frontier
-from surefoot.maths.statistics import Interval
+from surefoot.metrics.intervals import Interval
+from surefoot.metrics.runs import Frontier, Path, frontier
 from surefoot.reports.drawing import COLOURS, DASHES, GREY, Axes, Drawing, padded, text_width
 from surefoot.reports.paths import REACHED, paths_of
 from surefoot.reports.records import Group, Study, label_of

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from surefoot.maths.statistics import Interval
+from surefoot.metrics.intervals import Interval
 from surefoot.reports.disagreement import disagreements_of
 from surefoot.reports.drawing import Drawing
 from surefoot.reports.html import script

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from surefoot.maths.statistics import Interval
+from surefoot.metrics.intervals import Interval
 from surefoot.reports.paths import SETTLED
 from surefoot.reports.records import Group, Study, label_of
 from surefoot.reports.summary import MEAN, Comparison, MethodSummary

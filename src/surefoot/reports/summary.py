@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from surefoot.maths.run_statistics import detectable_difference, detectable_risk_difference, holm
-from surefoot.maths.statistics import (
+from surefoot.metrics.intervals import (
     Interval,
     bootstrap_mean,
     brown_forsythe,
@@ -19,6 +18,7 @@ from surefoot.maths.statistics import (
     sign_test,
     spread,
 )
+from surefoot.metrics.runs import detectable_difference, detectable_risk_difference, holm
 from surefoot.reports.paths import gains_at, gaps, level_of, settled_gains
 from surefoot.reports.prompts import anchor_of, completions_of_a_prompt, paired_prompt_risk, risk_of_prompts
 from surefoot.reports.records import Group, Study, label_of

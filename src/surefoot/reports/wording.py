@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from surefoot.maths.statistics import Interval
+from surefoot.metrics.intervals import Interval
 
 __all__ = [
     "UNKNOWN",

@@ -24,8 +24,8 @@ from surefoot.data.messages import cut_short, is_cut, plain_text
 from surefoot.errors import DataError, RunError
 from surefoot.files import whole_file
 from surefoot.maths import ensemble
-from surefoot.rewards.encoding import prompt_keys
 from surefoot.rewards.source import RewardSource
+from surefoot.rewards.trunk.text_encoder import prompt_keys
 from surefoot.types import AnchorKind, Anchors, Text
 
 __all__ = ["AnchorStore", "Probe", "Sampler", "group_anchors", "prompt_digest"]

@@ -45,7 +45,7 @@ def model_card(
         "",
         "```python",
         "from surefoot import group_anchors, load_source",
-        *(["from surefoot.rewards.judge.access import JudgeAccess"] if kind == "judge" else []),
+        *(["from surefoot.rewards.kinds.judge.access import JudgeAccess"] if kind == "judge" else []),
         "",
         f"source = load_source({json.dumps(repository, ensure_ascii=False)}{_ASKED_WHERE if kind == 'judge' else ''})",
         "scores = source.score(prompts, completions)",

@@ -277,14 +277,14 @@ _BOOTSTRAPS = {
     "independent": ("none", "resample", "disjoint"),
 }
 _FACTORIES = {
-    "linear": "surefoot.rewards.linear:LinearConfig",
-    "heads": "surefoot.rewards.train_heads:HeadsConfig",
-    "independent": "surefoot.rewards.train_independent:IndependentConfig",
-    "lora": "surefoot.rewards.train_lora:LoraConfig",
-    "laplace": "surefoot.rewards.laplace:LaplaceConfig",
-    "dropout": "surefoot.rewards.dropout:DropoutConfig",
-    "distilled": "surefoot.rewards.distilled:DistilledConfig",
-    "judge": "surefoot.rewards.judge.config:JudgeConfig",
+    "linear": "surefoot.rewards.kinds.linear:LinearConfig",
+    "heads": "surefoot.rewards.kinds.heads.fit:HeadsConfig",
+    "independent": "surefoot.rewards.kinds.independent.fit:IndependentConfig",
+    "lora": "surefoot.rewards.kinds.lora.fit:LoraConfig",
+    "laplace": "surefoot.rewards.kinds.laplace:LaplaceConfig",
+    "dropout": "surefoot.rewards.kinds.dropout:DropoutConfig",
+    "distilled": "surefoot.rewards.kinds.distilled:DistilledConfig",
+    "judge": "surefoot.rewards.kinds.judge.config:JudgeConfig",
 }
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from surefoot.errors import naming_rows
 from surefoot.files import fingerprint, whole_directory
-from surefoot.rewards.features import weights_hash
-from surefoot.rewards.independent import IndependentMembers
+from surefoot.rewards.kinds.independent.source import IndependentMembers
 from surefoot.rewards.source import CALIBRATION, DIAGNOSIS, RewardSource
+from surefoot.rewards.trunk.feature_cache import weights_hash
 from surefoot.types import Text
 
 __all__ = ["Progress", "score_texts", "source_hash"]

@@ -28,9 +28,9 @@ from surefoot.errors import DataError, ModelError, SurefootError
 from surefoot.files import read_json, write_json, write_text
 from surefoot.maths import ensemble
 from surefoot.rewards.card import model_card
-from surefoot.rewards.encoding import TextEncoder
-from surefoot.rewards.judge.access import JudgeAccess, given
+from surefoot.rewards.kinds.judge.access import JudgeAccess, given
 from surefoot.rewards.saved import SOURCE, check_finite, check_folder, read_source
+from surefoot.rewards.trunk.text_encoder import TextEncoder
 from surefoot.types import ANCHOR_KINDS, Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 
 __all__ = [
@@ -48,17 +48,17 @@ CALIBRATION = "calibration.json"
 DIAGNOSIS = "diagnose.json"
 
 _KINDS = {
-    "borrowed": "surefoot.rewards.borrowed:BorrowedVariance",
-    "independent": "surefoot.rewards.independent:IndependentMembers",
-    "distilled": "surefoot.rewards.distilled:DistilledReward",
-    "dropout": "surefoot.rewards.dropout:DropoutMembers",
-    "heads": "surefoot.rewards.heads:SharedTrunkHeads",
-    "judge": "surefoot.rewards.judge.source:JudgeSource",
-    "laplace": "surefoot.rewards.laplace:LaplaceRewardModel",
-    "linear": "surefoot.rewards.linear:LinearReward",
-    "lora": "surefoot.rewards.lora:LoraMembers",
-    "mixed": "surefoot.rewards.judge.mixed:MixedSources",
-    "smoothed": "surefoot.rewards.smoothed:SmoothedVariance",
+    "borrowed": "surefoot.rewards.kinds.borrowed_variance:BorrowedVariance",
+    "independent": "surefoot.rewards.kinds.independent.source:IndependentMembers",
+    "distilled": "surefoot.rewards.kinds.distilled:DistilledReward",
+    "dropout": "surefoot.rewards.kinds.dropout:DropoutMembers",
+    "heads": "surefoot.rewards.kinds.heads.source:SharedTrunkHeads",
+    "judge": "surefoot.rewards.kinds.judge.source:JudgeSource",
+    "laplace": "surefoot.rewards.kinds.laplace:LaplaceRewardModel",
+    "linear": "surefoot.rewards.kinds.linear:LinearReward",
+    "lora": "surefoot.rewards.kinds.lora.source:LoraMembers",
+    "mixed": "surefoot.rewards.kinds.mixed:MixedSources",
+    "smoothed": "surefoot.rewards.kinds.smoothed:SmoothedVariance",
 }
 
 

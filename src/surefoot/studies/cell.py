@@ -21,12 +21,12 @@ from surefoot.errors import ConfigError
 from surefoot.files import read_json, write_json
 from surefoot.ranges import check_ranges
 from surefoot.records import make_record
-from surefoot.rewards.borrowed import BorrowedVariance
+from surefoot.rewards.kinds.borrowed_variance import BorrowedVariance
 from surefoot.rewards.source import MemberSource, RewardSource
 from surefoot.studies.config import Cell, check_keys, check_numbers, objective_of
 from surefoot.studies.evaluation import judge_policy, prompt_gains, prompt_risk, reference_anchors, reference_of
 from surefoot.studies.exact_cell import EXACT_SETTINGS, run_exact
-from surefoot.studies.members import cost_of, load_sources
+from surefoot.studies.reward_sources import cost_of, load_sources
 from surefoot.studies.settings import Setting, as_texts
 from surefoot.training.checkpoints import last_whole_checkpoint
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from surefoot.data.messages import is_cut
 from surefoot.errors import DataError
 from surefoot.files import fingerprint, read_json, write_json
-from surefoot.rewards.encoding import prompt_keys
 from surefoot.rewards.source import RewardSource
+from surefoot.rewards.trunk.text_encoder import prompt_keys
 from surefoot.studies.settings import EVALUATION_SEED, Setting
 from surefoot.training.sampling import mark_cut, sample_completions
 from surefoot.types import Anchors, Text

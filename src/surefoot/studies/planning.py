@@ -13,9 +13,9 @@ from surefoot.errors import RunError
 from surefoot.files import read_json
 from surefoot.studies.cell import cell_path
 from surefoot.studies.config import Cell, StudyConfig
-from surefoot.studies.members import source_key
-from surefoot.studies.risk import failure_path, run_study
-from surefoot.studies.runner import LocalRunner
+from surefoot.studies.reward_sources import source_key
+from surefoot.studies.run import failure_path, run_study
+from surefoot.studies.runners.local import LocalRunner
 
 __all__ = ["Plan", "plan_study"]
 

@@ -21,13 +21,13 @@ from surefoot.errors import ConfigError
 from surefoot.files import read_json, whole_file
 from surefoot.maths.best_of_n import best_of_n_curve, best_of_n_kl
 from surefoot.maths.objectives import Objective, aggregate, preset
-from surefoot.maths.statistics import bootstrap_mean
+from surefoot.metrics.intervals import bootstrap_mean
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.anchored import anchor_shares
 from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.loading import choose_device, template_objection
-from surefoot.rewards.scoring import ANCHOR, anchor_names
+from surefoot.rewards.score_dataset import ANCHOR, anchor_names
 from surefoot.rewards.source import RewardSource, load_source
+from surefoot.rewards.trunk.loading import choose_device, template_objection
 from surefoot.training.run_online import load_policy_tokenizer
 from surefoot.training.sampling import sample_completions
 from surefoot.types import Text

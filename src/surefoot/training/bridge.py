@@ -35,7 +35,7 @@ from surefoot.rewards.anchors import AnchorStore, group_anchors
 from surefoot.rewards.source import MemberSource, RewardSource
 from surefoot.training import metrics
 from surefoot.training.checkpoints import finished_epochs, last_whole_checkpoint
-from surefoot.training.kl_control import KLController
+from surefoot.training.kl_controller import KLController
 from surefoot.training.log_ratio import SampledLogRatio
 from surefoot.training.policy_card import policy_card
 from surefoot.training.prompt_anchors import PromptAnchors

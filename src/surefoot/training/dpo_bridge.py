@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset, Value
 from trl import DPOTrainer
 
-from surefoot.rewards.special_tokens import without_bos
+from surefoot.rewards.trunk.special_tokens import without_bos
 from surefoot.training.preference_weights import WEIGHTS
 
 __all__ = ["PreferenceBridge"]

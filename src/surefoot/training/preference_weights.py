@@ -11,7 +11,7 @@ from surefoot.errors import DataError, VarianceError
 from surefoot.maths.objectives import weights
 from surefoot.rewards.anchored import anchor_shares
 from surefoot.rewards.anchors import AnchorStore
-from surefoot.rewards.scoring import ANCHOR, anchor_names, estimate_rows, prompt_blocks, prompt_numbers
+from surefoot.rewards.score_dataset import ANCHOR, anchor_names, estimate_rows, prompt_blocks, prompt_numbers
 from surefoot.rewards.source import RewardSource
 from surefoot.types import ANCHOR_KINDS
 

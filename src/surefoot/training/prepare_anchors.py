@@ -22,9 +22,9 @@ from surefoot.errors import ConfigError, ModelError, RunError, VarianceError
 from surefoot.files import sweep
 from surefoot.locks import hold
 from surefoot.rewards.anchors import AnchorStore, prompt_digest
-from surefoot.rewards.independent import IndependentMembers
-from surefoot.rewards.loading import check_templates, choose_device, template_objection
+from surefoot.rewards.kinds.independent.source import IndependentMembers
 from surefoot.rewards.source import MemberSource, RewardSource, load_source
+from surefoot.rewards.trunk.loading import check_templates, choose_device, template_objection
 from surefoot.training.run_online import load_policy_tokenizer
 from surefoot.training.sampling import as_completions, end_tokens, prompt_ids
 from surefoot.types import Text

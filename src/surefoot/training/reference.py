@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from trl.trainer.utils import use_adapter
 
 from surefoot.errors import ConfigError, ModelError
-from surefoot.rewards.special_tokens import without_bos
+from surefoot.rewards.trunk.special_tokens import without_bos
 from surefoot.training.sampling import mark_cut
 
 __all__ = ["ReferenceSampling", "ensure_reference_on_disk"]

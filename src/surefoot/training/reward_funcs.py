@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from surefoot.rewards.functions import FunctionMembers
-from surefoot.rewards.loading import check_templates
+from surefoot.rewards.kinds.functions import FunctionMembers
 from surefoot.rewards.saved import SOURCE
 from surefoot.rewards.source import RewardSource, load_source
+from surefoot.rewards.trunk.loading import check_templates
 from surefoot.types import Text
 
 __all__ = ["RewardFuncs", "split_reward_funcs"]
@@ -47,7 +47,7 @@ def split_reward_funcs(reward_funcs: RewardFuncs, dataset: Any = None) -> tuple[
             "surefoot.load_source(directory), or wrap your function in surefoot.FunctionMembers"
         )
     if names:
-        from surefoot.rewards.independent import IndependentMembers
+        from surefoot.rewards.kinds.independent.source import IndependentMembers
 
         return IndependentMembers.from_models(names), functions
     if sources:

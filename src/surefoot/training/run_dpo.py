@@ -14,12 +14,12 @@ from surefoot.data.preferences import data_hash, load_preferences
 from surefoot.errors import ConfigError
 from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
-from surefoot.rewards.loading import check_templates, template_objection
 from surefoot.rewards.source import load_source
+from surefoot.rewards.trunk.loading import check_templates, template_objection
 from surefoot.training.checkpoints import last_whole_checkpoint
+from surefoot.training.distributed import end_training
 from surefoot.training.dpo_config import VarianceAwareDPOConfig
 from surefoot.training.dpo_trainer import VarianceAwareDPOTrainer
-from surefoot.training.end import end_training
 from surefoot.training.preference_weights import VARIANCES
 from surefoot.training.run_online import averages, load_policy_tokenizer, with_model_settings
 

@@ -14,10 +14,10 @@ from surefoot.data.preferences import data_hash, load_prompts
 from surefoot.errors import ConfigError, ModelError
 from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
-from surefoot.rewards.loading import check_templates, template_objection
 from surefoot.rewards.source import RewardSource, load_source
+from surefoot.rewards.trunk.loading import check_templates, template_objection
 from surefoot.training.checkpoints import last_whole_checkpoint
-from surefoot.training.end import end_training
+from surefoot.training.distributed import end_training
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.grpo_trainer import VarianceAwareGRPOTrainer
 from surefoot.training.prompt_anchors import OWN_COLUMNS
@@ -137,7 +137,7 @@ def _train(
 def _source(script: OnlineScriptArguments) -> RewardSource:
     if script.reward_source is not None:
         return load_source(script.reward_source)
-    from surefoot.rewards.independent import IndependentMembers
+    from surefoot.rewards.kinds.independent.source import IndependentMembers
 
     return IndependentMembers.from_models(script.reward_models or [])
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from surefoot.data.messages import cut_short
-from surefoot.rewards.special_tokens import one_bos
+from surefoot.rewards.trunk.special_tokens import one_bos
 from surefoot.types import Text
 
 __all__ = ["as_completions", "end_tokens", "mark_cut", "prompt_ids", "sample_completions"]

@@ -1,0 +1,222 @@
+"""What a diagnosis means, in plain words, by fixed rules on its figures (docs/diagnose.md states them)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["RULES", "Verdict", "judge", "named"]
+
+EVEN = 0.1
+"""A coefficient of variation of the weights below this is nothing to work with."""
+ALIKE = 0.8
+"""Members whose Kendall's τ is above this differ too little."""
+NOISY = 0.6
+"""Weights made of a variance whose reliability is below this are mostly noise."""
+MOSTLY = 0.5
+"""A source sees distance if its variance is larger on more than this share of the kinds of far text."""
+
+RULES = {
+    "no_work": f"weights vary by less than {EVEN:.0%} (coefficient of variation), or d₀ is infinite",
+    "noisy": f"the reliability of the variance (correlation of ln s² between two halves of the members, stepped up to "
+    f"all of them; 1 for a closed form) is known and below {NOISY:.2f}",
+    "sees_mistakes": "the AUROC for mistakes of sd over |margin| is above that of −|margin| alone, or that of the "
+    "variance is above .5, with its whole 95% interval",
+    "sees_distance": f"on more than {MOSTLY:.0%} of the kinds of far text the AUROC of the variance is above .5 with "
+    "its whole interval",
+    "fooled": "far texts of a kind score above the texts they were made of more often than not (whole interval above "
+    ".5), and the variance does not see that kind",
+    "likely": "there is something to work with, it isn't noisy, and the source sees mistakes and distance",
+    "possible": "there is something to work with, it isn't noisy, and the source sees one of the two",
+    "unlikely": "there is something to work with, but it is noisy, or the source sees neither",
+    "nothing": "there is nothing to work with",
+}
+"""The rules, as the page shows them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether weighting by this variance is likely to help, and what to change.
+
+    Args:
+        weighting: "likely", "possible", "unlikely" or "nothing".
+        lines: what the source can and can't see.
+        advice: what to change; may be empty.
+    """
+
+    weighting: str
+    lines: list[str]
+    advice: list[str]
+
+
+def judge(found: dict[str, Any]) -> Verdict:
+    """Args:
+    found: the sections of a diagnosis as plain values (`surefoot.diagnosis.diagnose`).
+    """
+    even = _is_even(found["heterogeneity"])
+    mistakes = _sees_mistakes(found["usefulness"])
+    seen = [kind for kind, one in found["far"].items() if _above_half(one["auroc"])]
+    fooled = [kind for kind, one in found["far"].items() if kind not in seen and _above_half(one["preferred"])]
+    distance = bool(found["far"]) and len(seen) > MOSTLY * len(found["far"])
+    reliability = found["heterogeneity"].get("reliability")
+    noisy = reliability is not None and reliability < NOISY
+    sees = 0 if noisy else int(mistakes) + int(distance)
+    weighting = "nothing" if even else ("unlikely", "possible", "likely")[sees]
+    lines = [
+        _on_accuracy(found["accuracy"]["overall"]),
+        _on_weighting("noisy" if noisy and not even else weighting, found["heterogeneity"]),
+        _on_reliability(reliability),
+        _on_mistakes(mistakes, found["usefulness"]),
+        *_on_distance(found["far"], seen, fooled),
+        *_on_offsets(found["disagreement"]),
+    ]
+    return Verdict(weighting, lines, _advice(found, even, noisy, mistakes, distance, fooled))
+
+
+def _is_even(found: dict[str, Any]) -> bool:
+    infinite = found["has_prior"] and found["prior_freedom"] is None
+    return infinite or found["variation"] is None or found["variation"] < EVEN
+
+
+def _above_half(interval: dict[str, Any]) -> bool:
+    return interval["low"] is not None and interval["low"] > 0.5
+
+
+def _sees_mistakes(found: dict[str, Any]) -> bool:
+    return _adds_to_margin(found) or _above_half(found["auroc"]["variance"])
+
+
+def _adds_to_margin(found: dict[str, Any]) -> bool:
+    above = found["above_baseline"]["sd_over_margin"]
+    return above["low"] is not None and above["low"] > 0
+
+
+def _shown(interval: dict[str, Any]) -> str:
+    if interval["value"] is None:
+        return "unknown"
+    if interval["low"] is None:
+        return f"{interval['value']:.2f}"
+    return f"{interval['value']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
+
+
+def _on_accuracy(overall: dict[str, Any]) -> str:
+    chance = overall["low"] <= 0.5 <= overall["high"]
+    tail = ", which can't be told from chance: nothing learnt here is to be trusted" if chance else ""
+    return f"It ranks {_shown(overall)} of {overall['n']} pairs as the annotators did{tail}."
+
+
+_WEIGHTING = {
+    "likely": "Weighting by this variance is likely to help: it differs between completions ({variation}) and says "
+    "something of mistakes and of distance from the data.",
+    "possible": "Weighting by this variance may help: it differs between completions ({variation}) and says something "
+    "of mistakes or of distance from the data, but not of both.",
+    "unlikely": "Weighting by this variance is unlikely to help: it differs between completions ({variation}), but "
+    "tells neither mistakes nor far texts.",
+    "noisy": "Weighting by this variance is unlikely to help: it differs between completions ({variation}), but "
+    "weights made of it are mostly noise.",
+    "nothing": "Weighting has nothing to work with: the variance is about the same for all completions ({variation}), "
+    "and the run will be much like preset='mean'.",
+}
+
+
+def _on_weighting(weighting: str, found: dict[str, Any]) -> str:
+    value = found["variation"]
+    return _WEIGHTING[weighting].format(
+        variation="coefficient of variation of the weights " + ("unknown" if value is None else f"{value:.2f}")
+    )
+
+
+def _on_reliability(value: float | None) -> str:
+    if value is None:
+        return "The reliability of the variance is unknown: it takes four members or more, or a closed form."
+    told = f"The reliability of the variance is {value:.2f} (1 at most)"
+    if value < NOISY:
+        return f"{told}, below {NOISY:.2f}: two halves of the members don't agree on which completions are uncertain."
+    return f"{told}; below {NOISY:.2f} weights made of it would be mostly noise."
+
+
+def _on_mistakes(sees: bool, found: dict[str, Any]) -> str:
+    auroc = found["auroc"]
+    if auroc["margin"]["value"] is None:
+        return "The mean made no mistake (or only mistakes) on these pairs: nothing can be said of predicting them."
+    if _adds_to_margin(found):
+        what = "The variance tells mistakes that the size of the margin doesn't"
+    elif sees:
+        what = "The variance tells mistakes from successes, but surely no better than the size of the margin does"
+    else:
+        what = "The variance doesn't tell mistakes"
+    return (
+        f"{what}: AUROC of sd over |margin| {_shown(auroc['sd_over_margin'])}, of −|margin| alone "
+        f"{_shown(auroc['margin'])}, of the variance alone {_shown(auroc['variance'])}."
+    )
+
+
+def _on_distance(found: dict[str, Any], seen: list[str], fooled: list[str]) -> list[str]:
+    if not found:
+        return []
+    lines = [
+        f"Its variance is larger on {len(seen)} of {len(found)} kinds of far text"
+        + (f" ({', '.join(named(kind) for kind in seen)})." if seen else ".")
+    ]
+    if fooled:
+        lines.append(
+            f"It is fooled and doesn't know it by {', '.join(named(kind) for kind in fooled)}: these score above the "
+            "ordinary replies they replace, and the variance is no larger."
+        )
+    return lines
+
+
+def _on_offsets(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    return [
+        f"{found['offset_per_prompt']:.0%} of the members' raw variance is mere offset, which preferences can't see; "
+        "surefoot centres it away, and an uncentred variance would count it as disagreement."
+    ]
+
+
+def named(kind: str) -> str:
+    """A kind of far text in words."""
+    return {
+        "shuffled": "shuffled words",
+        "repeated": "one phrase repeated",
+        "constant": "one constant answer",
+        "other_prompt": "replies to other prompts",
+        "short": "one-word replies",
+        "long": "six replies in one",
+        "foreign": "other languages",
+    }.get(kind, kind)
+
+
+def _advice(
+    found: dict[str, Any], even: bool, noisy: bool, mistakes: bool, distance: bool, fooled: list[str]
+) -> list[str]:
+    advice = []
+    members = found["disagreement"]
+    if found["accuracy"]["overall"]["low"] <= 0.5:
+        advice.append("Get more or better preferences, or a larger base model, before any policy is trained.")
+    if members is not None and members["tau"] is not None and members["tau"] > ALIKE:
+        advice.append(
+            f"The members are nearly one model (τ {members['tau']:.2f}): give each its own bootstrap or its own data, "
+            "or fine-tune whole models (kind: independent)."
+        )
+    if noisy:
+        advice.append(
+            "For a variance that is more than noise: a linear head with its posterior (kind: linear), fifty heads "
+            "(kind: heads, members: 50), or a smoothed variance (variance: smoothed)."
+        )
+    if even and members is not None:
+        advice.append("For a variance that differs: bootstrap, prior functions, disjoint data, more members.")
+    if not distance and found["far"]:
+        advice.append("For text unlike the data: a distance-aware term (kind: laplace, distance: 1), other features.")
+    if not mistakes and not even:
+        advice.append("Compare with preset='mean' at the same KL budget before you trust the weights.")
+    if fooled:
+        advice.append("Put texts of the kinds that fool it among the rejected sides of the training pairs.")
+    factor = found["calibration"]["factor"]
+    if not 0.2 <= factor <= 5:
+        advice.append(
+            f"The variance is off by a factor of {factor:.2g}; weights don't notice, LCB and UWO do: train with "
+            "`surefoot reward`, which fits the factor, or scale κ."
+        )
+    return advice

@@ -1,0 +1,88 @@
+"""Checks that the metrics share: shapes, flags and unknown rows, with errors that name the field and the row."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from surefoot.errors import DataError
+from surefoot.metrics.intervals import Floats
+
+Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
+
+TIE = 1e-12
+"""Numbers this close (relative to the largest) are tied: σ(m) and 1 − σ(−m) differ by rounding alone."""
+
+
+def group_index(groups: ArrayLike, known: Booleans) -> Integers:
+    """0, 1, … for the groups of the known rows."""
+    found = np.asarray(groups)
+    if found.shape != known.shape:
+        raise DataError(f"groups has shape {found.shape}, but there are {len(known)} values; give one group per value")
+    if found.dtype.kind == "f" and np.isnan(found).any():
+        raise DataError(f"groups is NaN in row {int(np.argmax(np.isnan(found)))}; every row needs a group")
+    return np.unique(found[known], return_inverse=True)[1]
+
+
+def one_row(name: str, values: ArrayLike) -> Floats:
+    found = np.asarray(values, dtype=np.float64)
+    if found.ndim != 1:
+        raise DataError(f"{name} has shape {found.shape}; give one dimension, one number per row")
+    return found
+
+
+def table(name: str, values: ArrayLike) -> Floats:
+    """(pairs, members) without the pairs that hold a NaN."""
+    found = np.asarray(values, dtype=np.float64)
+    if found.ndim != 2 or found.shape[1] == 0:
+        raise DataError(f"{name} has shape {found.shape}; give (pairs, members) with at least one member")
+    return found[~np.isnan(found).any(axis=1)]
+
+
+def same_length(**named: Floats) -> None:
+    lengths = {name: len(values) for name, values in named.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"the rows must match, but the lengths are {lengths}")
+
+
+def known_rows(**named: ArrayLike) -> list[Floats]:
+    rows = {name: one_row(name, values) for name, values in named.items()}
+    same_length(**rows)
+    known = ~np.any([np.isnan(values) for values in rows.values()], axis=0)
+    return [values[known] for values in rows.values()]
+
+
+def probabilities(p: ArrayLike) -> Floats:
+    found = one_row("p", p)
+    outside = (found < 0) | (found > 1)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise DataError(f"p in row {row} is {found[row]}, which is no probability; choice_probabilities makes them")
+    return found[~np.isnan(found)]
+
+
+def flags(name: str, values: Floats) -> Booleans:
+    other = (values != 0) & (values != 1)
+    if other.any():
+        raise DataError(f"{name} holds {values[other][0]}; give booleans, or NaN where unknown")
+    return values == 1
+
+
+def refuse_infinite(**named: Floats) -> None:
+    for name, values in named.items():
+        infinite = np.isinf(values)
+        if infinite.any():
+            row = int(np.argmax(infinite))
+            raise DataError(f"{name} in row {row} is {values[row]}; give NaN where it is unknown")
+
+
+def nulls(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
+def levels_of(rising: Floats, tolerance: float) -> Integers:
+    """0, 1, 2 …: one level for sorted values whose gaps are within the tolerance."""
+    return np.concatenate([np.zeros(min(1, len(rising)), np.int64), np.cumsum(np.diff(rising) > tolerance)])

@@ -1,0 +1,350 @@
+"""Statistics that compare aligned policies over runs: along a trajectory, at equal KL, and over many methods.
+
+`statistics.py` holds what any set of numbers has (intervals, tests, ranks); here are the trajectories and designs of a
+risk study. An unknown value is NaN, and a level that a run never reached is unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import optimize, stats
+
+from surefoot.metrics.intervals import Floats, Interval, wilson_bounds
+
+__all__ = [
+    "Frontier",
+    "detectable_difference",
+    "detectable_risk_difference",
+    "frontier",
+    "holm",
+    "matched_level",
+    "over_optimisation_gap",
+    "prompt_risk",
+    "prompt_risk_difference",
+    "running_mean",
+    "settled_value",
+    "values_at",
+]
+
+Path = tuple[Floats, Floats]
+"""KL from the reference, and a value, both (steps,) in the order of training."""
+
+
+def running_mean(values: ArrayLike, window: int) -> Floats:
+    """Means of `window` neighbours: (steps,) → (steps − window + 1,); of all of them if there are fewer.
+
+    >>> running_mean([1.0, 2.0, 6.0], 2).tolist(), running_mean([1.0, 3.0], 7).tolist()
+    ([1.5, 4.0], [2.0])
+    """
+    if window < 1:
+        raise ValueError(f"a window of {window} values has no mean")
+    found = np.asarray(values, dtype=np.float64)
+    if not len(found):
+        return found
+    width = min(window, len(found))
+    return np.convolve(found, np.full(width, 1.0 / width), mode="valid")
+
+
+def over_optimisation_gap(gold: ArrayLike, window: int) -> float:
+    """Best running mean of the true reward along a run minus its last one: what stopping in time would have kept.
+
+    Never negative, and above 0 for a flat noisy run, because the best of many noisy means is picked: compare it
+    between methods, not with 0. NaN for fewer than window + 1 known values.
+
+    >>> over_optimisation_gap([0.0, 2.0, 4.0, 2.0, 0.0], window=2)
+    2.0
+    """
+    found = np.asarray(gold, dtype=np.float64)
+    smooth = running_mean(found[~np.isnan(found)], window)
+    return float(smooth.max() - smooth[-1]) if len(smooth) > 1 else math.nan
+
+
+def values_at(kl: ArrayLike, values: ArrayLike, levels: ArrayLike) -> Floats:
+    """The value where the KL first reaches each level, linear between the steps before and after.
+
+    Args:
+        kl, values: (steps,) in the order of training; smooth them first, a batch's KL is noisy.
+        levels: (levels,) nats.
+
+    Returns:
+        (levels,); NaN where the run never reached the level, or began above it.
+
+    >>> values_at([0.0, 2.0, 1.0, 4.0], [0.0, 1.0, 9.0, 3.0], [1.0, 2.0, 3.0, 5.0]).tolist()
+    [0.5, 1.0, 5.0, nan]
+    """
+    x, y, at = (np.asarray(each, dtype=np.float64) for each in (kl, values, levels))
+    if not len(x):
+        return np.full(at.shape, math.nan)
+    after = np.searchsorted(np.maximum.accumulate(x), at, side="left")
+    right, left = np.minimum(after, len(x) - 1), np.maximum(np.minimum(after, len(x) - 1) - 1, 0)
+    step = np.where(x[right] > x[left], x[right] - x[left], 1.0)
+    found = y[left] + (y[right] - y[left]) * (at - x[left]) / step
+    found = np.where((after == 0) & (at == x[0]), y[0], found)
+    return np.where((after == len(x)) | ((after == 0) & (at < x[0])), math.nan, found)
+
+
+def settled_value(
+    kl: ArrayLike, values: ArrayLike, level: float, within: float, *, window: int = 7, least: int = 5
+) -> float:
+    """Mean value at about one KL once a run has settled: over the steps of its second half whose smoothed KL is near.
+
+    Where a level is first reached a run is still on its way up, and one that climbs faster passes there with less
+    behind it; at the same KL its value goes on growing. Late in the run that is over.
+
+    Args:
+        kl, values: (steps,) in the order of training, not smoothed.
+        level, within: the KL and how far from it still counts as equal, in nats.
+        window: steps of the centred running mean of the KL; the ends are continued.
+        least: steps that must be near.
+
+    Returns:
+        NaN if fewer than `least` steps are near the level.
+
+    >>> settled_value([1.0] * 10 + [4.0] * 10, [0.0] * 10 + [3.0] * 10, level=4.0, within=0.5)
+    3.0
+    """
+    x, y = (np.asarray(each, dtype=np.float64) for each in (kl, values))
+    if not len(x):
+        return math.nan
+    before, after = (window - 1) // 2, window // 2
+    smooth = np.convolve(np.pad(x, (before, after), mode="edge"), np.full(window, 1.0 / window), mode="valid")
+    near = np.abs(smooth - level) <= within
+    near[: len(x) // 2] = False
+    return float(y[near].mean()) if near.sum() >= least else math.nan
+
+
+def matched_level(peaks: Sequence[ArrayLike], share: float = 0.9) -> float:
+    """The largest KL that at least `share` of the runs of every method reached; NaN if a method has no run.
+
+    The largest KL of all would hang on the one run that moved least; those that fell short are unknown there, and
+    are to be counted.
+
+    Args:
+        peaks: for each method the largest KL of each of its runs.
+
+    >>> matched_level([[5.0, 6.0, 7.0, 1.0], [4.0, 4.5, 9.0, 9.0]], share=0.75)
+    4.5
+    """
+    levels = []
+    for peak in peaks:
+        falling = np.sort(np.asarray(peak, dtype=np.float64))[::-1]
+        needed = math.ceil(share * len(falling) - 1e-9)
+        levels.append(float(falling[needed - 1]) if len(falling) else math.nan)
+    return math.nan if not levels or any(math.isnan(level) for level in levels) else min(levels)
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """Mean over runs of a value at each KL level, its pointwise interval, and the runs that reached the level."""
+
+    levels: Floats
+    mean: Floats
+    low: Floats
+    high: Floats
+    n: Floats
+
+
+def frontier(paths: Sequence[Path], levels: ArrayLike, confidence: float = 0.95) -> Frontier:
+    """Value against KL over runs, with Student's interval at each level: mean ± t(n−1) · sd/√n, sd with ddof=1.
+
+    The band is pointwise: it holds at one level, not at all of them together. Where n falls, the mean is of the runs
+    that got so far, which need not be like the others. Unknown without runs; the interval, for fewer than two.
+    """
+    at = np.asarray(levels, dtype=np.float64)
+    rows = np.array([values_at(kl, values, at) for kl, values in paths]).reshape(len(paths), len(at))
+    known = ~np.isnan(rows)
+    n = known.sum(axis=0).astype(np.float64)
+    some, several = np.where(n > 0, n, math.nan), np.where(n > 1, n, math.nan)
+    mean = np.where(known, rows, 0.0).sum(axis=0) / some
+    squares = np.where(known, rows - mean, 0.0) ** 2
+    sd = np.sqrt(squares.sum(axis=0) / (several - 1))
+    half = stats.t.ppf(0.5 + confidence / 2, several - 1) * sd / np.sqrt(several)
+    return Frontier(at, mean, mean - half, mean + half, n)
+
+
+def holm(p: ArrayLike) -> Floats:
+    """Holm's adjusted p-values: that all rejections at α are right has probability 1 − α (Holm 1979).
+
+    p₍ᵢ₎ becomes the largest of (m − j + 1)·p₍ⱼ₎ over j ≤ i, at most 1. An unknown p stays unknown and isn't counted.
+
+    >>> holm([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    found = np.asarray(p, dtype=np.float64)
+    known = np.flatnonzero(~np.isnan(found))
+    order = known[np.argsort(found[known], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    adjusted = np.full(found.shape, math.nan)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * found[order]))
+    return adjusted
+
+
+def detectable_difference(differences: ArrayLike, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The smallest mean paired difference that so many runs would find, given the spread of those observed.
+
+    The δ at which a two-sided paired t-test at level `alpha` rejects with probability `power`:
+    P(|T| > t(n−1, 1−α/2)) with T noncentral t, n − 1 degrees of freedom, noncentrality δ√n/sd (ddof=1). It depends on
+    the observed spread alone, not on the observed mean; at small n that spread is itself rough. In the units of the
+    differences; NaN for fewer than two.
+    """
+    found = np.asarray(differences, dtype=np.float64)
+    found = found[~np.isnan(found)]
+    if len(found) < 2:
+        return math.nan
+    return _noncentrality(len(found), alpha, power) * float(found.std(ddof=1)) / math.sqrt(len(found))
+
+
+@lru_cache(maxsize=512)
+def _noncentrality(n: int, alpha: float, power: float) -> float:
+    critical = float(stats.t.ppf(1 - alpha / 2, n - 1))
+
+    def excess(shift: float) -> float:
+        tails = (stats.nct.sf(critical, n - 1, shift), stats.nct.cdf(-critical, n - 1, shift))
+        return float(np.nansum(tails)) - power  # SciPy gives NaN for a far tail that is 0 to rounding
+
+    high = 1.0
+    while excess(high) < 0:
+        high *= 1.5
+    return float(optimize.brentq(excess, 1e-9, high))
+
+
+def detectable_risk_difference(risk: float, n: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """By how much a risk must fall below `risk` for n paired runs to find it; NaN if not even a fall to 0 would do.
+
+    Found means that McNemar's exact test, two-sided at `alpha`, rejects with probability `power`. Of n pairs
+    m ~ Bin(n, a + b) are discordant, a = risk·(1 − lower) and b = lower·(1 − risk), and of those Bin(m, a/(a + b)) are
+    losses of the riskier method. Losses of a pair are taken as independent; where they go together, smaller falls are
+    found (Connor 1987).
+
+    >>> round(detectable_risk_difference(0.5, 50), 3), detectable_risk_difference(0.1, 12)
+    (0.287, nan)
+    """
+    if math.isnan(risk) or n < 1:
+        return math.nan
+
+    def excess(lower: float) -> float:
+        return _mcnemar_power(risk, lower, n, alpha) - power
+
+    return risk - float(optimize.brentq(excess, 0.0, risk)) if excess(0.0) >= 0 else math.nan
+
+
+def _mcnemar_power(risk: float, lower: float, n: int, alpha: float) -> float:
+    more, less = risk * (1 - lower), lower * (1 - risk)
+    if more + less == 0:
+        return 0.0
+    discordant = np.arange(n + 1)
+    most = _most_losses(n, alpha)
+    tails = stats.binom.cdf(most, discordant, less / (more + less)) + stats.binom.cdf(
+        most, discordant, more / (more + less)
+    )
+    return float((stats.binom.pmf(discordant, n, more + less) * tails).sum())
+
+
+@lru_cache(maxsize=64)
+def _most_losses(n: int, alpha: float) -> Floats:
+    """For 0 to n discordant pairs, the largest smaller count at which the exact test rejects; −1 if it can't."""
+    counts = np.arange(n + 1)
+    quantile = stats.binom.ppf(alpha / 2, counts, 0.5)
+    return np.where(2 * stats.binom.cdf(quantile, counts, 0.5) <= alpha, quantile, quantile - 1)
+
+
+def prompt_risk(
+    gains: ArrayLike, rng: np.random.Generator, *, draws: int = 4000, confidence: float = 0.95
+) -> Interval:
+    """Share of prompts on which the final policy is worse than the reference (gain < 0), over runs and prompts.
+
+    The interval is Wilson's with an effective number of observations, p(1 − p)/v, v the variance of the share p when
+    runs and prompts are both resampled (the pigeonhole bootstrap, Owen 2007, arXiv:0712.1111), and Student's quantile
+    with min(runs, prompts) − 1 degrees of freedom. Near 0, where a good method should be, the bootstrap's own
+    percentiles cover far too seldom. If no gain is below 0, or all are, v is 0 and says nothing: then the number is
+    min(runs, prompts), as if each prompt, or each run, were worse altogether or not at all.
+
+    Args:
+        gains: (runs, prompts) mean true reward of the run's completions of the prompt minus the reference's; NaN where
+            unknown, which isn't counted.
+
+    Returns:
+        Share of the known gains below 0, and the number of runs that have any. The interval is unknown (NaN) for fewer
+        than two runs or two prompts.
+
+    >>> found = prompt_risk([[-1.0, 2.0], [1.0, math.nan]], np.random.default_rng(0)); round(found.value, 4), found.n
+    (0.3333, 2)
+    """
+    worse = _dense(_below_zero(gains))
+    share, fewest = _share(worse), min(worse.shape)
+    if fewest < 2:
+        return Interval(share, math.nan, math.nan, len(worse))
+    variance = float(np.nanvar(_two_way_bootstrap(worse, rng, draws), ddof=1))
+    if not 0 < share < 1 or variance == 0:
+        bounds = wilson_bounds(share, float(fewest), float(stats.norm.ppf(0.5 + confidence / 2)))
+    else:
+        n = min(share * (1 - share) / variance, float((~np.isnan(worse)).sum()))
+        bounds = wilson_bounds(share, n, float(stats.t.ppf(0.5 + confidence / 2, fewest - 1)))
+    return Interval(share, *bounds, len(worse))
+
+
+def prompt_risk_difference(
+    gains: ArrayLike,
+    baseline: ArrayLike,
+    rng: np.random.Generator,
+    *,
+    draws: int = 4000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Prompt risk minus a baseline's at the same runs (seeds) and prompts, with its two-way percentile bootstrap.
+
+    Args:
+        gains, baseline: (runs, prompts), rows of one seed and columns of one prompt; NaN where unknown.
+
+    Returns:
+        Below 0 the method is better. Unknown without pairs; its interval is unknown for fewer than two runs or two
+        prompts, and where no difference stands out from the others, since resampling says nothing then.
+
+    >>> prompt_risk_difference([[1.0, 2.0]], [[-1.0, 1.0]], np.random.default_rng(0)).value
+    -0.5
+    """
+    differences = _dense(_below_zero(gains) - _below_zero(baseline))
+    mean = _share(differences)
+    if min(differences.shape) < 2 or np.nanmin(differences) == np.nanmax(differences):
+        return Interval(mean, math.nan, math.nan, len(differences))
+    means = _two_way_bootstrap(differences, rng, draws)
+    low, high = np.nanquantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return Interval(mean, float(low), float(high), len(differences))
+
+
+def _below_zero(gains: ArrayLike) -> Floats:
+    """1 where a gain is below 0, 0 where it isn't, NaN where it is unknown."""
+    x = np.asarray(gains, dtype=np.float64)
+    return np.where(np.isnan(x), math.nan, x < 0)
+
+
+def _dense(values: Floats) -> Floats:
+    """Without the rows and columns of which nothing is known."""
+    known = ~np.isnan(values)
+    return values[known.any(axis=1)][:, known.any(axis=0)]
+
+
+def _share(values: Floats) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+def _two_way_bootstrap(values: Floats, rng: np.random.Generator, draws: int) -> Floats:
+    """(draws,) means of the known values, rows and columns resampled independently of each other."""
+    known = ~np.isnan(values)
+    rows, columns = (_times_drawn(size, draws, rng) for size in values.shape)
+    total = ((rows @ np.where(known, values, 0.0)) * columns).sum(axis=1)
+    count = ((rows @ known.astype(np.float64)) * columns).sum(axis=1)
+    return total / np.where(count > 0, count, math.nan)
+
+
+def _times_drawn(size: int, draws: int, rng: np.random.Generator) -> Floats:
+    """(draws, size) how often each of `size` comes up in a bootstrap's draw of as many."""
+    picked = rng.integers(size, size=(draws, size)) + size * np.arange(draws)[:, None]
+    return np.bincount(picked.ravel(), minlength=draws * size).reshape(draws, size).astype(np.float64)

@@ -1,0 +1,105 @@
+"""Your own function as a reward source: one that gives members' scores, or one that gives a mean and a variance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from surefoot.errors import DataError, ModelError
+from surefoot.rewards.source import MemberSource, RewardSource, given_estimate, plain_constants
+from surefoot.rewards.trunk.text_encoder import check_rows
+from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate, Text
+
+__all__ = ["FunctionMembers", "FunctionReward"]
+
+
+class FunctionMembers(MemberSource):
+    """K members given by one function.
+
+    Args:
+        function: (prompts, completions) to K scores for each, as a (batch, members) tensor or nested lists; NaN
+            where a member couldn't score.
+        num_members: K.
+        name: shown in logs.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Sequence[Text], Sequence[Text]], Float[Tensor, "batch members"] | list[list[float]]],
+        num_members: int,
+        name: str = "function",
+    ) -> None:
+        self.function = function
+        self.name = name
+        self._count = num_members
+
+    @property
+    def num_members(self) -> int:
+        return self._count
+
+    def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
+        check_rows(prompts, completions)
+        scores = torch.as_tensor(self.function(prompts, completions), dtype=torch.float32)
+        if scores.shape != (len(prompts), self._count):
+            raise DataError(
+                f"reward function '{self.name}' gave scores of shape {tuple(scores.shape)} for {len(prompts)} "
+                f"completions and {self._count} members; expected ({len(prompts)}, {self._count})"
+            )
+        return scores
+
+    def save(self, directory: str | Path) -> None:
+        raise ModelError(f"'{self.name}' is a Python function and can't be saved; save the module it lives in")
+
+
+class FunctionReward(RewardSource):
+    """A reward and its variance, both given by one function.
+
+    The variance is taken as it is given: nothing is known of how the errors of one prompt's completions hang together,
+    so it can't be centred, and margins add the variances of their sides.
+
+    Args:
+        function: (prompts, completions) to (means, variances), each of one number per completion; NaN where unscored.
+        name: shown in logs.
+    """
+
+    centred = False
+
+    def __init__(
+        self,
+        function: Callable[[Sequence[Text], Sequence[Text]], tuple[Sequence[float], Sequence[float]]],
+        name: str = "function",
+    ) -> None:
+        self.function, self.name = function, name
+
+    def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
+        check_rows(prompts, completions)
+        mean, variance = (torch.as_tensor(x, dtype=torch.float32) for x in self.function(prompts, completions))
+        for what, values in (("means", mean), ("variances", variance)):
+            if values.shape != (len(prompts),):
+                raise DataError(
+                    f"reward function '{self.name}' gave {what} of shape {tuple(values.shape)} for {len(prompts)} "
+                    f"completions; expected ({len(prompts)},)"
+                )
+        if bool((variance < 0).any()):
+            row = int((variance < 0).nonzero()[0])
+            raise DataError(f"reward function '{self.name}' gave a variance of {float(variance[row])} in row {row}")
+        return torch.stack([mean, variance], dim=1)
+
+    def _estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> RewardEstimate:
+        return given_estimate(scores[:, 0], scores[:, 1])
+
+    def margins(
+        self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
+    ) -> MarginEstimate:
+        a, b = self.estimate(chosen), self.estimate(rejected)
+        return MarginEstimate(a.mean - b.mean, a.variance + b.variance)
+
+    def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
+        return plain_constants(scores[:, 0])
+
+    def save(self, directory: str | Path) -> None:
+        raise ModelError(f"'{self.name}' is a Python function and can't be saved; save the module it lives in")

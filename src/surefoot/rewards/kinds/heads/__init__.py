@@ -1,0 +1,1 @@
+"""Members as heads on one shared trunk."""

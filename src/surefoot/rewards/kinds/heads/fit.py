@@ -1,0 +1,165 @@
+"""Train all heads of a shared trunk in one pass over cached features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from datasets import Dataset
+from jaxtyping import Float
+from torch import Tensor
+
+from surefoot.data.preferences import data_hash
+from surefoot.errors import ConfigError
+from surefoot.files import fingerprint
+from surefoot.rewards.kinds.heads.source import Heads, HeadShape, SharedTrunkHeads
+from surefoot.rewards.kinds.heads.trunk_training import train_trunk
+from surefoot.rewards.trunk.bootstrap import Bootstrap, bootstrap_weights
+from surefoot.rewards.trunk.bradley_terry_loop import Plan
+from surefoot.rewards.trunk.feature_cache import FeatureCache, Pooling
+from surefoot.rewards.trunk.loading import choose_device, load_encoder, load_trunk
+from surefoot.rewards.trunk.text_encoder import encode_pairs
+
+__all__ = ["HeadsConfig", "fit_heads", "train_heads"]
+
+
+@dataclass(slots=True)
+class HeadsConfig:
+    """Settings of shared-trunk heads.
+
+    The defaults are for a few thousand pairs. `weight_decay` matters: without it linear heads on few pairs separate
+    the data and grow without bound.
+    """
+
+    members: int = 50
+    seed: int = 0
+    head: Literal["linear", "mlp"] = field(
+        default="linear", metadata={"help": "linear, or mlp with one hidden layer."}
+    )
+    hidden: int = 64
+    pooling: Pooling = field(default="mean", metadata={"help": "last (decoders), mean, or cls (BERT-style)."})
+    layer: int = field(
+        default=-1,
+        metadata={"help": "Hidden state to read: -1 the last. A causal model's last layer is about the next token."},
+    )
+    bootstrap: Bootstrap = field(default="poisson", metadata={"help": "none, poisson or exponential."})
+    prior_scale: float = field(default=0.0, metadata={"help": "Size of the fixed random function in each head."})
+    learning_rate: float = 3e-3
+    weight_decay: float = 1.0
+    epochs: int = 10
+    batch_size: int = 64
+    trunk_epochs: int = field(
+        default=0, metadata={"help": "Epochs of trunk and heads together, after the heads alone; 0 freezes the trunk."}
+    )
+    trunk_learning_rate: float = 2e-5
+    trunk_batch_size: int = 16
+    max_length: int = 512
+    overlong: Literal["drop", "truncate"] = "drop"
+
+
+def train_heads(
+    pairs: Dataset,
+    trunk: str | Path,
+    config: HeadsConfig,
+    *,
+    cache_directory: str | Path | None = None,
+    directory: str | Path | None = None,
+    device: str | torch.device | None = None,
+    on_progress: Callable[[str, float], None] | None = None,
+) -> SharedTrunkHeads:
+    """Features of the frozen trunk once, then K heads together, then the trunk with them if `trunk_epochs` says so.
+
+    Args:
+        pairs: `prompt`, `chosen`, `rejected` and perhaps `margin`, checked (`surefoot.data.preferences`).
+        trunk: directory or hub name of any model that `AutoModel` loads.
+        cache_directory: keeps features between runs.
+        directory: keeps a checkpoint of the trunk's training, from which the same call goes on.
+        on_progress: called with (what is being done, share done).
+
+    Raises:
+        DataError: all pairs are too long. ModelError: the trunk can't be loaded, or its tokenizer can't pad.
+    """
+    if config.trunk_epochs < 0 or config.trunk_batch_size < 1:
+        raise ConfigError(
+            "trunk_epochs must not be negative and trunk_batch_size must be at least 1, got "
+            f"{config.trunk_epochs} and {config.trunk_batch_size}"
+        )
+    model = load_trunk(trunk, choose_device(device))
+    encoder = load_encoder(trunk, model, config.max_length)
+    encoded = encode_pairs(pairs, encoder, overlong=config.overlong)
+    chosen_ids, rejected_ids = list(encoded["chosen_ids"]), list(encoded["rejected_ids"])
+    cache = FeatureCache(cache_directory)
+    pad = encoder.tokenizer.pad_token_id
+    report = on_progress or (lambda what, share: None)
+    features = cache.get(
+        model,
+        chosen_ids + rejected_ids,
+        pooling=config.pooling,
+        layer=config.layer,
+        pad_token_id=pad,
+        on_progress=lambda share: report("features", share),
+    )
+    rows = list(zip(chosen_ids, rejected_ids, strict=True))
+    weights = bootstrap_weights(rows, config.members, config.seed, config.bootstrap)
+    margins = torch.tensor(encoded["margin"]) if "margin" in encoded.column_names else torch.zeros(len(rows))
+    heads = fit_heads(features[: len(rows)], features[len(rows) :], weights, margins, config, report)
+    if config.trunk_epochs > 0:
+        train_trunk(
+            model,
+            heads,
+            rows,
+            weights,
+            margins,
+            Plan(len(rows), config.trunk_epochs, config.trunk_batch_size, config.seed),
+            learning_rate=config.trunk_learning_rate,
+            weight_decay=config.weight_decay,
+            pooling=config.pooling,
+            layer=config.layer,
+            pad_token_id=pad,
+            receipt=fingerprint([asdict(config), str(trunk), data_hash(encoded)]),
+            directory=None if directory is None else Path(directory),
+            on_step=lambda share: report("trunk", share),
+        )
+    return SharedTrunkHeads(model, encoder, heads, config.pooling, config.layer)
+
+
+def fit_heads(
+    chosen: Float[Tensor, "pairs features"],
+    rejected: Float[Tensor, "pairs features"],
+    weights: Float[Tensor, "pairs members"],
+    margins: Float[Tensor, "pairs"],
+    config: HeadsConfig,
+    on_progress: Callable[[str, float], None] | None = None,
+) -> Heads:
+    """Minimise each head's weighted Bradley-Terry loss, −w log σ(r(chosen) − r(rejected) − margin), by AdamW.
+
+    Heads don't interact: the loss is their sum, and AdamW works on each number alone. Head k comes out the same
+    whether it is trained alone or with others (same weights, same order of pairs).
+
+    Args:
+        weights: how much each pair counts for each head.
+        margins: in reward, as in TRL's RewardTrainer.
+    """
+    if config.epochs < 1 or config.batch_size < 1:
+        raise ConfigError(f"epochs and batch_size must be at least 1, got {config.epochs} and {config.batch_size}")
+    shape = HeadShape(config.members, chosen.shape[1], config.head, config.hidden, config.prior_scale)
+    heads = Heads(shape, config.seed)
+    heads.standardise(torch.cat([chosen, rejected]))
+    optimiser = torch.optim.AdamW(heads.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    steps = config.epochs * -(-len(chosen) // config.batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    order = torch.Generator().manual_seed(config.seed)
+    for epoch in range(config.epochs):
+        for batch in torch.randperm(len(chosen), generator=order).split(config.batch_size):
+            difference = heads(chosen[batch]) - heads(rejected[batch]) - margins[batch, None]
+            loss = (torch.nn.functional.softplus(-difference) * weights[batch]).mean(dim=0).sum()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        if on_progress is not None:
+            on_progress("heads", (epoch + 1) / config.epochs)
+    return heads.eval()

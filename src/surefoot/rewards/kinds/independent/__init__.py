@@ -1,0 +1,1 @@
+"""Members as reward models of their own."""

@@ -1,0 +1,133 @@
+"""Where a saved judge is asked, with which key, and where its replies are kept: the caller says, its files never do.
+
+A directory that somebody else made could otherwise send any environment variable to any host, together with the
+prompts, and write a file anywhere. So `source.json` keeps the judge's model, rubric and how it is asked; the rest
+comes from `load_source(directory, judge=...)`, from the settings of a command, or from the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from surefoot.errors import ConfigError
+from surefoot.rewards.kinds.judge.config import OPENAI
+
+__all__ = ["VARIABLES", "JudgeAccess", "JudgeArguments", "access_of", "given"]
+
+_NAMES = ("judge_endpoint", "judge_key_variable", "judge_cache", "judges")
+VARIABLES = {name: f"SUREFOOT_{name.upper()}" for name in _NAMES}
+"""Environment variable of each setting of `JudgeArguments`; worker processes have them from the command."""
+
+
+@dataclass(frozen=True)
+class JudgeAccess:
+    """How to reach one judge.
+
+    Args:
+        endpoint, key_variable, cache: as in `JudgeConfig`.
+    """
+
+    endpoint: str
+    key_variable: str | None = None
+    cache: str | None = None
+
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, Any]) -> JudgeAccess | None:
+        """What settings of `surefoot reward` with `kind: judge` say; None for another kind."""
+        if settings.get("kind") != "judge":
+            return None
+        return cls(settings.get("endpoint") or OPENAI, settings.get("key_variable"), settings.get("cache"))
+
+
+@dataclass
+class JudgeArguments:
+    """Where saved judges among the sources are asked; their own files don't say it (docs/judge.md)."""
+
+    judge_endpoint: str | None = field(
+        default=None, metadata={"help": "Of a saved judge: address of the OpenAI-compatible server to ask."}
+    )
+    judge_key_variable: str | None = field(
+        default=None, metadata={"help": "Of a saved judge: environment variable that holds the server's key."}
+    )
+    judge_cache: str | None = field(
+        default=None, metadata={"help": "Of a saved judge: SQLite file of replies; the user's if none."}
+    )
+    judges: str | None = field(
+        default=None,
+        metadata={"help": "For several judges: YAML file of `model: {endpoint: …, key_variable: …, cache: …}`."},
+    )
+
+    def publish(self) -> None:
+        """Put what was given into the environment, where this process and its workers look for it."""
+        for name, variable in VARIABLES.items():
+            if getattr(self, name) is not None:
+                os.environ[variable] = str(getattr(self, name))
+
+
+_GIVEN: ContextVar[JudgeAccess | Mapping[str, JudgeAccess] | None] = ContextVar("judge", default=None)
+
+
+@contextmanager
+def given(judge: JudgeAccess | Mapping[str, JudgeAccess] | None) -> Iterator[None]:
+    """Judges that are loaded inside, also as parts of other sources, are asked there; None changes nothing."""
+    if judge is None:
+        yield
+        return
+    token = _GIVEN.set(judge)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
+
+
+def access_of(model: str, directory: str | Path) -> JudgeAccess:
+    """What the caller says about a judge: the argument first, then the file of several judges, then the endpoint.
+
+    Args:
+        model: the judge's name at its endpoint.
+        directory: of the saved judge; in the error.
+
+    Raises:
+        ConfigError: nobody says where to ask it.
+    """
+    judge = _GIVEN.get()
+    if isinstance(judge, JudgeAccess):
+        return judge
+    named = dict(judge or {}) | ({} if judge else _in_file(os.environ.get(VARIABLES["judges"])))
+    if model in named:
+        return named[model]
+    endpoint = os.environ.get(VARIABLES["judge_endpoint"])
+    if endpoint:
+        key, cache = (os.environ.get(VARIABLES[name]) or None for name in ("judge_key_variable", "judge_cache"))
+        return JudgeAccess(endpoint, key, cache)
+    raise ConfigError(
+        f"{directory} is a judge, '{model}', and its files don't decide where your prompts and key go: give "
+        "--judge_endpoint URL (and --judge_key_variable NAME, --judge_cache FILE), set SUREFOOT_JUDGE_ENDPOINT (and "
+        "SUREFOOT_JUDGE_KEY_VARIABLE, SUREFOOT_JUDGE_CACHE), or in Python "
+        "load_source(directory, judge=JudgeAccess(endpoint=..., key_variable=...)); several judges: --judges FILE"
+    )
+
+
+def _in_file(path: str | None) -> dict[str, JudgeAccess]:
+    if not path:
+        return {}
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"judges: can't read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"judges: {path} is not valid YAML: {error}") from None
+    known = {one.name for one in fields(JudgeAccess)}
+    if not isinstance(values, dict) or not all(
+        isinstance(value, dict) and "endpoint" in value and set(value) <= known for value in values.values()
+    ):
+        raise ConfigError(f"judges: {path} must hold `model: {{endpoint: …, key_variable: …, cache: …}}` lines")
+    return {str(model): JudgeAccess(**value) for model, value in values.items()}

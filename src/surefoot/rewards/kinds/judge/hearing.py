@@ -1,0 +1,89 @@
+"""How many of a judge's replies give a rating, and a stop where the first ones give none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from surefoot.errors import ModelError
+from surefoot.rewards.kinds.judge.messages import Reply
+
+if TYPE_CHECKING:
+    from surefoot.rewards.kinds.judge.readings import Outcome, Reading
+
+__all__ = ["Hearing"]
+
+_FIRST = 20
+"""Replies without any rating after which no more are paid for."""
+_EXAMPLE = 200
+"""Characters of a reply that are shown."""
+_ADVICE = {
+    "empty reply": "a thought takes all of max_tokens, perhaps: raise it, or turn thinking off by `parameters`",
+    "cut off": "raise max_tokens",
+    "no log-probabilities": "the server gives none to read: set reading: samples",
+    "the rating is not one token": "set reading: samples",
+    "rating off the scale": "the judge uses another scale: give a rubric with its scale",
+    "rating on another scale": "the judge uses another scale: give a rubric with its scale",
+    "": "ask for JSON by structured: json_schema or json_object, or take another model",
+}
+"""What to do, by how the reason begins."""
+
+
+class Hearing:
+    """Counts over a judge's life in this process.
+
+    Attributes:
+        replies: that came, from the server or the cache.
+        read: of them, those that gave a rating.
+        unread: the others by reason.
+        example: one of those, shortened.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.replies, self.read, self.example = 0, 0, ""
+        self.unread: Counter[str] = Counter()
+
+    def add(self, readings: Iterable[Reading], outcomes: Iterable[Outcome]) -> None:
+        """Count a completion's replies.
+
+        Raises:
+            ModelError: none of the first replies gave a rating; it shows one, and says what to do.
+        """
+        for reading, outcome in zip(readings, outcomes, strict=True):
+            if not isinstance(outcome, Reply):
+                continue
+            self.replies += 1
+            if reading.found is not None:
+                self.read += 1
+            else:
+                self.unread[reading.why] += 1
+                self.example = self.example or _short(outcome)
+        if self.replies >= _FIRST and not self.read:
+            raise ModelError(
+                f"none of the first {self.replies} replies of '{self.name}' gives a rating ({self.reasons}). One of "
+                f"them: {self.example}\nWhat to do: {self._advice()}"
+            )
+
+    @property
+    def reasons(self) -> str:
+        return ", ".join(f"{count} × {reason}" for reason, count in sorted(self.unread.items()))
+
+    @property
+    def line(self) -> str:
+        """The share of replies that gave a rating, in words."""
+        share = f" ({100 * self.read / self.replies:.0f}%)" if self.replies else ""
+        return f"replies with a rating: {self.read} of {self.replies}{share}" + (
+            f"; {self.reasons}" if self.unread else ""
+        )
+
+    def _advice(self) -> str:
+        reason = self.unread.most_common(1)[0][0]
+        return next(text for start, text in _ADVICE.items() if reason.startswith(start))
+
+
+def _short(reply: Reply) -> str:
+    text = " ".join(reply.content.split())
+    why = f" (finish_reason: {reply.finish})" if reply.finish else ""
+    return (f"“{text[:_EXAMPLE]}{'…' if len(text) > _EXAMPLE else ''}”" if text else "it is empty") + why

@@ -1,0 +1,368 @@
+"""A judge as a reward source: readings of an LLM's ratings, or of its comparisons with a reference answer."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from surefoot.errors import ConfigError, DataError, VarianceError
+from surefoot.files import read_json, whole_directory, write_json
+from surefoot.maths import ensemble
+from surefoot.rewards.kinds.judge import estimate as arithmetic
+from surefoot.rewards.kinds.judge.access import access_of
+from surefoot.rewards.kinds.judge.config import JudgeConfig
+from surefoot.rewards.kinds.judge.estimate import Components, Priors, Readings
+from surefoot.rewards.kinds.judge.extra import need
+from surefoot.rewards.kinds.judge.hearing import Hearing
+from surefoot.rewards.kinds.judge.ledger import Totals, totals
+from surefoot.rewards.kinds.judge.questions import Questions
+from surefoot.rewards.kinds.judge.references import load_references
+from surefoot.rewards.kinds.judge.reply_cache import ReplyCache, default_path
+from surefoot.rewards.kinds.judge.rubrics import Rubric, load_rubric
+from surefoot.rewards.source import SOURCE, RewardSource, save_calibration
+from surefoot.rewards.trunk.text_encoder import check_rows, prompt_keys
+from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate, Text, VariancePrior
+
+if TYPE_CHECKING:
+    from surefoot.rewards.kinds.judge.messages import Call
+    from surefoot.rewards.kinds.judge.readings import Outcome, Reading
+
+__all__ = ["JudgeSource"]
+
+_REFERENCES = "references.json"
+_OF_THE_CALLER = {"endpoint", "key_variable", "cache", "rubric", "references"}
+"""Settings that no file decides: hosts, variables and paths. The rubric and the references themselves are saved."""
+_CERTAIN = 1e9
+"""Stands for infinite prior degrees of freedom in a calibration's notes, which are plain numbers."""
+
+
+class JudgeSource(RewardSource):
+    """One judge.
+
+    Columns of a scored row: the mean over wordings of their mean ratings; then for each wording the mean, the sample
+    variance and the number of its valid replicates (infinite where a distribution was read). A row with fewer than
+    `min_valid` valid replicates is NaN throughout. See `judge.estimate` for what is made of them.
+
+    Args:
+        model: the judge's name at its endpoint.
+        config: everything else.
+        name: shown in logs; model and rubric if None.
+        rubric: instead of the one that the settings name.
+        references: reference answers by prompt, instead of the file that the settings name; completions are then
+            compared with them.
+
+    Raises:
+        ConfigError: the settings contradict each other, or the extra `judge` isn't installed.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        config: JudgeConfig | None = None,
+        *,
+        name: str | None = None,
+        rubric: Rubric | None = None,
+        references: Mapping[str, Text] | None = None,
+    ) -> None:
+        for package in ("openai", "aiolimiter", "pydantic"):
+            need(package)
+        self.model, self.config = model, config or JudgeConfig()
+        self.rubric = rubric or load_rubric(self.config.rubric)
+        if references is None and self.config.references is not None:
+            references = load_references(self.config.references)
+        self.references = references
+        self.name = name or f"{model} on {self.rubric.name}"
+        # The files are read: a saved judge names none, and its account is the same wherever it is loaded.
+        self.config = replace(self.config, rubric=self.rubric.name, references=None)
+        self.heard = Hearing(self.name)
+        self._check()
+        self.centred = self.has_variance  # one reply has no variance, so nothing needs an anchor
+
+    def _check(self) -> None:
+        count, config = len(self.rubric.wordings), self.config
+        if config.wordings is not None and config.wordings > count:
+            raise ConfigError(f"rubric '{self.rubric.name}' has {count} wordings, not {config.wordings}")
+        most = self.num_wordings * config.calls_per_wording
+        if config.min_valid is not None and config.min_valid > most:
+            raise ConfigError(f"min_valid is {config.min_valid}, but {most} replies are asked for each completion")
+        if config.reading == "logprobs":
+            if self.references is None and not (self.rubric.lowest >= 0 and self.rubric.highest <= 9):
+                raise ConfigError("reading: logprobs needs a scale of one-digit ratings, such as [1, 9]")
+            if config.variance_of == "mean" and self.num_wordings == 1:
+                raise ConfigError(
+                    "a distribution that was read has no error of its own: variance_of: mean needs at least two "
+                    "wordings, or use variance_of: reply"
+                )
+
+    @property
+    def num_wordings(self) -> int:
+        return self.config.wordings or len(self.rubric.wordings)
+
+    @property
+    def has_variance(self) -> bool:
+        """Whether more than one reply of one wording is asked for, or its distribution read."""
+        return self.num_wordings > 1 or self.config.reading == "logprobs" or self.config.samples > 1
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of a scored row."""
+        return 1 + 3 * self.num_wordings
+
+    @property
+    def max_pairs(self) -> int:
+        """Held-out pairs that `surefoot reward` measures it on."""
+        return self.config.max_pairs
+
+    @property
+    def min_valid(self) -> int:
+        usual = 1 if self.config.reading == "logprobs" else min(2, self.num_wordings * self.config.samples)
+        return self.config.min_valid or usual
+
+    @cached_property
+    def questions(self) -> Questions:
+        """What is asked of each completion."""
+        return Questions(self.model, self.config, self.rubric, self.num_wordings, paired=self.references is not None)
+
+    # --- scoring ------------------------------------------------------------------------------------------------
+
+    def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
+        """Ask the judge; replies that are in the cache are taken from there.
+
+        Warns of completions that stay unscored, with the reasons.
+
+        Raises:
+            RunError: the budget is spent, or the endpoint asks to wait longer than the deadline. ModelError: the
+                endpoint refuses the key or the model, or none of the first replies gives a rating. DataError: a prompt
+                has no reference answer.
+        """
+        from surefoot.rewards.kinds.judge.client import ask
+        from surefoot.rewards.kinds.judge.readings import copies, missing
+
+        check_rows(prompts, completions)
+        questions, reader = self.questions, self.questions.reader()
+        rows = zip(prompts, completions, self._references_of(prompts), strict=True)
+        row_of = partial(reader.row, wordings=self.num_wordings, min_valid=self.min_valid)
+
+        def read(calls: Sequence[Call], outcomes: Sequence[Outcome]) -> tuple[list[Reading], list[float]]:
+            """Readings, and the row that they make if none is a copy: other calls are in flight meanwhile."""
+            readings = reader.read(calls, outcomes)
+            self.heard.add(readings, outcomes)
+            return readings, row_of(readings, copied=set())
+
+        answers = ask(self.model, self.config, (questions.calls(*row) for row in rows), read)
+        readings = [reading for some, _ in answers.read for reading in some]
+        copied = copies(readings)
+        found = [row_of(some, copied=copied) if copied else early for some, early in answers.read]
+        scores = torch.tensor(found, dtype=torch.float32).reshape(len(found), self.num_columns)
+        unscored = int(scores[:, 0].isnan().sum())
+        if unscored:
+            self._warn(unscored, len(found), missing(readings, copied), answers.refusal)
+        return scores
+
+    def _references_of(self, prompts: Sequence[Text]) -> list[Text | None]:
+        if self.references is None:
+            return [None] * len(prompts)
+        keys = prompt_keys(prompts)
+        for row, key in enumerate(keys):
+            if key not in self.references:
+                raise DataError(f"row {row}: there is no reference answer to its prompt; '{self.name}' compares")
+        return [self.references[key] for key in keys]
+
+    def _warn(self, unscored: int, rows: int, missing: Mapping[str, int], refusal: str | None) -> None:
+        reasons = ", ".join(f"{count} × {reason}" for reason, count in sorted(missing.items()))
+        said = f"; the endpoint said: {refusal}" if refusal else ""
+        if self.config.reading == "logprobs" and any(reason.startswith("HTTP 4") for reason in missing):
+            said += "; if it gives no log-probabilities, set reading: samples"
+        said += f"; one reply without a rating: {self.heard.example}" if self.heard.example else ""
+        warnings.warn(
+            f"'{self.name}' left {unscored} of {rows} completions unscored, with fewer than {self.min_valid} valid "
+            f"replies ({reasons}){said}",
+            stacklevel=3,
+        )
+
+    def report(self, scores: Float[Tensor, "batch columns"], anchors: Anchors) -> dict[str, float | None]:
+        """Replies and those with a rating, so far in this process; raw mean variances of these rows, None if unknown.
+
+        Args:
+            scores: rows as `score` gave them.
+            anchors: one for each row.
+        """
+        found = self.components(scores, anchors)
+        means = {"variance_within": found.within.nanmean(), "variance_between": found.between.nanmean()}
+        known = {name: None if bool(value.isnan()) else float(value) for name, value in means.items()}
+        return {"replies": self.heard.replies, "replies_read": self.heard.read, **known}
+
+    def totals(self, since: float = 0.0) -> Totals:
+        """What this judge has cost so far, by all processes that share its cache."""
+        cache = ReplyCache(self.config.cache or default_path(), self.config.account(self.model))
+        try:
+            return totals(cache, since)
+        finally:
+            cache.close()
+
+    # --- arithmetic ---------------------------------------------------------------------------------------------
+
+    def components(
+        self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None = None, *, moderated: bool = False
+    ) -> Components:
+        """Within and between wordings, s² and s²/n; raw and unbiased if not `moderated`.
+
+        Args:
+            scores: rows as `score` gave them.
+            anchors: one for each row; None, or a NaN row of theirs, takes the mean over the calibration set.
+
+        Raises:
+            DataError: an anchor is missing and the source isn't calibrated; or the shapes disagree.
+        """
+        x = self._checked(scores)
+        return self._components(x, self._complete(x, anchors), moderated)
+
+    def _components(self, x: Float[Tensor, "batch columns"], anchors: Anchors, moderated: bool) -> Components:
+        readings = self._readings(x)
+        priors = self._priors(readings, anchors) if moderated else None
+        return arithmetic.components(readings, anchors, priors, self._floor)
+
+    def _estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> RewardEstimate:
+        if anchors is None:
+            return RewardEstimate(mean=scores[:, 0])
+        found = self._components(scores, anchors, self.config.variance == "moderated")
+        return RewardEstimate(
+            mean=found.wordings.nanmean(dim=1),
+            members=found.wordings if self.num_wordings > 1 else None,
+            epistemic=self._asked(found),
+            degrees_of_freedom=found.freedom.clamp(min=0),
+        )
+
+    def _asked(self, found: Components) -> Float[Tensor, "batch"]:
+        """The variance that `variance_of` names."""
+        return found.reply if self.config.variance_of == "reply" else found.mean
+
+    def margins(
+        self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
+    ) -> MarginEstimate:
+        """Paired wording by wording: what a wording adds to both sides cancels. Noise of both sides adds up.
+
+        Raises:
+            VarianceError: one reply of one wording was asked for.
+        """
+        if not self.has_variance:
+            raise VarianceError(f"'{self.name}' asks for one reply, which has no variance; raise samples or wordings")
+        ours, theirs = self._checked(chosen), self._checked(rejected)
+        prior = None if self.calibration is None else self._known_priors(self.calibration).within
+        priors = Priors(prior if self.config.variance == "moderated" else None, None)
+        # A margin is a reward that is centred by the other side: an anchor of one completion.
+        other = Anchors(theirs, "dataset", theirs.new_ones(len(theirs)))
+        found = arithmetic.components(self._readings(ours), other, priors, self._floor)
+        difference = self._readings(ours).means - self._readings(theirs).means
+        members = difference if self.num_wordings > 1 else None
+        return MarginEstimate(difference.nanmean(dim=1), self.variance_factor * self._asked(found), members)
+
+    def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
+        readings = self._readings(scores)
+        offsets = readings.means.nanmean(dim=0)
+        if bool(offsets.isnan().any()):
+            raise DataError(
+                f"wording {int(offsets.isnan().nonzero()[0])} of '{self.name}' rated none of the {len(scores)} "
+                "calibration rows"
+            )
+        fitted = Calibration(
+            offsets=tuple(offsets.tolist()),
+            scales=(1.0,) * len(offsets),
+            prior=None,
+            reference_variance=None,
+            rows=len(scores),
+            variance_kind=self.config.variance,
+        )
+        if not self.has_variance:
+            return fitted
+        self.calibration = fitted  # `_complete` takes its offsets for rows without an anchor
+        priors = arithmetic.fit_priors(readings, self._complete(scores, anchors), self._floor)
+        notes = {} if priors.within is None else _noted(priors.within)
+        return replace(fitted, prior=priors.between or priors.within, notes=notes)
+
+    def _reliability(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> float | None:
+        """Of the variance between wordings; None for fewer than four, whose halves have no variance."""
+        if self.num_wordings < 4:
+            return None
+        anchor = self._readings(self._complete(scores, anchors).rows)
+        found = ensemble.reliability(ensemble.centre(self._readings(scores).means, anchor.means))
+        return None if math.isnan(found) else found
+
+    def _calibration_anchor(self) -> Float[Tensor, "columns"] | None:
+        """The wordings' means over the calibration set, of so many replies that they have no noise."""
+        if self.calibration is None:
+            return None
+        means = torch.tensor(self.calibration.offsets, dtype=torch.float64)
+        wordings = torch.stack([means, torch.zeros_like(means), torch.full_like(means, torch.inf)], dim=1)
+        return torch.cat([means.mean()[None], wordings.flatten()])
+
+    def _unknown(self, anchors: Anchors) -> "torch.Tensor":
+        """Anchors in which no wording has a mean; their counts of replies may be known all the same."""
+        return self._readings(anchors.rows).means.isnan().all(dim=1)
+
+    def _checked(self, scores: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch columns"]:
+        if scores.ndim != 2 or scores.shape[1] != self.num_columns:
+            raise DataError(
+                f"'{self.name}' has {self.num_wordings} wordings and reads rows of {self.num_columns} columns, got "
+                f"{tuple(scores.shape)}"
+            )
+        return scores.to(torch.float64)
+
+    def _readings(self, scores: Float[Tensor, "batch columns"]) -> Readings:
+        return Readings.of(scores, self.num_wordings)
+
+    @property
+    def _floor(self) -> float:
+        """Variance of rounding to whole numbers, 1/12; half of that in the mean of two. Equal ratings show no less."""
+        if self.config.reading == "logprobs":
+            return 0.0
+        return 1 / 12 if self.references is None else 1 / 24
+
+    def _priors(self, readings: Readings, anchors: Anchors) -> Priors:
+        if self.calibration is not None and self.calibration.prior is not None:
+            return self._known_priors(self.calibration)
+        return arithmetic.fit_priors(readings, anchors, self._floor)
+
+    def _known_priors(self, calibration: Calibration) -> Priors:
+        notes = calibration.notes
+        within = None
+        if "within_variance" in notes:
+            freedom = notes["within_freedom"]
+            within = VariancePrior(math.inf if freedom >= _CERTAIN else freedom, notes["within_variance"])
+        return Priors(within, calibration.prior if self.num_wordings > 1 else None)
+
+    # --- on disk ------------------------------------------------------------------------------------------------
+
+    def save(self, directory: str | Path) -> None:
+        """Model, rubric, how it is asked, references and calibration; not where or with which key, and no replies."""
+        kept = {name: value for name, value in self.config.to_dict().items() if name not in _OF_THE_CALLER}
+        values = {"kind": "judge", "name": self.name, "model": self.model, "config": kept}
+        with whole_directory(directory) as folder:
+            write_json(folder / SOURCE, values | {"rubric": asdict(self.rubric)})
+            if self.references is not None:
+                write_json(folder / _REFERENCES, dict(self.references))
+            save_calibration(folder, self.calibration)
+
+    @classmethod
+    def load(cls, directory: str | Path, device: str | torch.device | None = None) -> JudgeSource:
+        """What `save` wrote, asked where the caller says (`judge.access`); `device` means nothing here."""
+        folder = Path(directory)
+        values = read_json(folder / SOURCE)
+        rubric = Rubric(**{**values["rubric"], "wordings": tuple(values["rubric"]["wordings"])})
+        references = read_json(folder / _REFERENCES) if (folder / _REFERENCES).exists() else None
+        kept = {name: value for name, value in values["config"].items() if name not in _OF_THE_CALLER}
+        config = JudgeConfig.from_dict(kept | asdict(access_of(values["model"], folder)))
+        return cls(values["model"], config, name=values["name"], rubric=rubric, references=references)
+
+
+def _noted(prior: VariancePrior) -> dict[str, float]:
+    return {"within_freedom": min(prior.degrees_of_freedom, _CERTAIN), "within_variance": prior.variance}

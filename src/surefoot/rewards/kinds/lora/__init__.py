@@ -1,0 +1,1 @@
+"""Members as LoRA adapters on one trunk, in one batched forward."""

@@ -1,0 +1,282 @@
+"""Models and tokenizers for rewards, loaded safely and on the right device; no code of a checkpoint is ever run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
+from transformers import logging as hf_logging
+
+from surefoot.data.preferences import Objection
+from surefoot.errors import ModelError
+from surefoot.rewards.trunk.chat_templates import ChatReader
+from surefoot.rewards.trunk.text_encoder import TextEncoder
+from surefoot.types import Text
+
+__all__ = [
+    "check_templates",
+    "choose_device",
+    "load_base",
+    "load_classifier",
+    "load_encoder",
+    "load_skeleton",
+    "load_tokenizer",
+    "load_trunk",
+    "positions",
+    "resolve_model",
+    "template_objection",
+]
+
+_SPECIAL = ("pad", "eos", "bos", "cls", "sep")
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, or the first accelerator, or the CPU."""
+    if device is not None:
+        return torch.device(device)
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def resolve_model(name: str | Path, *, weights: bool = True) -> str:
+    """The model's directory or hub name; `package:NAME/FOLDER` is a folder inside an installed Python package.
+
+    NAME is a top-level package: looking for a dotted one would import its parents. A loaded `source.json` can't say
+    `package:` at all (`surefoot.rewards.saved`).
+
+    Args:
+        weights: whether a local directory must hold a model; a tokenizer may stand alone.
+
+    Raises:
+        ModelError: the package isn't installed or its name is dotted, the folder leads out of it, or a local directory
+            holds no model or no weights.
+    """
+    text = str(name)
+    if text.startswith("package:"):
+        text = str(_inside_package(text))
+    folder = Path(text)
+    if not weights:
+        return text
+    if folder.is_dir() or text.startswith((".", "/")):
+        if not (folder / "config.json").exists():
+            raise ModelError(f"{folder} is not a model directory: it has no config.json")
+        if not any(folder.glob("*.safetensors*")):
+            raise ModelError(f"{folder} holds no *.safetensors weights; save the model there with save_pretrained")
+    return text
+
+
+def _inside_package(text: str) -> Path:
+    package, _, inner = text.removeprefix("package:").partition("/")
+    if not package.isidentifier() or ".." in Path(inner).parts or Path(inner).is_absolute():
+        raise ModelError(f"model '{text}' must be package:NAME/FOLDER: a top-level package, a folder inside it")
+    spec = None if package == "__main__" else find_spec(package)
+    if spec is None or spec.origin is None or spec.submodule_search_locations is None:
+        raise ModelError(f"model '{text}' needs the package {package}; install it (surefoot[examples] has it)")
+    return Path(spec.origin).parent / inner
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    return _load(AutoTokenizer, name, weights=False)
+
+
+def load_trunk(name: str | Path, device: torch.device) -> Any:
+    """The model without a head, in eval mode; fp32 on the CPU, bf16 elsewhere."""
+    _config(name)
+    return _load(AutoModel, name, dtype=_dtype(device)).to(device).eval()
+
+
+def template_objection(*tokenizers: str | PreTrainedTokenizerBase) -> Objection:
+    """What the chat templates of some tokenizers object to in a row's messages.
+
+    Args:
+        tokenizers: or models' names, whose tokenizers are loaded when the first messages come.
+    """
+    readers: list[ChatReader] = []
+
+    def objection(prompt: Text, completion: Text) -> str | None:
+        if isinstance(prompt, str):
+            return None
+        if not readers:
+            readers.extend(ChatReader(load_tokenizer(one) if isinstance(one, str) else one) for one in tokenizers)
+        found = (reader.objection(prompt, completion) for reader in readers)
+        return next((problem for problem in found if problem is not None), None)
+
+    return objection
+
+
+def load_classifier(name: str | Path, device: torch.device) -> Any:
+    """A trained reward model: a sequence classifier with one output, in eval mode; fp32 on the CPU, bf16 elsewhere.
+
+    Raises:
+        ModelError: it can't be loaded, has more than one output, or its checkpoint lacks weights, the head's, say.
+    """
+    config = _config(name)
+    if config.num_labels != 1:
+        kind = ", ".join(config.architectures or [])
+        raise ModelError(f"'{name}' ({kind or 'model'}) has {config.num_labels} outputs; a reward model has one")
+    model, told = _load(AutoModelForSequenceClassification, name, dtype=_dtype(device), output_loading_info=True)
+    lost = sorted(told["missing_keys"])
+    if lost:
+        raise ModelError(
+            f"'{name}' is not a trained reward model: its checkpoint has no {', '.join(lost[:3])}, which would be "
+            "drawn at random; give a reward model, or train one from this checkpoint with `surefoot reward` "
+            "(kind: linear, heads, lora or independent)"
+        )
+    return model.to(device).eval()
+
+
+def load_base(base: str | Path, device: torch.device) -> tuple[Any, list[str]]:
+    """(classifier with one output, fp32, to be trained; names of the parameters that it lacks, which are drawn).
+
+    A head of another number of outputs than one is replaced by a new one.
+
+    Raises:
+        ModelError: it can't be loaded, or weights of its trunk don't fit its config.
+    """
+    _config(base)
+    model, told = _load(
+        AutoModelForSequenceClassification,
+        base,
+        num_labels=1,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    others = sorted(name for name, *_ in told["mismatched_keys"])
+    unfit = [name for name in others if name.startswith(f"{model.base_model_prefix}.")]
+    if unfit:
+        raise ModelError(f"'{base}' holds weights that don't fit its config.json: {', '.join(unfit[:3])}")
+    return model.to(device), sorted({*told["missing_keys"], *others})
+
+
+def load_skeleton(name: str | Path) -> Any:
+    """The classifier without its weights: what its config says of embeddings and positions."""
+    config = _config(name)
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+
+
+def load_encoder(name: str | Path, model: Any, max_length: int) -> TextEncoder:
+    """How a model's text is encoded, padded as the model itself expects it.
+
+    Args:
+        name: of the tokenizer.
+        model: whose config names the pad token (a RoBERTa counts its positions by it); without one the tokenizer's
+            is taken.
+        max_length: in tokens; a model that takes fewer keeps its own limit.
+
+    Raises:
+        ModelError: the tokenizer can't pad, or a special token of it lies outside the model's embedding.
+    """
+    tokenizer, size = load_tokenizer(name), model.get_input_embeddings().weight.shape[0]
+    outside = {
+        kind: found
+        for kind in _SPECIAL
+        if (found := getattr(tokenizer, f"{kind}_token_id", None)) is not None and found >= size
+    }
+    if outside:
+        kind, found = next(iter(outside.items()))
+        raise ModelError(
+            f"the {kind} token of the tokenizer of '{name}' has the number {found}, but the model's embedding has "
+            f"{size} rows; resize the model's embedding and save it again, or choose another {kind} token"
+        )
+    own = model.config.get_text_config().pad_token_id
+    known = tokenizer.convert_ids_to_tokens(own) if isinstance(own, int) and 0 <= own < size else None
+    if known is not None:
+        tokenizer.pad_token = known
+    return TextEncoder(tokenizer, min(max_length, positions(model) or max_length))
+
+
+def positions(model: Any) -> int | None:
+    """The most tokens that a row may have; None where the model has no limit of its own.
+
+    RoBERTa and its kin count positions from their pad token's number on, so that 514 positions take 512 tokens.
+    """
+    for name, module in model.named_modules():
+        first = module.padding_idx if isinstance(module, nn.Embedding) else None
+        if name.endswith("position_embeddings") and first is not None:
+            return module.num_embeddings - first - 1
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None  # XLNet's is -1
+
+
+def check_templates(places: Sequence[str | Path], text: Text) -> None:
+    """Refuse reward models that can't read messages, before any of them is loaded.
+
+    Args:
+        places: models or sources.
+        text: a prompt or completion of what they are to read; plain text needs no template.
+
+    Raises:
+        ModelError: a tokenizer has no chat template.
+    """
+    if isinstance(text, str):
+        return
+    for place in places:
+        for name in _tokenizers(place):
+            TextEncoder(load_tokenizer(name), 1).check_reads(text)
+
+
+def _tokenizers(place: str | Path) -> list[str | Path]:
+    """Where the tokenizers of a model or a source lie; none of a source on the hub, which keeps them in subfolders."""
+    folder, file = Path(resolve_model(place, weights=False)), "tokenizer_config.json"
+    if folder.is_dir() and not (folder / file).exists():
+        return sorted(path.parent for path in folder.rglob(file))
+    try:
+        load_tokenizer(place)
+    except ModelError:  # if it is meant to be a model, loading it says so
+        return []
+    return [place]
+
+
+def _config(name: str | Path) -> Any:
+    """The config, of which the pad token is checked: transformers would fail on it without a word of where."""
+    config = _load(AutoConfig, name)
+    text = config.get_text_config()
+    pad, size = text.pad_token_id, getattr(text, "vocab_size", None)
+    if pad is not None and size is not None and pad >= size:
+        raise ModelError(
+            f"pad_token_id {pad} in the config.json of '{name}' lies outside its embedding of {size} rows; set it to "
+            "a token of the model"
+        )
+    return config
+
+
+def _load(factory: Any, name: str | Path, *, weights: bool = True, **keywords: Any) -> Any:
+    path = resolve_model(name, weights=weights)
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()  # what is missing is checked here
+    hf_logging.disable_progress_bar()
+    try:
+        found = factory.from_pretrained(path, trust_remote_code=False, **keywords)
+        _refuse_nan(found[0] if isinstance(found, tuple) else found, path)
+        return found
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"can't load '{path}': {error}") from error
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def _refuse_nan(loaded: Any, path: str) -> None:
+    if not isinstance(loaded, torch.nn.Module):
+        return
+    for name, value in loaded.named_parameters():
+        if not bool(torch.isfinite(value).all()):
+            raise ModelError(f"the weights of '{path}' hold NaN or infinite numbers, first in {name}")

@@ -1,0 +1,282 @@
+"""A risk study: every cell of a grid, on any runner, resumable; leaves records that `reports` reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from surefoot.errors import RunError, SurefootError
+from surefoot.files import fingerprint, read_json, write_json
+from surefoot.locks import LOCK, hold
+from surefoot.quiet import quieten
+from surefoot.records import commit, holds_other_files, versions
+from surefoot.rewards.gold import refuse_members
+from surefoot.studies.cell import cell_path, check_policy, run_cell, work_path
+from surefoot.studies.config import Cell, StudyConfig
+from surefoot.studies.evaluation import reference_of
+from surefoot.studies.exact_cell import candidates_of, check_exact
+from surefoot.studies.reward_sources import check_source, prepare_source, source_key
+from surefoot.studies.runners.local import InlineRunner, Runner, tick
+from surefoot.studies.settings import WORLD, Setting, build_setting
+
+__all__ = ["STAGES", "Outcome", "check_study", "run_study"]
+
+STAGES = ("reference", "reward sources", "policies")
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total); `done` counts policy updates in the last stage, tasks in the others."""
+STUDY = "study.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What there is after a run: cells with a record, and cells whose error is on record."""
+
+    finished: int
+    failed: int
+
+
+def run_study(
+    config: StudyConfig,
+    folder: Path,
+    *,
+    title: str,
+    runner: Runner | None = None,
+    on_progress: Progress | None = None,
+    retry_failed: bool = False,
+    shard: tuple[int, int] | None = None,
+) -> Outcome:
+    """Run what is missing of the study in `folder`.
+
+    A finished cell never runs again, and a failed one only on request. After a changed setting the cells that it
+    doesn't touch are still there: every record's address is made of all that its result depends on.
+
+    Args:
+        runner: where tasks run; this process if None.
+        shard: (i, n) runs every n-th seed only, from the i-th on, beside the processes that run the others in this
+            folder. Whole seeds, so that no source is trained twice.
+
+    Raises:
+        ConfigError, DataError, ModelError: whatever can be found wrong before the first cell.
+        RunError: the folder holds something else, or another process works on it, or a worker process died.
+    """
+    with hold(folder / LOCK, shared=shard is not None), _held_shard(folder, shard):
+        return _run_held(config, folder, title, runner or InlineRunner(), on_progress, retry_failed, shard)
+
+
+def _held_shard(folder: Path, shard: tuple[int, int] | None) -> AbstractContextManager[None]:
+    """Shards hold the folder together and each its own lock."""
+    return nullcontext() if shard is None else hold(folder / f"{LOCK}.{shard[0]}-of-{shard[1]}")
+
+
+def _run_held(
+    config: StudyConfig,
+    folder: Path,
+    title: str,
+    runner: Runner,
+    on_progress: Progress | None,
+    retry_failed: bool,
+    shard: tuple[int, int] | None,
+) -> Outcome:
+    report = on_progress or (lambda stage, done, total: None)
+    everything = config.cells()
+    check_study(config, folder)
+    _announce(config, everything, folder, title)
+    i, n = shard or (0, 1)
+    cells = list({cell.key: cell for cell in everything if cell.seed % n == i}.values())
+    _remove_work(cells, folder)
+    _references(cells, folder, report)
+    wanted = [cell for cell in cells if not cell_path(folder, cell.key).exists()]
+    wanted = [cell for cell in wanted if retry_failed or not failure_path(folder, cell.key).exists()]
+    broken = _prepare_sources(wanted, folder, runner, report)
+    _run_cells(cells, wanted, broken, folder, runner, report)
+    _disagreement(everything, folder)
+    finished = sum(cell_path(folder, cell.key).exists() for cell in cells)
+    return Outcome(finished, sum(failure_path(folder, cell.key).exists() for cell in cells))
+
+
+def check_study(config: StudyConfig, folder: Path) -> None:
+    """Everything that can be found wrong without training; builds the settings on the way.
+
+    Raises:
+        ConfigError, DataError, ModelError, RunError: see the message.
+    """
+    if not (folder / STUDY).exists() and holds_other_files(folder, STUDY, WORLD):
+        raise RunError(f"{folder} is not empty and holds no study; choose another output directory")
+    check_policy(config.trainer, config.policy)
+    if config.trainer == "exact":
+        check_exact(config.policy, config.kl_budgets)
+    for spec in config.settings.values():
+        refuse_members(spec.get("gold", {}), config.sources)
+        setting = _setting(json.dumps(spec), str(folder))
+        for name, source in config.sources.items():
+            check_source(name, source, setting.policy)
+
+
+def failure_path(folder: Path, key: str) -> Path:
+    return folder / "failed" / f"{key}.json"
+
+
+def _announce(config: StudyConfig, cells: Iterable[Cell], folder: Path, title: str) -> None:
+    """`study.json`: the grid as it now stands, before its first cell, so that a report can tell what is missing."""
+    write_json(
+        folder / STUDY,
+        {
+            "kind": "study",
+            "title": title,
+            "config": {"title": title, "output_dir": str(folder)} | config.to_yaml(),
+            "settings": list(config.settings),
+            "sources": list(config.sources),
+            "methods": list(config.methods),
+            "kl_budgets": list(config.kl_budgets),
+            "seeds": list(config.seeds),
+            "cells": [cell.place() for cell in cells],
+            "versions": versions(),
+            "commit": commit(),
+        },
+    )
+
+
+def _remove_work(cells: list[Cell], folder: Path) -> None:
+    """What a cell keeps to go on from, where it was killed between writing its record and removing this."""
+    for cell in cells:
+        if cell_path(folder, cell.key).exists():
+            shutil.rmtree(work_path(folder, cell.key), ignore_errors=True)
+
+
+def _references(cells: list[Cell], folder: Path, report: Progress) -> None:
+    """The reference policy of every setting, judged once, before processes could do it twice."""
+    needed = {fingerprint(_reference_settings(cell)): cell for cell in cells}
+    for done, cell in enumerate(needed.values()):
+        report(STAGES[0], done, len(needed))
+        _reference(cell, folder)
+    report(STAGES[0], len(needed), len(needed))
+
+
+def _reference_settings(cell: Cell) -> list[Any]:
+    work = cell.work
+    policy = work["policy"]
+    return [
+        work["setting"],
+        work["evaluation_completions"],
+        policy.get("max_completion_length"),
+        policy.get("candidates"),
+    ]
+
+
+def _reference(cell: Cell, folder: Path) -> dict[str, Any]:
+    work = cell.work
+    tokens = work["policy"].get("max_completion_length") or 256
+    if work["trainer"] == "exact":
+        candidates_of(_setting_of(cell, folder), work, folder)
+    return reference_of(_setting_of(cell, folder), folder, work["evaluation_completions"], tokens)
+
+
+def _prepare_sources(wanted: list[Cell], folder: Path, runner: Runner, report: Progress) -> dict[str, str]:
+    """Train the sources that the cells need; gives the error of each that failed, by its address."""
+    needed = {source_key(cell.work, role): (cell, role) for cell in wanted for role in cell.work["sources"]}
+    tasks = [(cell, role, folder) for cell, role in needed.values()]
+    report(STAGES[1], 0, len(tasks))
+    errors = runner(_prepare, tasks, lambda ticks, done: report(STAGES[1], done, len(tasks)))
+    report(STAGES[1], len(tasks), len(tasks))
+    return {key: error for key, error in zip(needed, errors, strict=True) if error is not None}
+
+
+def _run_cells(
+    cells: list[Cell],
+    wanted: list[Cell],
+    broken: dict[str, str],
+    folder: Path,
+    runner: Runner,
+    report: Progress,
+) -> None:
+    ready = []
+    for cell in wanted:
+        errors = [broken[key] for role in cell.work["sources"] if (key := source_key(cell.work, role)) in broken]
+        if errors:
+            _record_failure(cell, folder, f"its reward source could not be trained: {errors[0]}")
+        else:
+            ready.append(cell)
+    steps = {cell.key: int(cell.work["policy"].get("max_steps", 1)) for cell in cells}
+    total, left = sum(steps.values()), sum(steps[cell.key] for cell in ready)
+    report(STAGES[2], total - left, total)
+    runner(
+        _run,
+        [(cell, folder) for cell in ready],
+        lambda ticks, done: report(
+            STAGES[2], total - left + max(ticks, sum(steps[cell.key] for cell in ready[:done])), total
+        ),
+    )
+    report(STAGES[2], total, total)
+
+
+def _disagreement(cells: list[Cell], folder: Path) -> None:
+    """What the members of every source that has any disagree on, for the report."""
+    for cell in cells:
+        role = "variance" if "variance" in cell.work["sources"] else "reward"
+        key = source_key(cell.work, role)
+        prepared, target = folder / "sources" / key / "prepared.json", folder / "disagreement" / f"{key}.json"
+        if target.exists() or not prepared.exists():
+            continue
+        found = read_json(prepared)["disagreement"]
+        if found is not None:
+            write_json(target, {"setting": cell.setting, "source": cell.source, "seed": cell.seed} | found)
+
+
+# --- in the workers --------------------------------------------------------------------------------------------------
+
+
+def _prepare(cell: Cell, role: str, folder: Path) -> str | None:
+    """None, or why the source could not be had."""
+    _settle_down()
+    work = cell.work
+    try:
+        setting, key = _setting_of(cell, folder), source_key(work, role)
+        prepare_source(setting, work["sources"][role], key, work["seed"], folder, _reference(cell, folder))
+    except Exception as error:
+        return _said(error)
+    return None
+
+
+def _run(cell: Cell, folder: Path) -> None:
+    _settle_down()
+    try:
+        run_cell(_setting_of(cell, folder), cell, folder, tick)
+        failure_path(folder, cell.key).unlink(missing_ok=True)
+    except Exception as error:
+        _record_failure(cell, folder, _said(error))
+
+
+def _settle_down() -> None:
+    quieten()
+    torch.set_num_threads(1)
+
+
+def _said(error: Exception) -> str:
+    """An error of ours speaks for itself; of another the traceback is kept too."""
+    if isinstance(error, SurefootError):
+        return str(error)
+    return f"{type(error).__name__}: {error}\n\n{''.join(traceback.format_exception(error))}"
+
+
+def _record_failure(cell: Cell, folder: Path, error: str) -> None:
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(failure_path(folder, cell.key), cell.place() | {"error": error, "when": when})
+
+
+def _setting_of(cell: Cell, folder: Path) -> Setting:
+    return _setting(json.dumps(cell.work["setting"]), str(folder))
+
+
+@lru_cache(maxsize=8)
+def _setting(spec: str, folder: str) -> Setting:
+    return build_setting(json.loads(spec), Path(folder))

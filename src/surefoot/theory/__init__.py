@@ -1,0 +1,1 @@
+"""Exact policies and closed-form risks on finite problems."""

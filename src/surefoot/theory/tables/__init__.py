@@ -1,0 +1,1 @@
+"""The tables of `surefoot theory`: the paper's claims, computed exactly."""
