@@ -8,7 +8,8 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-_CHECKED = ["surefoot.maths", "surefoot.metrics", "surefoot.theory"]
+_THEORY = [f"surefoot.theory.{name}" for name in ("budgets", "exact", "gaussian_risk", "quadratic")]
+_CHECKED = ["surefoot.maths", "surefoot.metrics", *_THEORY]
 _HOOK = install_import_hook(_CHECKED, "beartype.beartype")  # before surefoot is imported
 
 # The same examples on every run and machine, and no limit on the time of one: machines differ.

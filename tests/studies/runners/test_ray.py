@@ -11,8 +11,8 @@ from surefoot.errors import RunError
 from surefoot.studies.run import run_study
 from surefoot.studies.runners.ray import RayRunner
 
+from ..test_run import small
 from . import tasks
-from .test_risk import small
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 pytestmark = [
