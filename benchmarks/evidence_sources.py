@@ -22,11 +22,15 @@ from surefoot.data.world.export import HELD_OUT_SEED
 from surefoot.files import read_json, write_json
 from surefoot.rewards.kinds.distilled import DistilledConfig, distil
 from surefoot.rewards.kinds.dropout import DropoutConfig, DropoutMembers
-from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
-from surefoot.rewards.kinds.independent.fit import IndependentConfig, train_independent
+from surefoot.rewards.kinds.heads.config import HeadsConfig
+from surefoot.rewards.kinds.heads.fit import train_heads
+from surefoot.rewards.kinds.independent.config import IndependentConfig
+from surefoot.rewards.kinds.independent.fit import train_independent
 from surefoot.rewards.kinds.laplace import LaplaceConfig, fit_laplace
-from surefoot.rewards.kinds.lora.fit import LoraConfig, train_lora
-from surefoot.rewards.source import RewardSource, load_source
+from surefoot.rewards.kinds.lora.config import LoraConfig
+from surefoot.rewards.kinds.lora.fit import train_lora
+from surefoot.rewards.registry import load_source
+from surefoot.rewards.source import RewardSource
 
 __all__ = ["LABELS", "NEEDS", "SETTINGS", "Setting", "data_of", "make", "one_model"]
 

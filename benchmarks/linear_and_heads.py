@@ -28,7 +28,8 @@ from reward_sources import cpu, fastest_batch, make_model, make_pairs, make_text
 from surefoot.files import write_json
 from surefoot.maths.linear import LinearFit, fit_bradley_terry
 from surefoot.quiet import quieten
-from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.kinds.heads.config import HeadsConfig
+from surefoot.rewards.kinds.heads.fit import train_heads
 from surefoot.rewards.kinds.linear import LinearConfig, fit_linear
 from surefoot.rewards.kinds.smoothed import smooth_variance
 from surefoot.rewards.source import RewardSource

@@ -21,7 +21,8 @@ from surefoot.data.world.language import STYLES
 from surefoot.files import write_json
 from surefoot.metrics.intervals import bootstrap_mean
 from surefoot.quiet import quieten
-from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.kinds.heads.config import HeadsConfig
+from surefoot.rewards.kinds.heads.fit import train_heads
 from surefoot.studies.evaluation import reference_of
 from surefoot.studies.settings import build_setting
 

@@ -30,7 +30,8 @@ from surefoot.files import read_json, write_json
 from surefoot.quiet import quieten
 from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.gaussian import GaussianSource
-from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.kinds.heads.config import HeadsConfig
+from surefoot.rewards.kinds.heads.fit import train_heads
 from surefoot.rewards.kinds.independent.source import IndependentMembers
 from surefoot.rewards.source import MemberSource, RewardSource
 from surefoot.studies.runners.local import run_tasks

@@ -26,9 +26,11 @@ from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTra
 
 from surefoot.files import write_json
 from surefoot.rewards.kinds.dropout import DropoutConfig, DropoutMembers
-from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.kinds.heads.config import HeadsConfig
+from surefoot.rewards.kinds.heads.fit import train_heads
 from surefoot.rewards.kinds.laplace import LaplaceConfig, fit_laplace
-from surefoot.rewards.kinds.lora.fit import LoraConfig, train_lora
+from surefoot.rewards.kinds.lora.config import LoraConfig
+from surefoot.rewards.kinds.lora.fit import train_lora
 from surefoot.rewards.source import RewardSource
 from surefoot.rewards.trunk.batching import length_sorted_batches, padded
 from surefoot.rewards.trunk.text_encoder import TextEncoder

@@ -45,7 +45,8 @@ from surefoot import (
 )
 from surefoot.files import write_json
 from surefoot.rewards.anchors import AnchorStore
-from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.kinds.heads.config import HeadsConfig
+from surefoot.rewards.kinds.heads.fit import train_heads
 from surefoot.rewards.kinds.linear import LinearConfig, fit_linear
 
 STOCK: dict[str, Any] = {"rloo": (RLOOTrainer, RLOOConfig), "grpo": (GRPOTrainer, GRPOConfig)}

@@ -34,7 +34,8 @@ from surefoot.maths import ensemble, objectives
 from surefoot.maths.linear import fit_bradley_terry
 from surefoot.metrics.intervals import bootstrap_mean
 from surefoot.quiet import quieten
-from surefoot.rewards.kinds.heads.fit import HeadsConfig, fit_heads
+from surefoot.rewards.kinds.heads.config import HeadsConfig
+from surefoot.rewards.kinds.heads.fit import fit_heads
 from surefoot.rewards.trunk.bootstrap import bootstrap_weights
 from surefoot.rewards.trunk.feature_cache import compute_features
 from surefoot.rewards.trunk.loading import load_tokenizer, load_trunk

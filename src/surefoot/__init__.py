@@ -11,10 +11,11 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from surefoot.maths.objectives import Objective, preset
     from surefoot.rewards.anchors import AnchorStore, group_anchors
-    from surefoot.rewards.kinds.functions import FunctionMembers, FunctionReward
+    from surefoot.rewards.functions import FunctionMembers, FunctionReward
     from surefoot.rewards.kinds.linear import LinearConfig, LinearReward, fit_linear
     from surefoot.rewards.kinds.smoothed import SmoothedVariance
-    from surefoot.rewards.source import RewardSource, load_source
+    from surefoot.rewards.registry import load_source
+    from surefoot.rewards.source import RewardSource
     from surefoot.training.dpo_config import VarianceAwareDPOConfig
     from surefoot.training.dpo_trainer import VarianceAwareDPOTrainer
     from surefoot.training.grpo_config import VarianceAwareGRPOConfig
@@ -27,8 +28,8 @@ _HOMES = {
     "AnchorStore": "surefoot.rewards.anchors",
     "Anchors": "surefoot.types",
     "Calibration": "surefoot.types",
-    "FunctionMembers": "surefoot.rewards.kinds.functions",
-    "FunctionReward": "surefoot.rewards.kinds.functions",
+    "FunctionMembers": "surefoot.rewards.functions",
+    "FunctionReward": "surefoot.rewards.functions",
     "LinearConfig": "surefoot.rewards.kinds.linear",
     "LinearReward": "surefoot.rewards.kinds.linear",
     "MarginEstimate": "surefoot.types",
@@ -45,7 +46,7 @@ _HOMES = {
     "VarianceAwareRLOOTrainer": "surefoot.training.rloo_trainer",
     "fit_linear": "surefoot.rewards.kinds.linear",
     "group_anchors": "surefoot.rewards.anchors",
-    "load_source": "surefoot.rewards.source",
+    "load_source": "surefoot.rewards.registry",
     "preset": "surefoot.maths.objectives",
 }
 

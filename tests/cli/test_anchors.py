@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from surefoot.cli.main import main
 from surefoot.errors import DataError, RunError, VarianceError
 from surefoot.rewards.anchors import AnchorStore, group_anchors
-from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
-from surefoot.rewards.source import load_source
+from surefoot.rewards.kinds.heads.config import HeadsConfig
+from surefoot.rewards.kinds.heads.fit import train_heads
+from surefoot.rewards.registry import load_source
 from surefoot.training import prepare_anchors as module
 from surefoot.training.prepare_anchors import AnchorArguments, draw_completions, prepare_anchors
 from tests.models import WORDS

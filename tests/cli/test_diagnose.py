@@ -8,8 +8,9 @@ from datasets import Dataset
 
 from surefoot.cli.main import main
 from surefoot.diagnosis import mean_rewards
-from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
-from surefoot.rewards.source import load_source
+from surefoot.rewards.kinds.heads.config import HeadsConfig
+from surefoot.rewards.kinds.heads.fit import train_heads
+from surefoot.rewards.registry import load_source
 from tests.models import WORDS
 
 # The far texts that are long by design are longer than this source's sixteen tokens; the encoder says so.

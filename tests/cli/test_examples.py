@@ -9,8 +9,8 @@ from trl import ModelConfig
 import surefoot
 from surefoot.cli.parsing import parse
 from surefoot.cli.plan import MemoryPlanArguments
+from surefoot.cli.reward import arguments_of
 from surefoot.cli.study import StudyArguments, configure
-from surefoot.rewards.config import RewardSourceArguments
 from surefoot.studies.cell import check_policy
 from surefoot.training.best_of_n import BestOfNArguments
 from surefoot.training.dpo_config import VarianceAwareDPOConfig
@@ -34,7 +34,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 
 @pytest.mark.parametrize("path", REWARDS, ids=lambda path: path.stem)
 def test_reward_examples_parse_and_check(path: Path) -> None:
-    (args,) = parse((RewardSourceArguments,), ["--config", str(path)], "reward")
+    args = arguments_of(["--config", str(path)])
     args.check()
     assert f"surefoot reward --config examples/{path.name}" in path.read_text()
 

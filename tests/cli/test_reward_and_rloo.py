@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 
 from surefoot.cli.main import main
-from surefoot.rewards.source import load_source
+from surefoot.rewards.registry import load_source
 from tests.models import WORDS
 
 pytestmark = [

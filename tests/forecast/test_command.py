@@ -9,7 +9,8 @@ import yaml
 from datasets import Dataset
 
 from surefoot.cli.main import main
-from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.kinds.heads.config import HeadsConfig
+from surefoot.rewards.kinds.heads.fit import train_heads
 from tests.models import WORDS, save_policy
 
 PROMPTS = [f"the {word} " for word in WORDS[:4]]

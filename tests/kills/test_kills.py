@@ -9,8 +9,8 @@ from datasets import Dataset
 from trl import ModelConfig
 
 from surefoot.cli.diagnose import run as diagnose
-from surefoot.rewards.config import RewardSourceArguments
-from surefoot.rewards.kinds.functions import FunctionMembers
+from surefoot.rewards.config import reward_arguments
+from surefoot.rewards.functions import FunctionMembers
 from surefoot.rewards.kinds.linear import LinearConfig, fit_linear
 from surefoot.rewards.run import run_reward
 from surefoot.rewards.score_dataset import score_dataset
@@ -51,7 +51,7 @@ def linear(policy: str, pairs: Dataset, tmp_path_factory: pytest.TempPathFactory
 def single(policy: str, pairs: Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
     """One plain reward model."""
     folder = tmp_path_factory.mktemp("single")
-    args = RewardSourceArguments(
+    args = reward_arguments(
         output_dir=str(folder),
         dataset_name="pairs",
         model_name_or_path=policy,
@@ -101,7 +101,7 @@ def test_reward(
     base = single if kind == "laplace" else policy
 
     def run() -> None:
-        args = RewardSourceArguments(output_dir="run", dataset_name="pairs", model_name_or_path=base, **settings)
+        args = reward_arguments(output_dir="run", dataset_name="pairs", model_name_or_path=base, **settings)
         run_reward(args, settings, pairs=(pairs.select(range(20)), pairs.select(range(20, 24))))
 
     survives(run)

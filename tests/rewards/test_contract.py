@@ -13,8 +13,9 @@ from torch import Tensor
 
 from surefoot.errors import DataError, VarianceError
 from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.kinds.functions import FunctionMembers, FunctionReward
-from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.functions import FunctionMembers, FunctionReward
+from surefoot.rewards.kinds.heads.config import HeadsConfig
+from surefoot.rewards.kinds.heads.fit import train_heads
 from surefoot.rewards.kinds.heads.source import SharedTrunkHeads
 from surefoot.rewards.kinds.linear import LinearConfig, fit_linear
 from surefoot.rewards.kinds.smoothed import SmoothedVariance, smooth_variance

@@ -14,11 +14,12 @@ from surefoot.diagnosis.disagreement import measure_disagreement
 from surefoot.errors import ConfigError, DataError, ModelError
 from surefoot.maths.ensemble import fit_variance_factor
 from surefoot.rewards.anchors import group_anchors
+from surefoot.rewards.functions import FunctionMembers, FunctionReward
 from surefoot.rewards.kinds.distilled import DistilledConfig, distil
 from surefoot.rewards.kinds.dropout import DropoutConfig, DropoutMembers
-from surefoot.rewards.kinds.functions import FunctionMembers, FunctionReward
 from surefoot.rewards.kinds.laplace import LaplaceConfig, LaplaceRewardModel, RewardReader, fit_laplace
-from surefoot.rewards.source import RewardSource, load_source
+from surefoot.rewards.registry import load_source
+from surefoot.rewards.source import RewardSource
 from surefoot.types import Anchors
 
 PROMPTS = ["the red ", "a blue ", "the red ", "a blue "]

@@ -14,14 +14,17 @@ from transformers import AutoModel
 import surefoot
 from surefoot.cli.main import main
 from surefoot.errors import DataError, VarianceError
+from surefoot.rewards.functions import FunctionMembers, FunctionReward
 from surefoot.rewards.kinds.dropout import DropoutConfig, DropoutMembers
-from surefoot.rewards.kinds.functions import FunctionMembers, FunctionReward
-from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.kinds.heads.config import HeadsConfig
+from surefoot.rewards.kinds.heads.fit import train_heads
 from surefoot.rewards.kinds.independent.source import IndependentMembers
 from surefoot.rewards.kinds.laplace import LaplaceConfig, fit_laplace
 from surefoot.rewards.kinds.linear import LinearConfig, fit_linear
-from surefoot.rewards.kinds.lora.fit import LoraConfig, train_lora
-from surefoot.rewards.source import RewardSource, load_source
+from surefoot.rewards.kinds.lora.config import LoraConfig
+from surefoot.rewards.kinds.lora.fit import train_lora
+from surefoot.rewards.registry import load_source
+from surefoot.rewards.source import RewardSource
 
 ROOT = Path(surefoot.__file__).parents[2]
 KINDS = ["linear", "heads", "mlp heads", "lora", "laplace", "dropout", "independent"]

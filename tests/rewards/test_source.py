@@ -11,10 +11,11 @@ from datasets import Dataset
 from surefoot.errors import ConfigError, DataError, ModelError
 from surefoot.files import write_json
 from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.kinds.functions import FunctionMembers
-from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.heads.config import HeadsConfig
+from surefoot.rewards.kinds.heads.fit import train_heads
 from surefoot.rewards.kinds.heads.source import SharedTrunkHeads
-from surefoot.rewards.source import load_source
+from surefoot.rewards.registry import load_source
 from surefoot.rewards.trunk.bootstrap import bootstrap_weights
 
 
@@ -89,7 +90,7 @@ class FakeHub:
 def test_pushed_with_a_card(policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from surefoot.rewards.kinds.dropout import DropoutConfig, DropoutMembers
 
-    monkeypatch.setattr("surefoot.rewards.source.HfApi", FakeHub)
+    monkeypatch.setattr("surefoot.rewards.hub.HfApi", FakeHub)
     source = DropoutMembers.from_model(_reward_model(policy_path, tmp_path), DropoutConfig(3), device="cpu")
     rows = source.score(["the "] * 3, ["cat", "dog", "red"])
     source.calibrate(rows, group_anchors(rows, torch.zeros(3, dtype=torch.long)))
@@ -105,7 +106,7 @@ def test_a_source_that_the_hub_does_not_have(monkeypatch: pytest.MonkeyPatch) ->
     def missing(*_: object, **__: object) -> None:
         raise OSError("no such repository")
 
-    monkeypatch.setattr("surefoot.rewards.source.snapshot_download", missing)
+    monkeypatch.setattr("surefoot.rewards.hub.snapshot_download", missing)
     with pytest.raises(ModelError, match="there is no directory nobody/nothing, and the hub doesn't give it"):
         load_source("nobody/nothing")
 

@@ -13,7 +13,7 @@ import pytest
 
 from surefoot.cli.demo import demo_study
 from surefoot.errors import ConfigError, RunError
-from surefoot.rewards.source import load_source
+from surefoot.rewards.registry import load_source
 from surefoot.studies.config import StudyConfig, method_settings
 from surefoot.studies.run import run_study
 from surefoot.studies.runners.local import LocalRunner

@@ -10,12 +10,13 @@ from datasets import Dataset
 
 from surefoot.errors import ConfigError, DataError
 from surefoot.rewards.anchors import group_anchors
+from surefoot.rewards.functions import FunctionMembers
 from surefoot.rewards.gold import load_gold, refuse_members
-from surefoot.rewards.kinds.borrowed_variance import BorrowedVariance
-from surefoot.rewards.kinds.functions import FunctionMembers
-from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.kinds.borrowed import BorrowedVariance
+from surefoot.rewards.kinds.heads.config import HeadsConfig
+from surefoot.rewards.kinds.heads.fit import train_heads
 from surefoot.rewards.kinds.heads.source import SharedTrunkHeads
-from surefoot.rewards.source import load_source
+from surefoot.rewards.registry import load_source
 from surefoot.studies.evaluation import reference_of
 from surefoot.studies.settings import FromFile, build_setting
 from tests.models import WORDS, save_policy

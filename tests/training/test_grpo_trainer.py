@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from surefoot.errors import ConfigError
-from surefoot.rewards.kinds.functions import FunctionMembers
+from surefoot.rewards.functions import FunctionMembers
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.grpo_trainer import VarianceAwareGRPOTrainer
 from surefoot.training.shaping import group_relative

@@ -18,7 +18,7 @@ from transformers import (
 from trl import RLOOConfig, RLOOTrainer
 
 from surefoot.errors import ConfigError, ModelError, VarianceError
-from surefoot.rewards.kinds.functions import FunctionMembers
+from surefoot.rewards.functions import FunctionMembers
 from surefoot.rewards.kinds.independent.source import IndependentMembers
 from surefoot.rewards.source import MemberSource
 from surefoot.training.bridge import STATE

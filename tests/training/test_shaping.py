@@ -11,7 +11,7 @@ import torch
 from surefoot.errors import VarianceError
 from surefoot.maths.objectives import Objective, preset
 from surefoot.rewards.anchors import AnchorStore, group_anchors
-from surefoot.rewards.kinds.functions import FunctionMembers
+from surefoot.rewards.functions import FunctionMembers
 from surefoot.training.metrics import IdleWeights, ShareOfTime, penalty_share, summary, warn_if_unreliable
 from surefoot.training.shaping import ShapedRewards, leave_one_out, shape_rewards
 from surefoot.types import Anchors, Calibration, VariancePrior

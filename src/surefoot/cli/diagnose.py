@@ -69,8 +69,8 @@ def run(arguments: list[str]) -> None:
     from surefoot.locks import LOCK, hold
     from surefoot.reports.diagnosis import build_diagnosis, print_diagnosis
     from surefoot.rewards.anchors import AnchorStore
+    from surefoot.rewards.saved import DIAGNOSIS
     from surefoot.rewards.score_cache import score_texts, source_hash
-    from surefoot.rewards.source import DIAGNOSIS
 
     quieten()
     (config,) = parse((DiagnoseConfig,), arguments, "diagnose", judges=True)
@@ -151,7 +151,7 @@ def _source(config: DiagnoseConfig, comparisons: Any) -> Any:
 
     check_templates([config.source] if config.source is not None else config.models or [], comparisons.completions[0])
     if config.source is not None:
-        from surefoot.rewards.source import load_source
+        from surefoot.rewards.registry import load_source
 
         return load_source(config.source)
     from surefoot.rewards.kinds.independent.source import IndependentMembers
@@ -166,13 +166,13 @@ def _write_result_files(
     from surefoot.diagnosis import mean_rewards
     from surefoot.diagnosis.rewardbench import write_results
     from surefoot.errors import DataError
-    from surefoot.rewards.source import MemberSource
 
     rewards = {f"surefoot/{source.name}": mean_rewards(source, rows)}
-    if isinstance(source, MemberSource):
+    members = source.members_of(rows)
+    if members is not None:
         names = [_model_name(name) for name in config.models or []]
         names = names or [f"surefoot/{source.name}-member-{k}" for k in range(source.num_members)]
-        rewards |= dict(zip(names, rows.double().numpy().T, strict=True))
+        rewards |= dict(zip(names, members.numpy().T, strict=True))
     template = "none" if config.plain_text else "tokenizer"
     try:
         for name, values in rewards.items():

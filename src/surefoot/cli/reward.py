@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from surefoot.cli.parsing import given_settings, parse
@@ -17,9 +18,7 @@ def run(arguments: list[str]) -> None:
     folder, record = _train(arguments)
     metrics = record["metrics"]
     count = len(metrics["accuracy_of_members"])
-    alone = "an LLM judge" if record["config"].get("kind") == "judge" else "one reward model with a variance"
-    what = f"{count} members" if count else alone
-    table = Table(title=f"{what}, {metrics['train_pairs']} training pairs")
+    table = Table(title=f"{metrics.get('description', f'{count} members')}, {metrics['train_pairs']} training pairs")
     table.add_column("")
     table.add_column(f"accuracy on {metrics['held_out_pairs']} held-out pairs", justify="right")
     for name, accuracy in _members(metrics["accuracy_of_members"]):
@@ -79,14 +78,32 @@ def train(arguments: list[str]) -> str:
     return f"{folder}/source"
 
 
+def arguments_of(arguments: list[str]) -> Any:
+    """The settings, of which the kind's own are known once the kind is."""
+    from surefoot.rewards.config import (
+        RewardSourceArguments,
+        all_settings,
+        check_owners,
+        command_settings,
+        with_kind_settings,
+    )
+
+    given = given_settings(arguments)
+    kind = str(given.get("kind", RewardSourceArguments.kind))
+    own, common = command_settings(kind), {item.name for item in fields(RewardSourceArguments)}
+    others = set(given) - common - {item.name for item in fields(own)}
+    check_owners(kind, others and others & all_settings())
+    args, settings = parse((RewardSourceArguments, own), arguments, "reward", judges=True)
+    return with_kind_settings(args, {name: value for name, value in vars(settings).items() if value is not None})
+
+
 def _train(arguments: list[str]) -> tuple[str, dict[str, Any]]:
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-    from surefoot.rewards.config import RewardSourceArguments
     from surefoot.rewards.run import run_reward
 
     quieten()
-    (args,) = parse((RewardSourceArguments,), arguments, "reward", judges=True)
+    args = arguments_of(arguments)
     own = JudgeAccess.of_settings(vars(args))
     if own is not None:  # for whoever loads the source in this process
         JudgeArguments(own.endpoint, own.key_variable, own.cache).publish()

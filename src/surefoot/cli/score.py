@@ -67,7 +67,7 @@ def run(arguments: list[str]) -> None:
 def _source(config: Any, table: Any) -> Any:
     from surefoot.errors import ConfigError
     from surefoot.rewards.kinds.independent.source import IndependentMembers
-    from surefoot.rewards.source import load_source
+    from surefoot.rewards.registry import load_source
     from surefoot.rewards.trunk.loading import check_templates
 
     if (config.source is None) == (config.models is None):

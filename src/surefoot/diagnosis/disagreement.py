@@ -17,8 +17,7 @@ from surefoot.maths import ensemble
 from surefoot.metrics.intervals import Interval, auroc, kendall_tau, pairwise_agreement, spearman, wilson
 from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.gaussian import GaussianSource
-from surefoot.rewards.kinds.smoothed import SmoothedVariance
-from surefoot.rewards.source import MemberSource, RewardSource
+from surefoot.rewards.source import RewardSource
 
 __all__ = [
     "Disagreement",
@@ -26,7 +25,6 @@ __all__ = [
     "disagreement_of_scores",
     "known_errors",
     "measure_disagreement",
-    "member_count",
     "member_scores",
 ]
 
@@ -89,10 +87,9 @@ def measure_disagreement(source: RewardSource, pairs: Dataset) -> Disagreement:
     Raises:
         VarianceError: the source has no members, or one.
     """
-    count = member_count(source)
-    if count == 1:
+    if source.num_members == 1:
         raise VarianceError(f"'{source.name}' has one member, and one member can't disagree; give at least two")
-    if count is None and not isinstance(source, GaussianSource):
+    if source.num_members is None and not isinstance(source, GaussianSource):
         raise VarianceError(f"'{source.name}' has no members to compare; diagnose the source that it was made from")
     chosen, rejected = (
         member_scores(source, source.score(pairs["prompt"], pairs[side])) for side in ("chosen", "rejected")
@@ -102,21 +99,15 @@ def measure_disagreement(source: RewardSource, pairs: Dataset) -> Disagreement:
     return disagreement_of_scores(chosen, rejected)
 
 
-def member_count(source: RewardSource) -> int | None:
-    """K of a source whose first K columns are members' raw scores; None for other sources."""
-    return source.num_members if isinstance(source, MemberSource | SmoothedVariance) else None
-
-
 def member_scores(source: RewardSource, rows: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows members"] | None:
-    """Raw scores of the members; of models drawn from the posterior of a source that has one; None for other sources.
+    """Rewards of the members; of models drawn from the posterior of a source that has one; None for other sources.
 
     Args:
         rows: (rows, columns) of `RewardSource.score`.
     """
     if isinstance(source, GaussianSource):
         return source.sample_members(rows, POSTERIOR_DRAWS)
-    count = member_count(source)
-    return None if count is None else rows[:, :count].double()
+    return source.members_of(rows)
 
 
 def disagreement_of_scores(

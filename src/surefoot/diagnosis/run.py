@@ -15,7 +15,7 @@ from torch import Tensor
 
 from surefoot.data.comparisons import Comparisons
 from surefoot.diagnosis import sections
-from surefoot.diagnosis.disagreement import disagreement_of_scores, member_count, member_scores
+from surefoot.diagnosis.disagreement import disagreement_of_scores, member_scores
 from surefoot.diagnosis.rewardbench import benchmark_scores
 from surefoot.diagnosis.scored import ScoredComparisons
 from surefoot.diagnosis.style import STYLE_FEATURES, plain_text
@@ -44,7 +44,7 @@ def check_source(source: RewardSource) -> None:
     Raises:
         VarianceError: it has one member.
     """
-    if member_count(source) == 1:
+    if source.num_members == 1:
         raise VarianceError(
             f"'{source.name}' has one member, and one member can't disagree; give at least two, or a variance for the "
             "one you have (`surefoot reward --kind laplace`)"
@@ -89,7 +89,7 @@ def diagnose(
         "items": len(comparisons),
         "pairs": int(known.sum()),
         "unscored_pairs": int((~known).sum()),
-        "members": member_count(source),
+        "members": source.num_members,
         "accuracy": _accuracy(comparisons, mean_rewards(source, scored.rows), mean[known], of_members, items[known]),
         "disagreement": None if members is None else _disagreement(members[chosen], members[rejected]),
         "calibration": sections.margin_calibration(mean[known], variance[known], of_members, items[known]),
@@ -109,9 +109,7 @@ def diagnose(
 
 def mean_rewards(source: RewardSource, rows: Float[Tensor, "rows columns"]) -> Floats:
     """(rows,) one reward per completion: the members' mean, or the source's own reward."""
-    count = member_count(source)
-    column = rows[:, 0].double() if count is None else rows[:, :count].double().nanmean(dim=1)
-    values: Floats = column.numpy()
+    values: Floats = source.reward_of(rows).numpy()
     return values
 
 

@@ -19,8 +19,9 @@ from surefoot.forecast.candidates import Texts, draw_candidates, group_texts, re
 from surefoot.forecast.compute import forecast_scores
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.gold import Gold, load_gold
+from surefoot.rewards.registry import load_source
 from surefoot.rewards.score_cache import score_texts, source_hash
-from surefoot.rewards.source import RewardSource, load_source
+from surefoot.rewards.source import RewardSource
 
 __all__ = ["ForecastArguments", "run_forecast"]
 

@@ -6,7 +6,6 @@ is the posterior's on features less the anchor's, so that what preferences can't
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from surefoot.errors import DataError
 from surefoot.maths.laplace import Covariance
 from surefoot.rewards.source import RewardSource, plain_constants
 from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate
@@ -48,9 +46,9 @@ class GaussianSource(RewardSource):
 
     terms: Sequence[Term]
 
-    @abstractmethod
-    def score(self, prompts, completions):  # type: ignore[no-untyped-def]
-        """See `RewardSource.score`."""
+    @property
+    def num_columns(self) -> int:
+        return 1 + sum(term.size for term in self.terms)
 
     def _estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> RewardEstimate:
         assert anchors is not None
@@ -61,12 +59,12 @@ class GaussianSource(RewardSource):
             degrees_of_freedom=torch.full_like(variance, torch.inf),
         )
 
-    def margins(
+    def _margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
     ) -> MarginEstimate:
         """δᵀΣδ of the pair's own difference: the two rewards' errors are correlated, and this knows how."""
-        difference = self._checked(chosen) - self._checked(rejected)
-        return MarginEstimate(difference[:, 0], self.variance_factor * self._variance(difference[:, 1:]))
+        difference = chosen - rejected
+        return MarginEstimate(difference[:, 0], self._variance(difference[:, 1:]))
 
     def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
         return plain_constants(scores[:, 0])
@@ -97,9 +95,3 @@ class GaussianSource(RewardSource):
             total = total + term.covariance.quadratic(features[:, first : first + term.size])
             first += term.size
         return total
-
-    def _checked(self, scores: Float[Tensor, "batch columns"]) -> Tensor:
-        wanted = 1 + sum(term.size for term in self.terms)
-        if scores.ndim != 2 or scores.shape[1] != wanted:
-            raise DataError(f"'{self.name}' reads rows of {wanted} columns, got {tuple(scores.shape)}")
-        return scores.to(torch.float64)

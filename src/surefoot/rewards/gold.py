@@ -9,11 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from surefoot.errors import ConfigError, DataError
-from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.source import MemberSource, RewardSource, load_source
+from surefoot.rewards.registry import load_source
 from surefoot.types import Text
 
 __all__ = ["Gold", "load_gold", "refuse_members", "weight_hashes"]
@@ -82,20 +79,11 @@ def _of_source(directory: str) -> Gold:
     source = load_source(directory)
 
     def judge(prompts: Sequence[Text], completions: Sequence[Text]) -> list[float]:
-        values: list[float] = _uncentred(source, source.score(prompts, completions)).tolist()
+        # Nothing is taken away by prompt: rewards are compared between policies.
+        values: list[float] = source.reward_of(source.score(prompts, completions)).tolist()
         return values
 
     return judge
-
-
-def _uncentred(source: RewardSource, scores: torch.Tensor) -> torch.Tensor:
-    """(batch,) mean reward with nothing taken away by prompt, since it is compared between policies."""
-    if isinstance(source, MemberSource):
-        held = source.calibration
-        scales = torch.tensor(held.scales) if held is not None and source.scale_members else 1.0
-        return (scores / scales).nanmean(dim=1)
-    everyone = group_anchors(scores, torch.zeros(len(scores), dtype=torch.long))
-    return source.estimate(scores, everyone).mean
 
 
 def refuse_members(gold: dict[str, Any], sources: dict[str, dict[str, Any]]) -> None:

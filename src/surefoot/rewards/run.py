@@ -15,15 +15,11 @@ from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.config import RewardSourceArguments
-from surefoot.rewards.kinds.distilled import distil
-from surefoot.rewards.kinds.dropout import DropoutMembers
-from surefoot.rewards.kinds.heads.fit import train_heads
-from surefoot.rewards.kinds.independent.fit import train_independent
-from surefoot.rewards.kinds.laplace import fit_laplace
-from surefoot.rewards.kinds.linear import fit_linear
-from surefoot.rewards.kinds.lora.fit import train_lora
-from surefoot.rewards.kinds.smoothed import SmoothedVariance, smooth_variance
-from surefoot.rewards.source import MemberSource, RewardSource, load_source, save_calibration, write_card
+from surefoot.rewards.hub import write_card
+from surefoot.rewards.kinds.smoothed import smooth_variance
+from surefoot.rewards.registry import source_class
+from surefoot.rewards.saved import SOURCE, save_calibration
+from surefoot.rewards.source import FitJob, MemberSource, RewardSource
 from surefoot.rewards.trunk.loading import check_templates, template_objection
 
 __all__ = ["run_reward"]
@@ -85,8 +81,8 @@ def _run(
 
 def _load(args: RewardSourceArguments) -> tuple[Dataset, Dataset]:
     objection = None
-    if args.kind not in ("judge", "mixed"):  # those name no tokenizer of their own
-        objection = template_objection(str(args.model_name_or_path), *(args.other_models or []))
+    if source_class(args.kind).made_from in ("model", "reward model"):  # others name no tokenizer of their own
+        objection = template_objection(args.model_name_or_path, *_other_models(args))
 
     def load(split: str | None) -> Dataset:
         return load_preferences(
@@ -103,17 +99,26 @@ def _load(args: RewardSourceArguments) -> tuple[Dataset, Dataset]:
     return split_by_prompt(train, args.held_out, args.seed)
 
 
+def _other_models(args: RewardSourceArguments) -> list[str]:
+    return list(getattr(args.kind_settings, "other_models", ()))
+
+
 def _train(args: RewardSourceArguments, train: Dataset, folder: Path, report: Progress) -> RewardSource:
     """The source, written to `folder/source`; finished parts are kept."""
-    target = folder / "source"
-    source = _fit(args, train, folder, report)
+    source_type, target, smoothed = source_class(args.kind), folder / "source", args.variance == "smoothed"
+    if source_type.made_from != "served model":
+        teacher = getattr(args.kind_settings, "teacher", None)
+        named = [args.model_name_or_path, *_other_models(args), *([] if teacher is None else [teacher])]
+        check_templates(named, train[0]["chosen"])
+    inner = folder / "members" if smoothed else target
+    source = source_type.fit(FitJob(train, args.model_name_or_path, args.kind_settings, folder, inner, report))
     if isinstance(source, MemberSource):
-        source.scale_members = args.scale_members or args.kind == "mixed"
-        if args.variance != "smoothed":
-            source.variance_kind = args.variance  # type: ignore[assignment]
-        else:
+        source.scale_members = args.scale_members or source.scale_members
+        if smoothed:
             source = _smoothed(args, source, train, folder, report)
-    if args.kind != "independent" or args.variance == "smoothed":  # independent members were written one by one
+        else:
+            source.variance_kind = args.variance  # type: ignore[assignment]
+    if not (target / SOURCE).exists():
         source.save(target)
     return source
 
@@ -134,54 +139,6 @@ def _smoothed(
     )
 
 
-def _fit(args: RewardSourceArguments, train: Dataset, folder: Path, report: Progress) -> RewardSource:
-    base, settings = args.model_name_or_path, args.settings()
-    if args.kind != "judge":
-        others = [*(args.other_models or []), *([] if args.teacher is None else [args.teacher])]
-        check_templates([base, *others], train[0]["chosen"])
-    if args.kind == "independent":
-        return train_independent(
-            train,
-            [base, *(args.other_models or [])],
-            folder / ("members" if args.variance == "smoothed" else "source"),
-            settings,
-            on_step=lambda k, done, total: report(f"member {k + 1} of {args.member_count}", done / total),
-        )
-    source: RewardSource
-    if args.kind == "linear":
-        source = fit_linear(train, base, settings, cache_directory=folder / "features", on_progress=report)
-    elif args.kind == "heads":
-        source = train_heads(
-            train,
-            base,
-            settings,
-            cache_directory=folder / "features",
-            directory=folder / "checkpoint",
-            on_progress=report,
-        )
-    elif args.kind == "lora":
-        source = train_lora(train, base, settings, directory=folder / "checkpoint", on_progress=report)
-    elif args.kind == "laplace":
-        source = fit_laplace(train, base, settings, on_progress=report)
-    elif args.kind == "dropout":
-        source = DropoutMembers.from_model(base, settings)
-    elif args.kind in ("judge", "mixed"):
-        source = _existing(args, settings)
-    else:
-        source = distil(train, load_source(str(args.teacher)), base, settings, on_progress=report)
-    return source
-
-
-def _existing(args: RewardSourceArguments, settings: Any) -> RewardSource:
-    """Sources that are not trained: a judge, or saved sources as members of one."""
-    from surefoot.rewards.kinds.judge.source import JudgeSource
-    from surefoot.rewards.kinds.mixed import MixedSources
-
-    if args.kind == "judge":
-        return JudgeSource(args.model_name_or_path, settings)
-    return MixedSources([load_source(name) for name in (args.model_name_or_path, *(args.other_models or []))])
-
-
 def _affordable(source: RewardSource, held_out: Dataset) -> Dataset:
     """The held-out pairs, or as many as a source that is paid by the call allows."""
     limit = getattr(source, "max_pairs", None)
@@ -194,16 +151,17 @@ def _measure(source: RewardSource, held_out: Dataset) -> dict[str, Any]:
     rejected = source.score(held_out["prompt"], held_out["rejected"])
     rows = torch.cat([chosen, rejected])
     anchors = group_anchors(rows, torch.arange(len(chosen)).repeat(2), "dataset")
-    if isinstance(source, SmoothedVariance) or (isinstance(source, MemberSource) and source.scale_members):
+    if source.num_members is not None and _needs_calibration(source):
         source.calibrate(rows, anchors)  # margins are in the members' scales, and have the smoothed variance
-    members = isinstance(source, MemberSource | SmoothedVariance)
-    margins = _member_margins(source, chosen - rejected)
-    metrics: dict[str, Any] = {"held_out_pairs": len(held_out), "accuracy_of_members": []}
-    mean = margins.nanmean(dim=1)
-    metrics["accuracy_of_mean"] = float((mean[~mean.isnan()] > 0).double().mean())
-    if members:
-        metrics["accuracy_of_members"] = (margins > 0).double().mean(dim=0).tolist()
-    if not members or margins.shape[1] > 1:
+    members = _member_margins(source, chosen, rejected)
+    mean = source.reward_of(chosen) - source.reward_of(rejected) if members is None else members.nanmean(dim=1)
+    metrics: dict[str, Any] = {
+        "description": source.description,
+        "held_out_pairs": len(held_out),
+        "accuracy_of_members": [] if members is None else (members > 0).double().mean(dim=0).tolist(),
+        "accuracy_of_mean": float((mean[~mean.isnan()] > 0).double().mean()),
+    }
+    if source.num_members != 1:
         metrics["variance_factor"] = source.fit_variance_factor(chosen, rejected)
     report = getattr(source, "report", None)
     if report is not None:
@@ -214,13 +172,12 @@ def _measure(source: RewardSource, held_out: Dataset) -> dict[str, Any]:
     return metrics | {"calibration": calibration.to_dict()}
 
 
-def _member_margins(source: RewardSource, difference: torch.Tensor) -> torch.Tensor:
-    """(pairs, members) each member's margin in its own scale; one column, the reward, of a source without members."""
-    if not isinstance(source, MemberSource | SmoothedVariance):
-        return difference[:, :1]
-    margins = difference[:, : source.num_members]
-    return (
-        margins
-        if source.calibration is None
-        else margins / torch.tensor(source.calibration.scales)[: source.num_members]
-    )
+def _needs_calibration(source: RewardSource) -> bool:
+    """Whether its margins have no variance, or members on scales of their own, before it is calibrated."""
+    return not isinstance(source, MemberSource) or source.scale_members
+
+
+def _member_margins(source: RewardSource, chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor | None:
+    """(pairs, members) each member's margin in its own scale; None for a source without members."""
+    first, second = source.members_of(chosen), source.members_of(rejected)
+    return None if first is None or second is None else first - second

@@ -19,11 +19,25 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from surefoot.errors import ModelError
-from surefoot.files import read_json
+from surefoot.files import read_json, write_json
+from surefoot.types import Calibration
 
-__all__ = ["SOURCE", "base_of", "check_finite", "check_folder", "inner_folders", "read_source", "read_tensors"]
+__all__ = [
+    "CALIBRATION",
+    "DIAGNOSIS",
+    "SOURCE",
+    "base_of",
+    "check_finite",
+    "check_folder",
+    "inner_folders",
+    "read_source",
+    "read_tensors",
+    "save_calibration",
+]
 
 SOURCE = "source.json"
+CALIBRATION = "calibration.json"
+DIAGNOSIS = "diagnose.json"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _POOLINGS = ("last", "mean", "cls")
 
@@ -45,6 +59,12 @@ def check_folder(folder: Path) -> None:
                 raise ModelError(f"{path} is a link, which a reward source can't hold; put the file itself there")
             if not (path.is_file() or path.is_dir()):
                 raise ModelError(f"{path} is neither a file nor a folder; a reward source holds nothing else")
+
+
+def save_calibration(directory: str | Path, calibration: Calibration | None) -> None:
+    """Write `calibration.json` beside a source, if there is one."""
+    if calibration is not None:
+        write_json(Path(directory) / CALIBRATION, calibration.to_dict())
 
 
 def read_source(folder: Path) -> dict[str, Any]:

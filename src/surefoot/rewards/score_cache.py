@@ -15,7 +15,8 @@ from torch import Tensor
 from surefoot.errors import naming_rows
 from surefoot.files import fingerprint, whole_directory
 from surefoot.rewards.kinds.independent.source import IndependentMembers
-from surefoot.rewards.source import CALIBRATION, DIAGNOSIS, RewardSource
+from surefoot.rewards.saved import CALIBRATION, DIAGNOSIS
+from surefoot.rewards.source import RewardSource
 from surefoot.rewards.trunk.feature_cache import weights_hash
 from surefoot.types import Text
 

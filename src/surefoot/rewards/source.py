@@ -1,86 +1,81 @@
-"""The one interface of every reward source, and how a saved one is loaded.
+"""The interface of every reward source.
 
 Scoring has two steps. `score` runs the models and gives plain numbers per row, which can be gathered over processes,
 cached or stored; `estimate` is arithmetic on those numbers and on the prompts' anchors. A trainer gathers between the
 two.
+
+A kind implements `score`, `num_columns`, `_estimate`, `_margins`, `_constants`, `save` and `load`. The public
+`estimate`, `margins` and `calibrate` are written once, here: they check the rows, find the anchors and apply the
+variance factor. `surefoot.rewards.registry` says how a kind gets its name.
 """
 
 from __future__ import annotations
 
 import math
-import re
-import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from importlib import import_module
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from datasets import Dataset
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from torch import Tensor
 
-from surefoot.errors import DataError, ModelError, SurefootError
-from surefoot.files import read_json, write_json, write_text
+from surefoot.errors import DataError, ModelError
 from surefoot.maths import ensemble
-from surefoot.rewards.card import model_card
-from surefoot.rewards.kinds.judge.access import JudgeAccess, given
-from surefoot.rewards.saved import SOURCE, check_finite, check_folder, read_source
 from surefoot.rewards.trunk.text_encoder import TextEncoder
 from surefoot.types import ANCHOR_KINDS, Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 
-__all__ = [
-    "SOURCE",
-    "MemberSource",
-    "RewardSource",
-    "given_estimate",
-    "load_source",
-    "plain_constants",
-    "save_calibration",
-    "write_card",
-]
+__all__ = ["FitJob", "MemberSource", "RewardSource", "given_estimate", "plain_constants"]
 
-CALIBRATION = "calibration.json"
-DIAGNOSIS = "diagnose.json"
-
-_KINDS = {
-    "borrowed": "surefoot.rewards.kinds.borrowed_variance:BorrowedVariance",
-    "independent": "surefoot.rewards.kinds.independent.source:IndependentMembers",
-    "distilled": "surefoot.rewards.kinds.distilled:DistilledReward",
-    "dropout": "surefoot.rewards.kinds.dropout:DropoutMembers",
-    "heads": "surefoot.rewards.kinds.heads.source:SharedTrunkHeads",
-    "judge": "surefoot.rewards.kinds.judge.source:JudgeSource",
-    "laplace": "surefoot.rewards.kinds.laplace:LaplaceRewardModel",
-    "linear": "surefoot.rewards.kinds.linear:LinearReward",
-    "lora": "surefoot.rewards.kinds.lora.source:LoraMembers",
-    "mixed": "surefoot.rewards.kinds.mixed:MixedSources",
-    "smoothed": "surefoot.rewards.kinds.smoothed:SmoothedVariance",
-}
+MadeFrom = Literal["model", "reward model", "source", "served model"]
+"""What `model_name_or_path` names for a kind: any model of the transformers library, one trained reward model, a saved
+source, or a model behind an endpoint."""
 
 
-_BROKEN = (
-    *(ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError),
-    SafetensorError,
-)
-"""What loading raises, deep down, on a source whose parts are missing or don't fit."""
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "**/*.json", "**/*.safetensors", "**/*.txt"]
-"""What is taken from the hub: weights as safetensors, configurations, tokenizers; never code or pickles."""
+@dataclass(frozen=True)
+class FitJob:
+    """What `surefoot reward` hands to a kind's `fit`.
+
+    Args:
+        pairs: checked preference pairs with `prompt`, `chosen`, `rejected`.
+        model: `model_name_or_path`.
+        settings: an instance of the kind's `settings`.
+        work: a directory for checkpoints and cached features, from which a rerun goes on.
+        target: where the source will be saved. A kind whose parts are large may write them there itself, `source.json`
+            last; any other source is saved there afterwards.
+        report: called with (what is being done, share done in [0, 1]).
+    """
+
+    pairs: Dataset
+    model: str
+    settings: Any
+    work: Path
+    target: Path
+    report: Callable[[str, float], None]
 
 
 class RewardSource(ABC):
     """Gives rewards with a variance.
 
     Attributes:
+        kind: the name under which it is registered, saved and trained.
+        settings: dataclass of what `surefoot reward` can set for this kind; None where there is nothing to set.
+        made_from: what `model_name_or_path` names.
+        loading_example: for the model card: (a further import, a further argument of `load_source`).
         name: shown in logs and tables.
         centred: whether the variance is taken of the anchored reward; False where it is given as it stands.
         calibration: constants fitted on a calibration set; None until `calibrate`.
         variance_factor: multiplies every variance; 1 until `fit_variance_factor`.
         diagnosis: what `surefoot diagnose` left beside the source, if it was loaded from there.
     """
+
+    kind: ClassVar[str] = ""
+    settings: ClassVar[type[Any] | None] = None
+    made_from: ClassVar[MadeFrom] = "model"
+    loading_example: ClassVar[tuple[str, str]] = ("", "")
 
     name: str
     centred: bool = True
@@ -94,6 +89,29 @@ class RewardSource(ABC):
 
         The columns mean what `estimate` takes them to mean; for a `MemberSource` they are the members' raw scores.
         """
+
+    @property
+    @abstractmethod
+    def num_columns(self) -> int:
+        """Columns of a scored row."""
+
+    @property
+    def num_members(self) -> int | None:
+        """K, for a source that compares members; None for one that has its variance from elsewhere."""
+        return None
+
+    @property
+    def description(self) -> str:
+        """What it is, in a few words, for cards and tables."""
+        return "one reward model with a Gaussian or learnt variance"
+
+    def reward_of(self, scores: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch"]:
+        """The rewards of scored rows, float64, in the unit that `estimate` has them in; needs no anchor."""
+        return self._checked(scores)[:, 0]
+
+    def members_of(self, scores: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch members"] | None:
+        """The members' rewards of scored rows, float64, in the unit of the estimate; None without members."""
+        return None
 
     def check_reads(self, text: Text) -> None:
         """Refuse a prompt or completion of a format that one of the models can't read, before anything is sampled.
@@ -132,11 +150,18 @@ class RewardSource(ABC):
     def _estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> RewardEstimate:
         """`estimate` in float64, with every anchor known, before the variance factor."""
 
-    @abstractmethod
     def margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
     ) -> MarginEstimate:
         """Margins of pairs with their own variance, paired before reducing; no anchor is needed."""
+        margin = self._margins(self._checked(chosen), self._checked(rejected))
+        return replace(margin, variance=self.variance_factor * margin.variance)
+
+    @abstractmethod
+    def _margins(
+        self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
+    ) -> MarginEstimate:
+        """`margins` in float64, before the variance factor."""
 
     def calibrate(
         self,
@@ -202,6 +227,8 @@ class RewardSource(ABC):
         return None
 
     def _checked(self, scores: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch columns"]:
+        if scores.ndim != 2 or scores.shape[1] != self.num_columns:
+            raise DataError(f"'{self.name}' reads rows of {self.num_columns} columns, got {tuple(scores.shape)}")
         return scores.to(torch.float64)
 
     def _complete(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Anchors:
@@ -250,9 +277,23 @@ class RewardSource(ABC):
         self.variance_factor = ensemble.fit_variance_factor(found.mean[known], found.variance[known])
         return self.variance_factor
 
+    @classmethod
+    def fit(cls, job: FitJob) -> RewardSource:
+        """Train the source, or put it together, as `surefoot reward` asks.
+
+        Raises:
+            ModelError: this kind isn't made by `surefoot reward`.
+        """
+        raise ModelError(f"kind: {cls.kind} isn't made by `surefoot reward`")
+
     @abstractmethod
     def save(self, directory: str | Path) -> None:
         """Write the source to a directory that `load_source` reads: safetensors and JSON only."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, directory: Path, device: str | torch.device | None = None) -> RewardSource:
+        """Read what `save` wrote. `load_source` calls it and adds calibration and diagnosis."""
 
     def push_to_hub(self, repository: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Save the source with a model card and upload it; `load_source(repository)` loads it again.
@@ -264,13 +305,9 @@ class RewardSource(ABC):
         Returns:
             The address of the commit.
         """
-        api = HfApi(token=token)
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) / "source"
-            self.save(folder)
-            write_card(folder, self, repository)
-            api.create_repo(repository, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repository, folder_path=folder))
+        from surefoot.rewards.hub import push
+
+        return push(self, repository, private=private, token=token)
 
 
 class MemberSource(RewardSource):
@@ -291,6 +328,21 @@ class MemberSource(RewardSource):
     def num_members(self) -> int:
         """K."""
 
+    @property
+    def num_columns(self) -> int:
+        return self.num_members
+
+    @property
+    def description(self) -> str:
+        return f"{self.num_members} members"
+
+    def members_of(self, scores: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch members"]:
+        x = self._checked(scores)
+        return x if self.calibration is None else x / x.new_tensor(self.calibration.scales)
+
+    def reward_of(self, scores: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch"]:
+        return self.members_of(scores).nanmean(dim=1)
+
     def _estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> RewardEstimate:
         rows = None if anchors is None else anchors.rows
         return ensemble.estimate(scores, rows, self.calibration, variance=self.variance_kind)
@@ -300,12 +352,10 @@ class MemberSource(RewardSource):
             return Anchors(torch.zeros_like(scores), "calibration", scores.new_full((len(scores),), torch.inf))
         return super()._complete(scores, anchors)
 
-    def margins(
+    def _margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
     ) -> MarginEstimate:
-        scales = torch.ones(self.num_members) if self.calibration is None else torch.tensor(self.calibration.scales)
-        found = ensemble.margins(chosen / scales, rejected / scales)
-        return replace(found, variance=self.variance_factor * found.variance)
+        return ensemble.margins(self.members_of(chosen), self.members_of(rejected))
 
     def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
         rows = None if anchors is None else self._filled(scores, anchors)
@@ -344,88 +394,6 @@ def plain_constants(mean: Float[Tensor, "batch"]) -> Calibration:
     """The constants of a source that needs none but the mean reward of its calibration rows."""
     known = mean[~mean.isnan()]
     return Calibration((float(known.mean()) if len(known) else 0.0,), (1.0,), None, None, len(mean))
-
-
-def load_source(
-    directory: str | Path,
-    device: str | torch.device | None = None,
-    *,
-    judge: JudgeAccess | Mapping[str, JudgeAccess] | None = None,
-) -> RewardSource:
-    """Load any saved source by its `source.json`, with its calibration if it has one.
-
-    What is loaded isn't trusted: no code of it runs, and it names nothing outside of its folder but hub models.
-
-    Args:
-        directory: what `save` wrote, or the name of a source on the hub (`push_to_hub`).
-        device: where to run it; None takes the first accelerator, else the CPU.
-        judge: where a judge is asked that is the source or a part of it, or that for each model's name; if None, the
-            environment says (`judge.access`). The files never do.
-
-    Raises:
-        ConfigError: it is a judge, and nobody says where to ask it.
-        ModelError: not a source directory, of a kind this version doesn't know, or with a path, link, field or number
-            that a source can't have; the message says which.
-    """
-    folder = Path(directory)
-    if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(directory)):
-        folder = _download(str(directory))
-    if not (folder / SOURCE).exists():
-        raise ModelError(f"{folder} is not a reward source: it has no {SOURCE}; train one with `surefoot reward`")
-    check_folder(folder)
-    kind = read_source(folder).get("kind")
-    if kind not in _KINDS:
-        raise ModelError(f"{folder / SOURCE} is of kind {kind!r}; this version knows {', '.join(sorted(_KINDS))}")
-    module, name = _KINDS[kind].split(":")
-    try:
-        with given(judge):
-            source = getattr(import_module(module), name).load(folder, device)
-        return _with_figures(source, folder)
-    except SurefootError:
-        raise
-    except _BROKEN as error:
-        said = (
-            f"it lacks {error}" if isinstance(error, KeyError) else str(error).split("\n")[0] or type(error).__name__
-        )
-        raise ModelError(f"{folder} can't be loaded as kind: {kind}: {said or type(error).__name__}") from error
-
-
-def _with_figures(source: RewardSource, folder: Path) -> RewardSource:
-    """The source with what was measured of it, if it lies beside: calibration and diagnosis."""
-    if (folder / CALIBRATION).exists():
-        source.calibration = Calibration.from_dict(check_finite(folder / CALIBRATION))
-        source.variance_factor = source.calibration.variance_factor
-        variance = source.calibration.variance_kind
-        if isinstance(source, MemberSource) and variance != "smoothed":
-            source.scale_members = any(scale != 1 for scale in source.calibration.scales)
-            source.variance_kind = variance
-    if (folder / DIAGNOSIS).exists():
-        source.diagnosis = dict(read_json(folder / DIAGNOSIS))
-    return source
-
-
-def _download(repository: str) -> Path:
-    try:
-        return Path(snapshot_download(repository, allow_patterns=_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        raise ModelError(f"there is no directory {repository}, and the hub doesn't give it: {error}") from error
-
-
-def write_card(directory: str | Path, source: RewardSource, repository: str | None = None) -> None:
-    """Write the model card of a saved source beside it; `repository` is where it can be loaded from."""
-    folder = Path(directory)
-    held = read_json(folder / SOURCE)
-    members = getattr(source, "num_members", None)
-    card = model_card(
-        held["kind"], source.name, members, source.calibration, repository or str(directory), held.get("figures")
-    )
-    write_text(folder / "README.md", card)
-
-
-def save_calibration(directory: str | Path, calibration: Calibration | None) -> None:
-    """Write `calibration.json` beside a source, if there is one."""
-    if calibration is not None:
-        write_json(Path(directory) / CALIBRATION, calibration.to_dict())
 
 
 _HOLD_ENCODERS = ("encoder", "members", "trunk", "sources", "reward", "variance")

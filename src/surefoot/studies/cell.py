@@ -21,8 +21,7 @@ from surefoot.errors import ConfigError
 from surefoot.files import read_json, write_json
 from surefoot.ranges import check_ranges
 from surefoot.records import make_record
-from surefoot.rewards.kinds.borrowed_variance import BorrowedVariance
-from surefoot.rewards.source import MemberSource, RewardSource
+from surefoot.rewards.source import RewardSource
 from surefoot.studies.config import Cell, check_keys, check_numbers, objective_of
 from surefoot.studies.evaluation import judge_policy, prompt_gains, prompt_risk, reference_anchors, reference_of
 from surefoot.studies.exact_cell import EXACT_SETTINGS, run_exact
@@ -132,8 +131,8 @@ def _trainer(setting: Setting, cell: Cell, source: RewardSource, place: Path) ->
 
 def _method(spec: dict[str, Any], source: RewardSource) -> dict[str, Any]:
     """The objective's settings. A posterior or a judge has no members: there "one model" is its mean."""
-    memberless = not isinstance(source, MemberSource | BorrowedVariance)
-    return spec | {"aggregate": "mean"} if memberless and objective_of(spec).aggregate == "one" else spec
+    mean_alone = source.num_members is None and objective_of(spec).aggregate == "one"
+    return spec | {"aggregate": "mean"} if mean_alone else spec
 
 
 class _OnStep(TrainerCallback):

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -15,6 +15,7 @@ from surefoot.files import fingerprint
 from surefoot.maths.objectives import Objective
 from surefoot.ranges import check_ranges
 from surefoot.redaction import holds_secret
+from surefoot.rewards.registry import source_class
 from surefoot.training.objective_config import ObjectiveArguments
 
 __all__ = [
@@ -235,22 +236,28 @@ def roles(spec: dict[str, Any], objective: Objective) -> dict[str, dict[str, Any
     return {"reward": single}
 
 
+_ONE_PLAIN_MODEL = {"members": 1, "bootstrap": "none", "prior_scale": 0.0}
+"""Settings with which a kind that trains members trains one, on every pair."""
+
+
 def single_of(spec: dict[str, Any]) -> dict[str, Any]:
     """Settings of the one plain model beside an ensemble; `single` in the source's settings if it is given."""
     if "single" in spec:
         return dict(spec["single"])
+    if "path" in spec:
+        return spec
     kind = spec.get("kind", "heads")
-    if "path" in spec or kind in ("linear", "judge", "mixed"):
+    source = source_class(kind)
+    if source.made_from == "reward model":
+        raise ConfigError(
+            f"kind: {kind} is fitted to one reward model: give that model's own settings as `single` (kind: "
+            "independent, learning_rate: …)"
+        )
+    settings = {item.name for item in fields(source.settings)} if source.settings is not None else set()
+    if "members" not in settings:
         return spec
     plain = {name: value for name, value in spec.items() if name not in ("scale_members", "variance", "other_models")}
-    if kind == "heads":
-        return plain | {"members": 1, "bootstrap": "none", "prior_scale": 0.0}
-    if kind in ("independent", "lora"):
-        return plain | {"members": 1, "bootstrap": "none"}
-    raise ConfigError(
-        f"kind: {kind} is fitted to one reward model: give that model's own settings as `single` (kind: independent, "
-        "learning_rate: …)"
-    )
+    return plain | {name: value for name, value in _ONE_PLAIN_MODEL.items() if name in settings}
 
 
 def check_keys(given: Collection[str], known: Collection[str], what: str) -> None:

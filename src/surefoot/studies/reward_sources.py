@@ -14,11 +14,12 @@ from surefoot.data.preferences import data_hash
 from surefoot.diagnosis.disagreement import known_errors, measure_disagreement
 from surefoot.errors import ConfigError, VarianceError
 from surefoot.files import fingerprint, read_json, write_json
-from surefoot.rewards.config import RewardSourceArguments
-from surefoot.rewards.kinds.borrowed_variance import BorrowedVariance
+from surefoot.rewards.config import RewardSourceArguments, all_settings, command_settings, reward_arguments
+from surefoot.rewards.kinds.borrowed import BorrowedVariance
 from surefoot.rewards.kinds.judge.access import JudgeAccess
+from surefoot.rewards.registry import load_source, source_class
 from surefoot.rewards.run import run_reward
-from surefoot.rewards.source import RewardSource, load_source
+from surefoot.rewards.source import RewardSource
 from surefoot.studies.config import check_keys, check_numbers, single_of, without_methods
 from surefoot.studies.settings import Setting, prompt_groups
 
@@ -44,16 +45,22 @@ def check_source(name: str, spec: dict[str, Any], policy: str) -> None:
         check_keys(spec, ("path", "methods"), f"source '{name}', which exists already")
         load_source(spec["path"], device="cpu")
         return
-    known = {field.name for field in fields(RewardSourceArguments)} - set(_OURS) - {"seed"}
-    check_keys(spec, known | set(_OWN_KEYS), f"source '{name}'")
-    check_numbers(spec, (RewardSourceArguments,), f"sources.{name}")
-    _arguments(spec, policy, 0, Path("unused")).check()
+    _check_settings(without_methods(spec), policy, f"source '{name}'", f"sources.{name}", _OWN_KEYS)
     alone = without_methods(spec)
     single = single_of(alone)
     if single is not alone:
-        check_keys(single, known, f"the single model of source '{name}'")
-        check_numbers(single, (RewardSourceArguments,), f"sources.{name}.single")
-        _arguments(single, policy, 0, Path("unused")).check()
+        _check_settings(single, policy, f"the single model of source '{name}'", f"sources.{name}.single")
+
+
+def _check_settings(spec: dict[str, Any], policy: str, what: str, where: str, more: tuple[str, ...] = ()) -> None:
+    kind = spec.get("kind", RewardSourceArguments.kind)
+    declared = (RewardSourceArguments, command_settings(str(kind)))
+    known = {item.name for one in declared for item in fields(one)} - {*_OURS, "seed", "kind_settings"}
+    others = [name for name in spec if name not in {*known, *more}]
+    if others:  # settings of other kinds are refused below, with their names
+        check_keys(others, known | all_settings(), what)
+    check_numbers(spec, declared, where)
+    _arguments(spec, policy, 0, Path("unused")).check()
 
 
 def prepare_source(
@@ -90,7 +97,7 @@ def prepare_source(
 
 def _train(setting: Setting, spec: dict[str, Any], seed: int, target: Path, train: Dataset, held_out: Dataset) -> Path:
     base = setting.policy
-    if spec.get("kind") in ("laplace", "dropout", "distilled"):
+    if source_class(spec.get("kind", RewardSourceArguments.kind)).made_from == "reward model":
         base = str(_one_model(setting, spec, seed, target / "single", train, held_out))
     args = _arguments(spec, base, seed, target / "reward")
     run_reward(args, {**spec, "seed": seed}, pairs=(train, held_out))
@@ -113,7 +120,7 @@ def _one_model(
 def _arguments(spec: dict[str, Any], base: str, seed: int, output_dir: Path) -> RewardSourceArguments:
     given = {name: value for name, value in spec.items() if name not in _OWN_KEYS}
     common = {"model_name_or_path": base} | given
-    return RewardSourceArguments(output_dir=str(output_dir), dataset_name="drawn by the study", seed=seed, **common)
+    return reward_arguments(output_dir=str(output_dir), dataset_name="drawn by the study", seed=seed, **common)
 
 
 def _disagreement(source: RewardSource, held_out: Dataset, reference: dict[str, Any]) -> dict[str, Any] | None:

@@ -25,8 +25,9 @@ from surefoot.metrics.intervals import bootstrap_mean
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.anchored import anchor_shares
 from surefoot.rewards.anchors import group_anchors
+from surefoot.rewards.registry import load_source
 from surefoot.rewards.score_dataset import ANCHOR, anchor_names
-from surefoot.rewards.source import RewardSource, load_source
+from surefoot.rewards.source import RewardSource
 from surefoot.rewards.trunk.loading import choose_device, template_objection
 from surefoot.training.run_online import load_policy_tokenizer
 from surefoot.training.sampling import sample_completions

@@ -32,7 +32,7 @@ from surefoot.errors import ConfigError, VarianceError
 from surefoot.files import read_json, write_json, write_text
 from surefoot.maths.objectives import Objective
 from surefoot.rewards.anchors import AnchorStore, group_anchors
-from surefoot.rewards.source import MemberSource, RewardSource
+from surefoot.rewards.source import RewardSource
 from surefoot.training import metrics
 from surefoot.training.checkpoints import finished_epochs, last_whole_checkpoint
 from surefoot.training.kl_controller import KLController
@@ -283,7 +283,7 @@ class PenaltyBridge(SampledLogRatio, ReferenceSampling):
         return size
 
     def _log_batch(self, shaped: ShapedRewards, scores: torch.Tensor, prompts: Any, completions: Any) -> None:
-        raw = scores if isinstance(self.source, MemberSource) else None
+        raw = self.source.members_of(scores)
         values = metrics.summary(shaped, self.objective, self.beta, raw, ratio_known=self._ratio_needed)
         if self.anchors is not None:
             values |= {"anchors/prompts": float(len(self.anchors.store)), "anchors/share_of_time": self._clock.share}

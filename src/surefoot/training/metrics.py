@@ -105,7 +105,7 @@ def summary(
     """Scalars of one batch; means are over the scored completions, KL in nats per sequence.
 
     Args:
-        raw: the members' scores as they gave them, for their means; None for a source without members.
+        raw: the members' rewards, for their means; None for a source without members.
         ratio_known: False where the log-ratio was not computed, so that nothing is said of it.
     """
     estimate, scored = shaped.estimate, shaped.estimate.scored

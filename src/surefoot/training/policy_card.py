@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from surefoot.maths.objectives import Objective
-from surefoot.rewards.card import one_line
-from surefoot.rewards.source import MemberSource, RewardSource
+from surefoot.rewards.hub import one_line
+from surefoot.rewards.source import RewardSource
 
 __all__ = ["policy_card"]
 
@@ -21,7 +21,6 @@ def policy_card(
         beta: at the end, in reward per nat.
         log: the trainer's log history.
     """
-    members = f"{source.num_members} members" if isinstance(source, MemberSource) else "no members, a variance"
     parameter = "" if objective.parameter is None else f" ({objective.parameter:g})"
     penalty = {
         "none": "the ordinary KL",
@@ -29,7 +28,7 @@ def policy_card(
         f"[{objective.weight_floor:g}, {objective.weight_ceiling:g}]",
     }[objective.weights]
     rows = [
-        ("reward source", f"`{one_line(source.name)}`, {members}"),
+        ("reward source", f"`{one_line(source.name)}`, {source.description}"),
         ("reward", f"`{objective.aggregate}`{parameter}"),
         ("penalty", penalty),
         ("KL budget", "none, β is constant" if target_kl is None else f"{target_kl:g} nats per sequence"),

@@ -23,7 +23,8 @@ from surefoot.files import sweep
 from surefoot.locks import hold
 from surefoot.rewards.anchors import AnchorStore, prompt_digest
 from surefoot.rewards.kinds.independent.source import IndependentMembers
-from surefoot.rewards.source import MemberSource, RewardSource, load_source
+from surefoot.rewards.registry import load_source
+from surefoot.rewards.source import RewardSource
 from surefoot.rewards.trunk.loading import check_templates, choose_device, template_objection
 from surefoot.training.run_online import load_policy_tokenizer
 from surefoot.training.sampling import as_completions, end_tokens, prompt_ids
@@ -132,7 +133,7 @@ def _prompts(args: AnchorArguments, tokenizer: PreTrainedTokenizerBase) -> list[
 def _source(args: AnchorArguments) -> RewardSource:
     source: RewardSource
     source = load_source(args.source) if args.source is not None else IndependentMembers.from_models(args.models or [])
-    if isinstance(source, MemberSource) and source.num_members < 2:
+    if source.num_members == 1:
         raise VarianceError(f"'{source.name}' has one member, so it has no variance that an anchor could centre")
     if not source.centred:
         raise VarianceError(f"the variance of '{source.name}' is given as it stands: it takes no anchors")

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from surefoot.rewards.kinds.functions import FunctionMembers
+from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.registry import load_source
 from surefoot.rewards.saved import SOURCE
-from surefoot.rewards.source import RewardSource, load_source
+from surefoot.rewards.source import RewardSource
 from surefoot.rewards.trunk.loading import check_templates
 from surefoot.types import Text
 

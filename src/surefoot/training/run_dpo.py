@@ -14,7 +14,7 @@ from surefoot.data.preferences import data_hash, load_preferences
 from surefoot.errors import ConfigError
 from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
-from surefoot.rewards.source import load_source
+from surefoot.rewards.registry import load_source
 from surefoot.rewards.trunk.loading import check_templates, template_objection
 from surefoot.training.checkpoints import last_whole_checkpoint
 from surefoot.training.distributed import end_training

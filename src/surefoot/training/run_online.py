@@ -14,7 +14,8 @@ from surefoot.data.preferences import data_hash, load_prompts
 from surefoot.errors import ConfigError, ModelError
 from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
-from surefoot.rewards.source import RewardSource, load_source
+from surefoot.rewards.registry import load_source
+from surefoot.rewards.source import RewardSource
 from surefoot.rewards.trunk.loading import check_templates, template_objection
 from surefoot.training.checkpoints import last_whole_checkpoint
 from surefoot.training.distributed import end_training

@@ -10,10 +10,11 @@ from datasets import Dataset
 from surefoot.errors import ConfigError
 from surefoot.maths.ensemble import reliability
 from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.config import RewardSourceArguments
-from surefoot.rewards.kinds.heads.fit import HeadsConfig, fit_heads, train_heads
+from surefoot.rewards.config import reward_arguments
+from surefoot.rewards.kinds.heads.config import HeadsConfig
+from surefoot.rewards.kinds.heads.fit import fit_heads, train_heads
 from surefoot.rewards.kinds.heads.source import Heads, HeadShape
-from surefoot.rewards.source import load_source
+from surefoot.rewards.registry import load_source
 from surefoot.rewards.trunk.bootstrap import bootstrap_weights
 from surefoot.rewards.trunk.feature_cache import FeatureCache, compute_features, weights_hash
 from surefoot.rewards.trunk.loading import load_trunk
@@ -160,10 +161,11 @@ def test_bad_settings() -> None:
     [("heads", None, 50), ("heads", 5, 5), ("lora", None, 5), ("independent", None, 5), ("dropout", None, 5)],
 )
 def test_the_usual_number_of_members(kind: str, given: int | None, members: int) -> None:
-    args = RewardSourceArguments("out", "model", "data", kind=kind, members=given)
+    args = reward_arguments(
+        output_dir="out", model_name_or_path="model", dataset_name="data", kind=kind, members=given
+    )
     args.check()
-    assert args.member_count == members
-    assert args.settings().members == members
+    assert args.kind_settings.members == members
 
 
 def test_fifty_heads_are_the_default_and_a_hundred_can_be_had(policy_path: Path, pairs: Dataset) -> None:

@@ -10,9 +10,10 @@ from transformers import AutoModelForSequenceClassification
 
 from surefoot.errors import DataError, ModelError, VarianceError
 from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.kinds.independent.fit import IndependentConfig, _shares, train_independent
+from surefoot.rewards.kinds.independent.config import IndependentConfig
+from surefoot.rewards.kinds.independent.fit import _shares, train_independent
 from surefoot.rewards.kinds.independent.source import IndependentMembers
-from surefoot.rewards.source import load_source
+from surefoot.rewards.registry import load_source
 
 CONFIG = IndependentConfig(members=2, epochs=1, batch_size=8, learning_rate=1e-3, max_length=16)
 

@@ -15,10 +15,10 @@ from surefoot.cli.main import main
 from surefoot.diagnosis.disagreement import measure_disagreement
 from surefoot.errors import ConfigError
 from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.card import model_card
-from surefoot.rewards.config import RewardSourceArguments
+from surefoot.rewards.config import RewardSourceArguments, reward_arguments
+from surefoot.rewards.hub import model_card, write_card
 from surefoot.rewards.kinds.linear import LinearConfig, LinearReward, fit_linear
-from surefoot.rewards.source import load_source, write_card
+from surefoot.rewards.registry import load_source
 from surefoot.types import Calibration
 
 PROMPTS = ["the red ", "a blue ", "the red ", "a blue "]
@@ -161,14 +161,14 @@ def test_margins_of_the_data_count(policy_path: Path, pairs: Dataset) -> None:
 
 
 def arguments(**changes: Any) -> RewardSourceArguments:
-    return RewardSourceArguments(output_dir="x", model_name_or_path="m", dataset_name="d", kind="linear", **changes)
+    return reward_arguments(output_dir="x", model_name_or_path="m", dataset_name="d", kind="linear", **changes)
 
 
 def test_settings_reach_the_fit() -> None:
     given = arguments(pooling="last", layer=0, penalty=2.0, penalty_by="held_out", covariance="sandwich", max_length=9)
     given.check()
-    assert given.settings() == LinearConfig("last", 0, 2.0, "held_out", "sandwich", 9)
-    assert arguments().settings() == LinearConfig()
+    assert given.kind_settings == LinearConfig("last", 0, 2.0, "held_out", "sandwich", 9)
+    assert arguments().kind_settings == LinearConfig()
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,8 @@ def test_settings_reach_the_fit() -> None:
         ({"penalty_by": "luck"}, "penalty_by must be one of evidence, held_out, got 'luck'"),
         ({"covariance": "full"}, "covariance must be one of laplace, sandwich, got 'full'"),
         ({"epochs": 3}, "kind: linear has no epochs"),
-        ({"members": 5}, "kind: linear has no members: members, scale_members and variance don't apply"),
+        ({"members": 5}, r"kind: linear has no members \(kind: dropout or heads or independent or lora\)"),
+        ({"scale_members": True}, "kind: linear has no members: scale_members and variance don't apply"),
         ({"variance": "smoothed"}, "kind: linear has no members"),
         ({"variance": "raw"}, "kind: linear has no members"),
     ],
@@ -189,9 +190,8 @@ def test_settings_that_make_no_sense(changes: dict[str, Any], message: str) -> N
 
 
 def test_of_other_kinds_penalty_is_refused() -> None:
-    given = RewardSourceArguments(output_dir="x", model_name_or_path="m", dataset_name="d", penalty=1.0)
     with pytest.raises(ConfigError, match=r"kind: heads has no penalty \(kind: linear\)"):
-        given.check()
+        reward_arguments(output_dir="x", model_name_or_path="m", dataset_name="d", penalty=1.0)
 
 
 def test_from_the_command(

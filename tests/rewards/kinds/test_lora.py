@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
 from surefoot.errors import ConfigError, ModelError
-from surefoot.rewards.kinds.lora.fit import LoraConfig, train_lora
+from surefoot.rewards.kinds.lora.config import LoraConfig
+from surefoot.rewards.kinds.lora.fit import train_lora
 from surefoot.rewards.kinds.lora.source import AdapterShape, LoraMembers, LoraNetwork
-from surefoot.rewards.source import load_source
+from surefoot.rewards.registry import load_source
 from surefoot.rewards.trunk.batching import padded
 from surefoot.rewards.trunk.replicated_layers import layers_of, replicated, start_layer
 

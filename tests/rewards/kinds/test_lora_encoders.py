@@ -16,10 +16,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from surefoot.errors import ModelError
 from surefoot.files import read_json
-from surefoot.rewards.kinds.lora.fit import LoraConfig, train_lora
+from surefoot.rewards.kinds.lora.config import LoraConfig
+from surefoot.rewards.kinds.lora.fit import train_lora
 from surefoot.rewards.kinds.lora.layers import PEFT_SAVES, drawn_anew
 from surefoot.rewards.kinds.lora.source import AdapterShape, LoraMembers, LoraNetwork
-from surefoot.rewards.source import load_source
+from surefoot.rewards.registry import load_source
 from surefoot.rewards.trunk.batching import padded
 from surefoot.rewards.trunk.loading import load_base, load_tokenizer
 from surefoot.rewards.trunk.text_encoder import TextEncoder

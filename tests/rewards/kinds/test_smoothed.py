@@ -15,13 +15,15 @@ from surefoot.errors import ConfigError, DataError
 from surefoot.maths.ensemble import degrees_of_freedom, sample_variance
 from surefoot.maths.smoothing import fit_log_variance
 from surefoot.rewards.anchors import AnchorStore, group_anchors
-from surefoot.rewards.config import RewardSourceArguments
-from surefoot.rewards.kinds.functions import FunctionMembers
-from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.config import reward_arguments
+from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.heads.config import HeadsConfig
+from surefoot.rewards.kinds.heads.fit import train_heads
 from surefoot.rewards.kinds.heads.source import SharedTrunkHeads
-from surefoot.rewards.kinds.independent.fit import IndependentConfig, train_independent
+from surefoot.rewards.kinds.independent.config import IndependentConfig
+from surefoot.rewards.kinds.independent.fit import train_independent
 from surefoot.rewards.kinds.smoothed import SmoothedVariance, smooth_variance
-from surefoot.rewards.source import load_source
+from surefoot.rewards.registry import load_source
 from surefoot.rewards.trunk.feature_cache import compute_features
 from surefoot.rewards.trunk.loading import load_trunk
 from surefoot.types import Calibration
@@ -196,7 +198,7 @@ def test_what_cannot_be_smoothed(heads: SharedTrunkHeads, pairs: Dataset, policy
 def test_settings_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
     settings = {"output_dir": "x", "model_name_or_path": "m", "dataset_name": "d", "variance": "smoothed"} | changes
     with pytest.raises(ConfigError, match=message):
-        RewardSourceArguments(**settings).check()
+        reward_arguments(**settings).check()
 
 
 @pytest.mark.parametrize("kind", ["heads", "independent", "lora", "dropout"])

@@ -9,9 +9,10 @@ from datasets import Dataset
 from torch.nn.functional import softplus
 
 from surefoot.errors import ConfigError
-from surefoot.rewards.kinds.heads.fit import HeadsConfig, train_heads
+from surefoot.rewards.kinds.heads.config import HeadsConfig
+from surefoot.rewards.kinds.heads.fit import train_heads
 from surefoot.rewards.kinds.heads.trunk_training import pooled_states
-from surefoot.rewards.source import load_source
+from surefoot.rewards.registry import load_source
 from surefoot.rewards.trunk.bootstrap import bootstrap_weights
 from surefoot.rewards.trunk.feature_cache import Pooling, compute_features
 from surefoot.rewards.trunk.loading import load_tokenizer, load_trunk

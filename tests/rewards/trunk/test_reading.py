@@ -23,7 +23,7 @@ from surefoot.errors import ModelError
 from surefoot.rewards.kinds.dropout import DropoutConfig, DropoutMembers
 from surefoot.rewards.kinds.independent.source import IndependentMembers, Member
 from surefoot.rewards.kinds.laplace import LaplaceConfig, fit_laplace
-from surefoot.rewards.source import load_source
+from surefoot.rewards.registry import load_source
 from surefoot.rewards.trunk.feature_cache import compute_features
 from surefoot.rewards.trunk.loading import check_templates, load_base, load_encoder, load_trunk, positions
 from surefoot.rewards.trunk.reading import decoder_head

@@ -14,12 +14,13 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from surefoot.errors import DataError
+from surefoot.errors import ConfigError, DataError
 from surefoot.files import whole_directory, write_json
 from surefoot.metrics.intervals import spearman
 from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.saved import SOURCE, read_source, read_tensors
-from surefoot.rewards.source import RewardSource, given_estimate, plain_constants, save_calibration
+from surefoot.rewards.registry import load_source, register
+from surefoot.rewards.saved import SOURCE, read_source, read_tensors, save_calibration
+from surefoot.rewards.source import FitJob, RewardSource, given_estimate, plain_constants
 from surefoot.rewards.trunk.feature_cache import Pooling, compute_features
 from surefoot.rewards.trunk.loading import choose_device, load_encoder, load_trunk
 from surefoot.rewards.trunk.text_encoder import TextEncoder, prompt_keys
@@ -43,6 +44,17 @@ class DistilledConfig:
     max_length: int = 512
 
 
+@dataclass(slots=True)
+class DistilledArguments(DistilledConfig):
+    """The same for `surefoot reward`, which must be told the teacher."""
+
+    teacher: str | None = field(default=None, metadata={"help": "The source whose variance is learnt."})
+
+    def __post_init__(self) -> None:
+        if self.teacher is None:
+            raise ConfigError("kind: distilled needs teacher, the directory of the source whose variance is learnt")
+
+
 class _Network(nn.Module):
     centre: Tensor
     spread: Tensor
@@ -62,6 +74,7 @@ class _Network(nn.Module):
         return self.units[0] + self.units[1] * self.outer(torch.nn.functional.gelu(self.inner(standard)))
 
 
+@register("distilled")
 class DistilledReward(RewardSource):
     """Reward and log variance, both learnt from another source.
 
@@ -69,6 +82,9 @@ class DistilledReward(RewardSource):
     margin's variance is twice the sum of its sides' (exact where the teacher saw pairs, since a centred pair has
     ±half the margin).
     """
+
+    settings = DistilledArguments
+    made_from = "reward model"
 
     centred = False
 
@@ -84,6 +100,10 @@ class DistilledReward(RewardSource):
         self.trunk, self.encoder, self.network = trunk.eval(), encoder, network.eval()
         self.pooling, self.layer, self.name = pooling, layer, name
 
+    @property
+    def num_columns(self) -> int:
+        return 2
+
     @torch.no_grad()
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
         return self.network(_features(self.trunk, self.encoder, prompts, completions, self.pooling, self.layer))
@@ -91,11 +111,11 @@ class DistilledReward(RewardSource):
     def _estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> RewardEstimate:
         return given_estimate(scores[:, 0], scores[:, 1].exp())
 
-    def margins(
+    def _margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
     ) -> MarginEstimate:
-        a, b = self.estimate(chosen), self.estimate(rejected)
-        return MarginEstimate(a.mean - b.mean, 2 * (a.variance + b.variance))
+        variance = 2 * (chosen[:, 1].exp() + rejected[:, 1].exp())
+        return MarginEstimate(chosen[:, 0] - rejected[:, 0], variance)
 
     def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
         return plain_constants(scores[:, 0])
@@ -112,6 +132,10 @@ class DistilledReward(RewardSource):
                     "max_length": self.encoder.max_length}  # fmt: skip
             write_json(folder / SOURCE, held)
             save_calibration(folder, self.calibration)
+
+    @classmethod
+    def fit(cls, job: FitJob) -> RewardSource:
+        return distil(job.pairs, load_source(job.settings.teacher), job.model, job.settings, on_progress=job.report)
 
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> "DistilledReward":

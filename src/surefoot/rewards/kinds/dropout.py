@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from surefoot.errors import ConfigError, ModelError
 from surefoot.files import whole_directory, write_json
 from surefoot.rewards.kinds.laplace import load_reader
-from surefoot.rewards.saved import SOURCE, read_source
-from surefoot.rewards.source import MemberSource, save_calibration
+from surefoot.rewards.registry import register
+from surefoot.rewards.saved import SOURCE, read_source, save_calibration
+from surefoot.rewards.source import FitJob, MemberSource, RewardSource
 from surefoot.rewards.trunk.batching import forward_tokens, length_sorted_batches
 from surefoot.rewards.trunk.hidden_states import read_states
 from surefoot.rewards.trunk.reading import apply_head, decoder_head, head_in_float32, own_pad, read_places
@@ -41,9 +42,9 @@ class DropoutConfig:
         start: share of the depth below which the members share everything.
     """
 
-    members: int = 10
+    members: int = 5
     seed: int = 0
-    rate: float = 0.1
+    rate: float = field(default=0.1, metadata={"help": "Share of the features that a member lacks."})
     start: float = field(default=0.0, metadata={"help": "Share of the depth below which nothing is dropped."})
     max_length: int = 1024
 
@@ -52,6 +53,7 @@ class DropoutConfig:
             raise ConfigError(f"rate must lie between 0 and 1, got {self.rate}")
 
 
+@register("dropout")
 class DropoutMembers(MemberSource):
     """K fixed thinnings of one reward model.
 
@@ -60,6 +62,9 @@ class DropoutMembers(MemberSource):
         encoder: its text encoder.
         config: how many, how thin, from where, and the seed that the masks are drawn from.
     """
+
+    settings = DropoutConfig
+    made_from = "reward model"
 
     def __init__(self, model: Any, encoder: TextEncoder, config: DropoutConfig, name: str = "dropout") -> None:
         self.model, self.encoder, self.config, self.name = model.eval(), encoder, config, name
@@ -162,6 +167,10 @@ class DropoutMembers(MemberSource):
             held = {name: getattr(self.config, name) for name in ("members", "seed", "rate", "start", "max_length")}
             write_json(folder / SOURCE, {"kind": "dropout", "name": self.name, "config": held})
             save_calibration(folder, self.calibration)
+
+    @classmethod
+    def fit(cls, job: FitJob) -> RewardSource:
+        return cls.from_model(job.model, job.settings)
 
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> "DropoutMembers":

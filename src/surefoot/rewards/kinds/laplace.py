@@ -23,8 +23,9 @@ from surefoot.maths.laplace import (
     random_features,
 )
 from surefoot.rewards.gaussian import GaussianSource, Term
-from surefoot.rewards.saved import SOURCE, read_source, read_tensors
-from surefoot.rewards.source import save_calibration
+from surefoot.rewards.registry import register
+from surefoot.rewards.saved import SOURCE, read_source, read_tensors, save_calibration
+from surefoot.rewards.source import FitJob, RewardSource
 from surefoot.rewards.trunk.batching import forward_tokens, length_sorted_batches
 from surefoot.rewards.trunk.hidden_states import read_states
 from surefoot.rewards.trunk.loading import choose_device, load_classifier, load_encoder
@@ -50,10 +51,10 @@ class LaplaceConfig:
     """
 
     structure: str = field(default="full", metadata={"help": "full, low_rank or diagonal."})
-    rank: int = 64
-    precision: float | None = None
+    rank: int = field(default=64, metadata={"help": "Of low_rank."})
+    precision: float | None = field(default=None, metadata={"help": "Of the prior; by evidence if none."})
     distance: float = field(default=0.0, metadata={"help": "Size of the distance term; 0 leaves it out."})
-    distance_layer: int = -2
+    distance_layer: int = field(default=-2, metadata={"help": "Hidden state to measure the distance in."})
     distance_features: int = 1024
     max_length: int = 1024
     overlong: Literal["drop", "truncate"] = "drop"
@@ -137,6 +138,7 @@ class Distance:
         return random_features((hidden - self.mean) / self.spread, self.frequencies, self.phases)
 
 
+@register("laplace")
 class LaplaceRewardModel(GaussianSource):
     """One existing reward model with a variance.
 
@@ -146,6 +148,9 @@ class LaplaceRewardModel(GaussianSource):
         terms: the last layer's posterior, and the distance term's if there is one.
         distance: None without a distance term.
     """
+
+    settings = LaplaceConfig
+    made_from = "reward model"
 
     def __init__(
         self,
@@ -177,6 +182,10 @@ class LaplaceRewardModel(GaussianSource):
                     "distance_layer": None if self.distance is None else self.distance.layer}  # fmt: skip
             write_json(folder / SOURCE, held)
             save_calibration(folder, self.calibration)
+
+    @classmethod
+    def fit(cls, job: FitJob) -> RewardSource:
+        return fit_laplace(job.pairs, job.model, job.settings, on_progress=job.report)
 
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> "LaplaceRewardModel":

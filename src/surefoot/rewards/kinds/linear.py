@@ -22,8 +22,9 @@ from surefoot.files import whole_directory, write_json
 from surefoot.maths.laplace import Covariance
 from surefoot.maths.linear import LinearFit, fit_bradley_terry
 from surefoot.rewards.gaussian import GaussianSource, Term
-from surefoot.rewards.saved import SOURCE, read_source, read_tensors
-from surefoot.rewards.source import save_calibration
+from surefoot.rewards.registry import register
+from surefoot.rewards.saved import SOURCE, read_source, read_tensors, save_calibration
+from surefoot.rewards.source import FitJob, RewardSource
 from surefoot.rewards.trunk.feature_cache import FeatureCache, Pooling, compute_features
 from surefoot.rewards.trunk.loading import choose_device, load_encoder, load_trunk
 from surefoot.rewards.trunk.text_encoder import TextEncoder, encode_pairs, prompt_keys
@@ -48,9 +49,15 @@ class LinearConfig:
         default=-1,
         metadata={"help": "Hidden state to read: -1 the last. A causal model's last layer is about the next token."},
     )
-    penalty: float | None = None
-    penalty_by: Literal["evidence", "held_out"] = "evidence"
-    covariance: Literal["laplace", "sandwich"] = "laplace"
+    penalty: float | None = field(
+        default=None, metadata={"help": "Of ‖w‖²/2 on standardised features; chosen by penalty_by if none."}
+    )
+    penalty_by: Literal["evidence", "held_out"] = field(
+        default="evidence", metadata={"help": "evidence, or held_out: likelihood over five folds."}
+    )
+    covariance: Literal["laplace", "sandwich"] = field(
+        default="laplace", metadata={"help": "laplace, the posterior's; sandwich, over fresh pairs and labels."}
+    )
     max_length: int = 512
     overlong: Literal["drop", "truncate"] = "drop"
 
@@ -62,6 +69,7 @@ class LinearConfig:
             raise ConfigError(f"penalty must be positive, got {self.penalty}")
 
 
+@register("linear")
 class LinearReward(GaussianSource):
     """One linear head on a frozen trunk, with the posterior of its weights.
 
@@ -74,6 +82,8 @@ class LinearReward(GaussianSource):
         pooling, layer: which hidden states become features, and how.
         figures: of the fit, shown on the card: penalty, covariance, shrinkage, left_out, loss.
     """
+
+    settings = LinearConfig
 
     def __init__(
         self,
@@ -122,6 +132,12 @@ class LinearReward(GaussianSource):
                     "max_length": self.encoder.max_length, "figures": self.figures}  # fmt: skip
             write_json(folder / SOURCE, held)
             save_calibration(folder, self.calibration)
+
+    @classmethod
+    def fit(cls, job: FitJob) -> RewardSource:
+        return fit_linear(
+            job.pairs, job.model, job.settings, cache_directory=job.work / "features", on_progress=job.report
+        )
 
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> LinearReward:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,13 +12,22 @@ from torch import Tensor
 
 from surefoot.errors import DataError, ModelError
 from surefoot.files import whole_directory, write_json
-from surefoot.rewards.saved import SOURCE, inner_folders, read_source
-from surefoot.rewards.source import CALIBRATION, MemberSource, RewardSource, load_source, save_calibration
+from surefoot.rewards.registry import load_source, register
+from surefoot.rewards.saved import CALIBRATION, SOURCE, inner_folders, read_source, save_calibration
+from surefoot.rewards.source import FitJob, MemberSource, RewardSource
 from surefoot.types import Anchors, MarginEstimate, RewardEstimate, Text
 
 __all__ = ["MixedSources"]
 
 
+@dataclass(slots=True)
+class MixedConfig:
+    """Settings of a mixed source."""
+
+    other_models: tuple[str, ...] = field(default=(), metadata={"help": "Further sources."})
+
+
+@register("mixed")
 class MixedSources(MemberSource):
     """Every source is one member, by its mean reward: a judge by its mean rating, an ensemble by its members' mean.
 
@@ -32,6 +42,9 @@ class MixedSources(MemberSource):
     Raises:
         ModelError: no sources.
     """
+
+    settings = MixedConfig
+    made_from = "source"
 
     scale_members = True
 
@@ -53,11 +66,8 @@ class MixedSources(MemberSource):
 
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
         """One column for each source; NaN where that source left the completion unscored."""
-        columns = []
-        for source in self.sources:
-            rows = source.score(prompts, completions)
-            columns.append(rows.nanmean(dim=1) if isinstance(source, MemberSource) else rows[:, 0])
-        return torch.stack(columns, dim=1)
+        columns = [source.reward_of(source.score(prompts, completions)) for source in self.sources]
+        return torch.stack(columns, dim=1).float()
 
     def estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None = None) -> RewardEstimate:
         self._need_scales()
@@ -84,6 +94,10 @@ class MixedSources(MemberSource):
             values = {"kind": "mixed", "name": self.name, "sources": names, "scale_members": self.scale_members}
             write_json(folder / SOURCE, values)
             save_calibration(folder, self.calibration)
+
+    @classmethod
+    def fit(cls, job: FitJob) -> RewardSource:
+        return cls([load_source(name) for name in (job.model, *job.settings.other_models)])
 
     @classmethod
     def load(cls, directory: str | Path, device: str | torch.device | None = None) -> MixedSources:

@@ -24,8 +24,9 @@ from surefoot.files import whole_directory, write_json
 from surefoot.maths import ensemble
 from surefoot.maths.smoothing import LogVariance, PairScatter, fit_log_variance, smoothed_reliability
 from surefoot.rewards.kinds.heads.source import SharedTrunkHeads
-from surefoot.rewards.saved import SOURCE, read_source, read_tensors
-from surefoot.rewards.source import MemberSource, RewardSource, load_source, save_calibration
+from surefoot.rewards.registry import load_source, register
+from surefoot.rewards.saved import SOURCE, read_source, read_tensors, save_calibration
+from surefoot.rewards.source import MemberSource, RewardSource
 from surefoot.rewards.trunk.feature_cache import FeatureCache, Pooling, compute_features
 from surefoot.rewards.trunk.loading import choose_device, load_encoder, load_trunk
 from surefoot.rewards.trunk.text_encoder import TextEncoder, encode_pairs, prompt_keys
@@ -56,6 +57,7 @@ class FrozenTrunk:
         )
 
 
+@register("smoothed")
 class SmoothedVariance(RewardSource):
     """The mean of an ensemble, with its variance smoothed over features.
 
@@ -91,6 +93,14 @@ class SmoothedVariance(RewardSource):
         """K."""
         return self.members.num_members
 
+    @property
+    def num_columns(self) -> int:
+        return self.num_members + len(self.spread)
+
+    @property
+    def description(self) -> str:
+        return self.members.description
+
     @torch.no_grad()
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
         if self.trunk is not None:
@@ -110,15 +120,23 @@ class SmoothedVariance(RewardSource):
         variance = fitted.of(self.scatter.lengths((scores - anchors.rows)[:, count:]))
         return replace(found, epistemic=torch.where(found.mean.isnan(), torch.nan, variance))
 
-    def margins(
+    def members_of(self, scores: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch members"]:
+        members = self._checked(scores)[:, : self.num_members]
+        if self.calibration is None:
+            return members
+        return members / members.new_tensor(self.calibration.scales[: self.num_members])
+
+    def reward_of(self, scores: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch"]:
+        return self.members_of(scores).nanmean(dim=1)
+
+    def _margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
     ) -> MarginEstimate:
         """The other completion is the anchor of a margin: its variance is that of the features' difference."""
-        difference = self._checked(chosen) - self._checked(rejected)
-        calibration, fitted = self._fitted()
-        members = difference[:, : self.num_members] / difference.new_tensor(calibration.scales[: self.num_members])
+        _, fitted = self._fitted()
+        members = self.members_of(chosen) - self.members_of(rejected)
         mean = members.nanmean(dim=1)
-        variance = self.variance_factor * fitted.of(self.scatter.lengths(difference[:, self.num_members :]))
+        variance = fitted.of(self.scatter.lengths((chosen - rejected)[:, self.num_members :]))
         return MarginEstimate(mean, torch.where(mean.isnan(), torch.nan, variance), members)
 
     def _fitted(self) -> tuple[Calibration, LogVariance]:
@@ -167,12 +185,6 @@ class SmoothedVariance(RewardSource):
 
     def _unknown(self, anchors: Anchors) -> "torch.Tensor":
         return anchors.rows[:, : self.num_members].isnan().all(dim=1)
-
-    def _checked(self, scores: Float[Tensor, "batch columns"]) -> Tensor:
-        wanted = self.num_members + len(self.spread)
-        if scores.ndim != 2 or scores.shape[1] != wanted:
-            raise DataError(f"'{self.name}' reads rows of {wanted} columns, got {tuple(scores.shape)}")
-        return scores.to(torch.float64)
 
     def save(self, directory: str | Path) -> None:
         tensors = {"spread": self.spread, "basis": self.scatter.basis, "values": self.scatter.values}

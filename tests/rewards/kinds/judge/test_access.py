@@ -13,11 +13,13 @@ from surefoot.cli.main import main
 from surefoot.cli.parsing import parse
 from surefoot.errors import ConfigError
 from surefoot.files import read_json, write_json
+from surefoot.rewards.hub import write_card
 from surefoot.rewards.kinds.judge.access import VARIABLES, JudgeAccess
 from surefoot.rewards.kinds.judge.config import JudgeConfig
 from surefoot.rewards.kinds.judge.source import JudgeSource
 from surefoot.rewards.kinds.mixed import MixedSources
-from surefoot.rewards.source import SOURCE, load_source, write_card
+from surefoot.rewards.registry import load_source
+from surefoot.rewards.saved import SOURCE
 from surefoot.studies.reward_sources import check_source, load_sources, source_key
 from tests.rewards.kinds.judge.servers import JudgeServer, number_in, rated
 

@@ -14,14 +14,15 @@ from datasets import Dataset
 from surefoot.cli.main import main
 from surefoot.errors import ConfigError, DataError
 from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.kinds.borrowed_variance import BorrowedVariance
-from surefoot.rewards.kinds.functions import FunctionMembers
+from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.borrowed import BorrowedVariance
 from surefoot.rewards.kinds.judge import extra
 from surefoot.rewards.kinds.judge.access import JudgeAccess
 from surefoot.rewards.kinds.judge.config import JudgeConfig
 from surefoot.rewards.kinds.judge.source import JudgeSource
 from surefoot.rewards.kinds.mixed import MixedSources
-from surefoot.rewards.source import RewardSource, load_source
+from surefoot.rewards.registry import load_source
+from surefoot.rewards.source import RewardSource
 from surefoot.training.shaping import shape_rewards
 from surefoot.types import Anchors
 from tests.rewards.kinds.judge.servers import Act, JudgeServer, Request, number_in, rated, reply

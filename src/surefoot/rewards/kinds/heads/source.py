@@ -14,8 +14,10 @@ from torch import Tensor
 
 from surefoot.errors import ConfigError, ModelError
 from surefoot.files import whole_directory, write_json
-from surefoot.rewards.saved import SOURCE, read_source, read_tensors
-from surefoot.rewards.source import MemberSource, save_calibration
+from surefoot.rewards.kinds.heads.config import HeadsConfig
+from surefoot.rewards.registry import register
+from surefoot.rewards.saved import SOURCE, read_source, read_tensors, save_calibration
+from surefoot.rewards.source import FitJob, MemberSource, RewardSource
 from surefoot.rewards.trunk.feature_cache import Pooling, compute_features
 from surefoot.rewards.trunk.loading import choose_device, load_encoder, load_trunk
 from surefoot.rewards.trunk.text_encoder import TextEncoder, prompt_keys
@@ -105,6 +107,7 @@ def _apply(features: Float[Tensor, "batch features"], weights: dict[str, Tensor]
     return (torch.nn.functional.gelu(hidden) * weights["weight"]).sum(dim=-1)
 
 
+@register("heads")
 class SharedTrunkHeads(MemberSource):
     """Members that share a frozen trunk.
 
@@ -114,6 +117,8 @@ class SharedTrunkHeads(MemberSource):
         heads: the K heads.
         pooling, layer: which hidden states become features, and how.
     """
+
+    settings = HeadsConfig
 
     def __init__(
         self, trunk: Any, encoder: TextEncoder, heads: Heads, pooling: Pooling, layer: int = -1, name: str = "heads"
@@ -157,6 +162,19 @@ class SharedTrunkHeads(MemberSource):
                 },
             )
             save_calibration(folder, self.calibration)
+
+    @classmethod
+    def fit(cls, job: FitJob) -> RewardSource:
+        from surefoot.rewards.kinds.heads.fit import train_heads
+
+        return train_heads(
+            job.pairs,
+            job.model,
+            job.settings,
+            cache_directory=job.work / "features",
+            directory=job.work / "checkpoint",
+            on_progress=job.report,
+        )
 
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> "SharedTrunkHeads":

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,46 +17,14 @@ from trl import RewardConfig, RewardTrainer
 from surefoot.data.preferences import data_hash
 from surefoot.errors import ConfigError, DataError
 from surefoot.files import fingerprint, read_json, whole_directory, write_json
+from surefoot.rewards.kinds.independent.config import IndependentConfig
 from surefoot.rewards.kinds.independent.source import IndependentMembers, write_source
 from surefoot.rewards.trunk.loading import choose_device, load_base, load_encoder, load_skeleton
 from surefoot.rewards.trunk.text_encoder import TextEncoder, encode_pairs, prompt_keys
 
-__all__ = ["IndependentConfig", "train_independent"]
+__all__ = ["train_independent"]
 
 _RECEIPT = "member.json"
-
-
-@dataclass(slots=True)
-class IndependentConfig:
-    """Settings of independent members.
-
-    Member k draws its reward head, its order of the data and its bootstrap sample from (seed, k).
-
-    Args:
-        bootstrap: "resample" draws as many pairs as there are, with replacement; "disjoint" gives every prompt to one
-            member only.
-        bf16: mixed precision in training; None means where there is an accelerator. A CPU with bf16 instructions
-            trains about half again to twice as fast with it.
-        rank, alpha, targets: train PEFT's LoRA adapters instead of all weights, merged into the member when it is
-            saved; None trains all weights, and PEFT then chooses the layers if `targets` is None.
-    """
-
-    members: int = 5
-    seed: int = 0
-    bootstrap: Literal["none", "resample", "disjoint"] = field(
-        default="resample",
-        metadata={"help": "resample: a draw of the pairs, with replacement; disjoint: a share of the prompts."},
-    )
-    rank: int | None = field(default=None, metadata={"help": "Of PEFT adapters; all weights are trained if none."})
-    alpha: float = 16.0
-    targets: tuple[str, ...] | None = None
-    learning_rate: float = 2e-5
-    epochs: float = 2.0
-    batch_size: int = 16
-    warmup_steps: float = 0.1
-    max_length: int = 512
-    overlong: Literal["drop", "truncate"] = "drop"
-    bf16: bool | None = None
 
 
 def train_independent(
@@ -122,7 +90,7 @@ def _shares(pairs: Dataset, config: IndependentConfig) -> list[Dataset]:
 
 
 def _receipt(config: IndependentConfig, member: int, base: str | Path, encoded: Dataset) -> str:
-    settings = {name: value for name, value in asdict(config).items() if name != "members"}
+    settings = {name: value for name, value in asdict(config).items() if name not in ("members", "other_models")}
     return fingerprint([settings, member, str(base), data_hash(encoded)])
 
 

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from surefoot.errors import ModelError
 from surefoot.files import whole_directory, write_json
-from surefoot.rewards.saved import SOURCE, inner_folders, read_source
-from surefoot.rewards.source import MemberSource, save_calibration
+from surefoot.rewards.kinds.independent.config import IndependentConfig
+from surefoot.rewards.registry import register
+from surefoot.rewards.saved import SOURCE, inner_folders, read_source, save_calibration
+from surefoot.rewards.source import FitJob, MemberSource, RewardSource
 from surefoot.rewards.trunk.loading import choose_device, load_classifier, load_encoder
 from surefoot.rewards.trunk.reading import read_rewards
 from surefoot.rewards.trunk.text_encoder import TextEncoder
@@ -31,6 +33,7 @@ class Member:
     encoder: TextEncoder
 
 
+@register("independent")
 class IndependentMembers(MemberSource):
     """Members that are whole models.
 
@@ -41,6 +44,8 @@ class IndependentMembers(MemberSource):
     Raises:
         ModelError: no members.
     """
+
+    settings = IndependentConfig
 
     def __init__(self, members: Sequence[Member], name: str = "independent") -> None:
         if not members:
@@ -66,6 +71,19 @@ class IndependentMembers(MemberSource):
         """
         target = choose_device(device)
         return cls([_load_member(name, max_length, target) for name in names])
+
+    @classmethod
+    def fit(cls, job: FitJob) -> RewardSource:
+        from surefoot.rewards.kinds.independent.fit import train_independent
+
+        count = job.settings.members
+        return train_independent(
+            job.pairs,
+            [job.model, *job.settings.other_models],
+            job.target,
+            job.settings,
+            on_step=lambda k, done, total: job.report(f"member {k + 1} of {count}", done / total),
+        )
 
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> "IndependentMembers":

@@ -23,7 +23,8 @@ from surefoot.errors import DataError
 from surefoot.files import write_json
 from surefoot.metrics.intervals import wilson
 from surefoot.rewards.kinds.judge.access import JudgeAccess
-from surefoot.rewards.source import MemberSource, RewardSource, load_source
+from surefoot.rewards.registry import load_source
+from surefoot.rewards.source import RewardSource
 from surefoot.yaml_files import read_yaml
 
 __all__ = ["InjectionSet", "injection_report", "load_injections"]
@@ -94,8 +95,8 @@ def injection_report(
 
 def _rewards(source: RewardSource, prompts: list[str], completions: list[str]) -> np.ndarray[Any, Any]:
     scores = source.score(prompts, completions).to(torch.float64)
-    found: np.ndarray[Any, Any] = (scores.nanmean(dim=1) if isinstance(source, MemberSource) else scores[:, 0]).numpy()
-    return found
+    rewards: np.ndarray[Any, Any] = source.reward_of(scores).numpy()
+    return rewards
 
 
 def _summary(change: np.ndarray[Any, Any], step: float) -> dict[str, Any]:

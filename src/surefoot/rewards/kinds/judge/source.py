@@ -28,7 +28,9 @@ from surefoot.rewards.kinds.judge.questions import Questions
 from surefoot.rewards.kinds.judge.references import load_references
 from surefoot.rewards.kinds.judge.reply_cache import ReplyCache, default_path
 from surefoot.rewards.kinds.judge.rubrics import Rubric, load_rubric
-from surefoot.rewards.source import SOURCE, RewardSource, save_calibration
+from surefoot.rewards.registry import register
+from surefoot.rewards.saved import SOURCE, save_calibration
+from surefoot.rewards.source import FitJob, RewardSource
 from surefoot.rewards.trunk.text_encoder import check_rows, prompt_keys
 from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate, Text, VariancePrior
 
@@ -45,6 +47,7 @@ _CERTAIN = 1e9
 """Stands for infinite prior degrees of freedom in a calibration's notes, which are plain numbers."""
 
 
+@register("judge")
 class JudgeSource(RewardSource):
     """One judge.
 
@@ -63,6 +66,13 @@ class JudgeSource(RewardSource):
     Raises:
         ConfigError: the settings contradict each other, or the extra `judge` isn't installed.
     """
+
+    settings = JudgeConfig
+    made_from = "served model"
+    loading_example = (
+        "from surefoot.rewards.kinds.judge.access import JudgeAccess",
+        ', judge=JudgeAccess(endpoint="https://…/v1", key_variable="…")',
+    )
 
     def __init__(
         self,
@@ -116,6 +126,10 @@ class JudgeSource(RewardSource):
     def num_columns(self) -> int:
         """Columns of a scored row."""
         return 1 + 3 * self.num_wordings
+
+    @property
+    def description(self) -> str:
+        return "an LLM judge"
 
     @property
     def max_pairs(self) -> int:
@@ -246,7 +260,7 @@ class JudgeSource(RewardSource):
         """The variance that `variance_of` names."""
         return found.reply if self.config.variance_of == "reply" else found.mean
 
-    def margins(
+    def _margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
     ) -> MarginEstimate:
         """Paired wording by wording: what a wording adds to both sides cancels. Noise of both sides adds up.
@@ -256,15 +270,14 @@ class JudgeSource(RewardSource):
         """
         if not self.has_variance:
             raise VarianceError(f"'{self.name}' asks for one reply, which has no variance; raise samples or wordings")
-        ours, theirs = self._checked(chosen), self._checked(rejected)
         prior = None if self.calibration is None else self._known_priors(self.calibration).within
         priors = Priors(prior if self.config.variance == "moderated" else None, None)
         # A margin is a reward that is centred by the other side: an anchor of one completion.
-        other = Anchors(theirs, "dataset", theirs.new_ones(len(theirs)))
-        found = arithmetic.components(self._readings(ours), other, priors, self._floor)
-        difference = self._readings(ours).means - self._readings(theirs).means
+        other = Anchors(rejected, "dataset", rejected.new_ones(len(rejected)))
+        found = arithmetic.components(self._readings(chosen), other, priors, self._floor)
+        difference = self._readings(chosen).means - self._readings(rejected).means
         members = difference if self.num_wordings > 1 else None
-        return MarginEstimate(difference.nanmean(dim=1), self.variance_factor * self._asked(found), members)
+        return MarginEstimate(difference.nanmean(dim=1), self._asked(found), members)
 
     def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
         readings = self._readings(scores)
@@ -309,14 +322,6 @@ class JudgeSource(RewardSource):
         """Anchors in which no wording has a mean; their counts of replies may be known all the same."""
         return self._readings(anchors.rows).means.isnan().all(dim=1)
 
-    def _checked(self, scores: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch columns"]:
-        if scores.ndim != 2 or scores.shape[1] != self.num_columns:
-            raise DataError(
-                f"'{self.name}' has {self.num_wordings} wordings and reads rows of {self.num_columns} columns, got "
-                f"{tuple(scores.shape)}"
-            )
-        return scores.to(torch.float64)
-
     def _readings(self, scores: Float[Tensor, "batch columns"]) -> Readings:
         return Readings.of(scores, self.num_wordings)
 
@@ -351,6 +356,10 @@ class JudgeSource(RewardSource):
             if self.references is not None:
                 write_json(folder / _REFERENCES, dict(self.references))
             save_calibration(folder, self.calibration)
+
+    @classmethod
+    def fit(cls, job: FitJob) -> RewardSource:
+        return cls(job.model, job.settings)
 
     @classmethod
     def load(cls, directory: str | Path, device: str | torch.device | None = None) -> JudgeSource:

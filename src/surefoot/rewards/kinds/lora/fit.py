@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import torch
 from datasets import Dataset
@@ -13,44 +12,18 @@ from datasets import Dataset
 from surefoot.data.preferences import data_hash
 from surefoot.errors import ConfigError
 from surefoot.files import fingerprint
+from surefoot.rewards.kinds.lora.config import LoraConfig
 from surefoot.rewards.kinds.lora.layers import PEFT_SAVES, AdapterShape, drawn_anew
 from surefoot.rewards.kinds.lora.network import LoraNetwork
 from surefoot.rewards.kinds.lora.source import LoraMembers
 from surefoot.rewards.trunk.batching import forward_tokens, padded
-from surefoot.rewards.trunk.bootstrap import Bootstrap, bootstrap_weights
+from surefoot.rewards.trunk.bootstrap import bootstrap_weights
 from surefoot.rewards.trunk.bradley_terry_loop import PairRun, Plan, micro_batches
 from surefoot.rewards.trunk.loading import choose_device, load_base, load_encoder, resolve_model
 from surefoot.rewards.trunk.replicated_layers import start_layer
 from surefoot.rewards.trunk.text_encoder import encode_pairs
 
-__all__ = ["LoraConfig", "train_lora"]
-
-
-@dataclass(slots=True)
-class LoraConfig:
-    """Settings of LoRA members.
-
-    Args:
-        targets: last names of the adapted linear layers; None takes PEFT's choice for the architecture.
-        start: share of the depth below which the members share everything; 0 adapts every layer, 2/3 the upper third.
-    """
-
-    members: int = 5
-    seed: int = 0
-    rank: int = 8
-    alpha: float = 16.0
-    targets: tuple[str, ...] | None = None
-    start: float = field(default=0.0, metadata={"help": "Share of the depth below which nothing is adapted."})
-    bootstrap: Bootstrap = field(default="poisson", metadata={"help": "none, poisson or exponential."})
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    epochs: int = 2
-    batch_size: int = 16
-    warmup: float = 0.1
-    max_grad_norm: float = 1.0
-    max_length: int = 512
-    overlong: Literal["drop", "truncate"] = "drop"
-    save_steps: int = field(default=50, metadata={"help": "Steps between checkpoints, from which a rerun goes on."})
+__all__ = ["train_lora"]
 
 
 def train_lora(

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from surefoot.errors import ModelError
 from surefoot.files import whole_directory, write_json
+from surefoot.rewards.kinds.lora.config import LoraConfig
 from surefoot.rewards.kinds.lora.layers import AdapterShape
 from surefoot.rewards.kinds.lora.network import LoraNetwork
 from surefoot.rewards.kinds.lora.peft_files import read_adapters, take_base, write_adapter
-from surefoot.rewards.saved import SOURCE, base_of, inner_folders, read_source
-from surefoot.rewards.source import MemberSource, save_calibration
+from surefoot.rewards.registry import register
+from surefoot.rewards.saved import SOURCE, base_of, inner_folders, read_source, save_calibration
+from surefoot.rewards.source import FitJob, MemberSource, RewardSource
 from surefoot.rewards.trunk.loading import choose_device, load_base, load_encoder
 from surefoot.rewards.trunk.text_encoder import TextEncoder, prompt_keys
 from surefoot.types import Text
@@ -23,6 +25,7 @@ from surefoot.types import Text
 __all__ = ["AdapterShape", "LoraMembers", "LoraNetwork"]
 
 
+@register("lora")
 class LoraMembers(MemberSource):
     """Members that are LoRA adapters over one base.
 
@@ -34,6 +37,8 @@ class LoraMembers(MemberSource):
         encoder: the base's text encoder.
         base: what the base was loaded from; saved adapters name it, as PEFT's do.
     """
+
+    settings = LoraConfig
 
     def __init__(self, network: LoraNetwork, encoder: TextEncoder, base: str, name: str = "lora") -> None:
         self.network = network.eval()
@@ -61,6 +66,14 @@ class LoraMembers(MemberSource):
             held = {"kind": "lora", "name": self.name, "base": base, "members": names}
             write_json(folder / SOURCE, held | {"max_length": self.encoder.max_length})
             save_calibration(folder, self.calibration)
+
+    @classmethod
+    def fit(cls, job: FitJob) -> RewardSource:
+        from surefoot.rewards.kinds.lora.fit import train_lora
+
+        return train_lora(
+            job.pairs, job.model, job.settings, directory=job.work / "checkpoint", on_progress=job.report
+        )
 
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> "LoraMembers":

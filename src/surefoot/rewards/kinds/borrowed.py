@@ -12,13 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.files import whole_directory, write_json
-from surefoot.rewards.saved import SOURCE
-from surefoot.rewards.source import MemberSource, RewardSource, load_source, save_calibration
+from surefoot.rewards.registry import load_source, register
+from surefoot.rewards.saved import SOURCE, save_calibration
+from surefoot.rewards.source import RewardSource
 from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 
 __all__ = ["BorrowedVariance"]
 
 
+@register("borrowed")
 class BorrowedVariance(RewardSource):
     """The reward of one source and the variance of another, which need not be on one scale: weights are relative.
 
@@ -32,7 +34,14 @@ class BorrowedVariance(RewardSource):
     def __init__(self, reward: RewardSource, variance: RewardSource) -> None:
         self.reward, self.variance = reward, variance
         self.name = f"{reward.name}, with the variance of {variance.name}"
-        self._width: int | None = None
+
+    @property
+    def num_columns(self) -> int:
+        return self.reward.num_columns + self.variance.num_columns
+
+    @property
+    def description(self) -> str:
+        return f"the reward of {self.reward.description}, the variance of {self.variance.description}"
 
     @property
     def calibration(self) -> Calibration | None:
@@ -43,10 +52,21 @@ class BorrowedVariance(RewardSource):
     def calibration(self, value: Calibration | None) -> None:
         self.variance.calibration = value
 
+    @property
+    def variance_factor(self) -> float:
+        """That of the variance, which applies it itself."""
+        return self.variance.variance_factor
+
+    @variance_factor.setter
+    def variance_factor(self, value: float) -> None:
+        self.variance.variance_factor = value
+
+    def reward_of(self, scores: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch"]:
+        return self.reward.reward_of(self._split(scores)[0])
+
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
-        first = self.reward.score(prompts, completions)
-        self._width = first.shape[1]
-        return torch.cat([first, self.variance.score(prompts, completions)], dim=1)
+        rows = [source.score(prompts, completions) for source in (self.reward, self.variance)]
+        return torch.cat(rows, dim=1)
 
     def estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None = None) -> RewardEstimate:
         (mine, theirs), (ours, others) = self._split(scores), self._split_anchors(anchors)
@@ -60,9 +80,13 @@ class BorrowedVariance(RewardSource):
     def margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
     ) -> MarginEstimate:
-        (a, others), (b, more) = self._split(chosen), self._split(rejected)
-        mean = self.reward.estimate(a).mean - self.reward.estimate(b).mean
-        return replace(self.variance.margins(others, more), mean=mean, members=None)
+        margin = self.variance.margins(self._split(chosen)[1], self._split(rejected)[1])
+        return replace(margin, mean=self.reward_of(chosen) - self.reward_of(rejected), members=None)
+
+    def _margins(
+        self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
+    ) -> MarginEstimate:
+        return self.margins(chosen, rejected)
 
     def calibrate(
         self,
@@ -81,13 +105,12 @@ class BorrowedVariance(RewardSource):
     def _split_anchors(self, anchors: Anchors | None) -> tuple[Anchors | None, Anchors | None]:
         if anchors is None:
             return None, None
-        width = self._split(anchors.rows)[0].shape[1]
+        width = self.reward.num_columns
         return anchors.columns(0, width), anchors.columns(width)
 
     def _split(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        if self._width is None:  # rows of another process, or of a cache
-            self._width = _columns(self.reward)
-        return scores[:, : self._width], scores[:, self._width :]
+        rows, width = self._checked(scores), self.reward.num_columns
+        return rows[:, :width], rows[:, width:]
 
     def save(self, directory: str | Path) -> None:
         with whole_directory(directory) as folder:
@@ -101,10 +124,3 @@ class BorrowedVariance(RewardSource):
     def load(cls, directory: str | Path, device: Any = None) -> BorrowedVariance:
         folder = Path(directory)
         return cls(load_source(folder / "reward", device), load_source(folder / "variance", device))
-
-
-def _columns(source: RewardSource) -> int:
-    """Columns of a source's rows; scores a text only where the source can't tell, since asking a judge costs money."""
-    if isinstance(source, MemberSource):
-        return source.num_members
-    return getattr(source, "num_columns", None) or source.score(["a"], ["b"]).shape[1]

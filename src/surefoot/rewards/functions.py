@@ -54,6 +54,10 @@ class FunctionMembers(MemberSource):
     def save(self, directory: str | Path) -> None:
         raise ModelError(f"'{self.name}' is a Python function and can't be saved; save the module it lives in")
 
+    @classmethod
+    def load(cls, directory: Path, device: str | torch.device | None = None) -> RewardSource:
+        raise ModelError(f"{directory} holds no Python function; make the source in your own code")
+
 
 class FunctionReward(RewardSource):
     """A reward and its variance, both given by one function.
@@ -75,6 +79,10 @@ class FunctionReward(RewardSource):
     ) -> None:
         self.function, self.name = function, name
 
+    @property
+    def num_columns(self) -> int:
+        return 2
+
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
         check_rows(prompts, completions)
         mean, variance = (torch.as_tensor(x, dtype=torch.float32) for x in self.function(prompts, completions))
@@ -92,14 +100,17 @@ class FunctionReward(RewardSource):
     def _estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> RewardEstimate:
         return given_estimate(scores[:, 0], scores[:, 1])
 
-    def margins(
+    def _margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
     ) -> MarginEstimate:
-        a, b = self.estimate(chosen), self.estimate(rejected)
-        return MarginEstimate(a.mean - b.mean, a.variance + b.variance)
+        return MarginEstimate(chosen[:, 0] - rejected[:, 0], chosen[:, 1] + rejected[:, 1])
 
     def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
         return plain_constants(scores[:, 0])
 
     def save(self, directory: str | Path) -> None:
         raise ModelError(f"'{self.name}' is a Python function and can't be saved; save the module it lives in")
+
+    @classmethod
+    def load(cls, directory: Path, device: str | torch.device | None = None) -> RewardSource:
+        raise ModelError(f"{directory} holds no Python function; make the source in your own code")

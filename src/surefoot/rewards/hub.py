@@ -1,38 +1,91 @@
-"""The model card of a reward source: what it is, what it was measured to be, and how to load it."""
+"""A reward source on the Hugging Face hub: its model card, its upload, its download."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from surefoot.errors import ModelError
+from surefoot.files import read_json, write_text
+from surefoot.rewards.saved import SOURCE
 from surefoot.types import Calibration
 
-__all__ = ["RELIABLE", "model_card", "one_line"]
+if TYPE_CHECKING:
+    from surefoot.rewards.source import RewardSource
 
-_ASKED_WHERE = ', judge=JudgeAccess(endpoint="https://…/v1", key_variable="…")'
+__all__ = ["RELIABLE", "download", "model_card", "one_line", "push", "write_card"]
+
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "**/*.json", "**/*.safetensors", "**/*.txt"]
+"""What is taken from the hub: weights as safetensors, configurations, tokenizers; never code or pickles."""
 RELIABLE = 0.6
 """Reliability of a variance below which weights made of it are mostly noise."""
+
+
+def push(source: RewardSource, repository: str, *, private: bool | None = None, token: str | None = None) -> str:
+    """Save a source with its card and upload it; see `RewardSource.push_to_hub`."""
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "source"
+        source.save(folder)
+        write_card(folder, source, repository)
+        api.create_repo(repository, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=folder))
+
+
+def download(repository: str) -> Path:
+    """The local copy of a source on the hub.
+
+    Raises:
+        ModelError: the hub doesn't give it.
+    """
+    try:
+        return Path(snapshot_download(repository, allow_patterns=_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise ModelError(f"there is no directory {repository}, and the hub doesn't give it: {error}") from error
+
+
+def write_card(directory: str | Path, source: RewardSource, repository: str | None = None) -> None:
+    """Write the model card of a saved source beside it; `repository` is where it can be loaded from."""
+    folder = Path(directory)
+    held = read_json(folder / SOURCE)
+    card = model_card(
+        held["kind"],
+        source.name,
+        source.description,
+        source.calibration,
+        repository or str(directory),
+        held.get("figures"),
+        source.loading_example,
+    )
+    write_text(folder / "README.md", card)
 
 
 def model_card(
     kind: str,
     name: str,
-    members: int | None,
+    description: str,
     calibration: Calibration | None,
     repository: str,
     figures: Mapping[str, float | str] | None = None,
+    loading_example: tuple[str, str] = ("", ""),
 ) -> str:
     """README.md of a saved source.
 
     Args:
         kind: as in `source.json`.
-        members: K, or None for a source without members.
+        description: `RewardSource.description`.
         repository: the name that `load_source` takes, in the example.
         figures: of the fit, as in `source.json`: of a linear source its penalty, covariance, shrinkage and what was
             left out.
+        loading_example: `RewardSource.loading_example`.
     """
-    alone = "an LLM judge" if kind == "judge" else "one reward model with a Gaussian or learnt variance"
-    said = f"{members} members" if members else alone
+    more_imports, more_arguments = loading_example
     lines = [
         "---",
         "library_name: surefoot",
@@ -41,13 +94,13 @@ def model_card(
         "",
         f"# {one_line(name)}",
         "",
-        f"A surefoot reward source of kind `{kind}`: {said}. It gives every completion a reward and a variance.",
+        f"A surefoot reward source of kind `{kind}`: {description}. It gives completions a reward and a variance.",
         "",
         "```python",
         "from surefoot import group_anchors, load_source",
-        *(["from surefoot.rewards.kinds.judge.access import JudgeAccess"] if kind == "judge" else []),
+        *([more_imports] if more_imports else []),
         "",
-        f"source = load_source({json.dumps(repository, ensure_ascii=False)}{_ASKED_WHERE if kind == 'judge' else ''})",
+        f"source = load_source({json.dumps(repository, ensure_ascii=False)}{more_arguments})",
         "scores = source.score(prompts, completions)",
         "rewards = source.estimate(scores)  # .mean, .variance; centred by the calibration set",
         "# Better, if a prompt's completions are the reference policy's own: each prompt is centred by itself.",
