@@ -180,6 +180,29 @@ def test_the_variance_factor_is_applied_once(source: RewardSource) -> None:
     close(source.margins(rows[:2], rows[2:4]).variance, 3 * a)
 
 
+def test_the_reference_variance_has_the_factor_too(source: RewardSource) -> None:
+    """Otherwise every weight would be off by the factor."""
+    rows, anchor = scored(source)
+    before = source.calibrate(rows, anchors_of(anchor, 5)).reference_variance
+    assert before is not None
+    source.variance_factor = 3.0
+    after = source.calibrate(rows, anchors_of(anchor, 5))
+    assert after.variance_factor == 3.0
+    assert after.reference_variance == pytest.approx(3 * before, rel=1e-12)
+
+
+def test_a_row_says_its_reward_without_an_anchor(source: RewardSource) -> None:
+    rows, anchor = scored(source)
+    reward = source.reward_of(rows)
+    close(reward - reward[0], (lambda mean: mean - mean[0])(source.estimate(rows, anchors_of(anchor, 5)).mean), 1e-9)
+    close(source.margins(rows[:2], rows[2:4]).mean, reward[:2] - reward[2:4], 1e-9)
+    members = source.members_of(rows)
+    assert (None if members is None else members.shape[1]) == source.num_members
+    assert rows.shape[1] == source.num_columns
+    with pytest.raises(DataError, match=rf"reads rows of {source.num_columns} columns"):
+        source.reward_of(torch.cat([rows, rows[:, :1]], dim=1))
+
+
 def test_a_failed_calibration_leaves_the_old_one(source: RewardSource) -> None:
     held = source.calibration
     rows, _ = scored(source)

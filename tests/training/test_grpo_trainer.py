@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from surefoot.errors import ConfigError
+from surefoot.maths.advantages import group_relative
 from surefoot.rewards.functions import FunctionMembers
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.grpo_trainer import VarianceAwareGRPOTrainer
-from surefoot.training.shaping import group_relative
 from surefoot.training.token_recorder import TokenRecorder
 from tests.training.test_rloo_trainer import PROMPTS, common, difference, moved, real, sequence_log_probability
 

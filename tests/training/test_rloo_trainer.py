@@ -18,6 +18,7 @@ from transformers import (
 from trl import RLOOConfig, RLOOTrainer
 
 from surefoot.errors import ConfigError, ModelError, VarianceError
+from surefoot.maths.advantages import leave_one_out
 from surefoot.rewards.functions import FunctionMembers
 from surefoot.rewards.kinds.independent.source import IndependentMembers
 from surefoot.rewards.source import MemberSource
@@ -25,7 +26,6 @@ from surefoot.training.bridge import STATE
 from surefoot.training.reward_funcs import split_reward_funcs
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
-from surefoot.training.shaping import leave_one_out
 
 PROMPTS = ["the cat", "a dog", "red and", "the blue dog", "green", "a cat and"] * 4
 

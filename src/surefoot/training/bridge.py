@@ -1,6 +1,7 @@
 """What touches the private methods of TRL's RLOO and GRPO (TRL 1.16 to 2).
 
-`log_ratio.py` watches their log-probabilities, `reference.py` samples with them; `dpo_bridge.py` is DPO's.
+`log_ratio.py` watches their log-probabilities, `reference.py` samples with them, `anchored_rewards.py` calibrates the
+reward source and keeps the anchors; `dpo_bridge.py` is DPO's. What is added to the reward is `maths/penalty.py`'s.
 
 How the penalty gets in, without copying a method of TRL's:
 
@@ -21,37 +22,38 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather
-from datasets import Dataset, IterableDataset
 from transformers import TrainerState
 
-from surefoot.errors import ConfigError, VarianceError
+from surefoot.errors import ConfigError
 from surefoot.files import read_json, write_json, write_text
 from surefoot.maths.objectives import Objective
-from surefoot.rewards.anchors import AnchorStore, group_anchors
 from surefoot.rewards.source import RewardSource
 from surefoot.training import metrics
+from surefoot.training.anchored_rewards import ANCHORS, AnchoredRewards
 from surefoot.training.checkpoints import finished_epochs, last_whole_checkpoint
 from surefoot.training.kl_controller import KLController
 from surefoot.training.log_ratio import SampledLogRatio
 from surefoot.training.policy_card import policy_card
-from surefoot.training.prompt_anchors import PromptAnchors
-from surefoot.training.reference import ReferenceSampling
 from surefoot.training.shaping import ShapedRewards, shape_rewards
-from surefoot.types import Anchors, Calibration
+from surefoot.types import Calibration
+
+if TYPE_CHECKING:  # mixins: the methods that they extend are those of TRL's trainers
+    from trl import RLOOTrainer as TrlTrainer
+else:
+    TrlTrainer = object
 
 __all__ = ["STATE", "PenaltyBridge"]
 
 STATE = "surefoot_state.json"
-ANCHORS = "surefoot_anchors.safetensors"
 _SUMMED = ("reward", "surcharge")
 _SHOWN = ("variance", "weight")
 
 
-class PenaltyBridge(SampledLogRatio, ReferenceSampling):
+class PenaltyBridge(SampledLogRatio, AnchoredRewards, TrlTrainer):
     """Mixin that puts the variance-aware penalty into TRL's RLOO or GRPO trainer.
 
     Args (keyword only, besides the trainer's own):
@@ -82,7 +84,7 @@ class PenaltyBridge(SampledLogRatio, ReferenceSampling):
         extra = list(extra_reward_funcs or [])
         summed = [1.0, 1.0, 0.0, 0.0]
         args.reward_weights = summed + list(args.reward_weights or [1.0] * len(extra))
-        super().__init__(*positional, reward_funcs=[*self._columns.values(), *extra], **keywords)  # type: ignore[call-arg]
+        super().__init__(*positional, reward_funcs=[*self._columns.values(), *extra], **keywords)
         self.controller = None if args.target_kl is None else KLController(args.target_kl, args.beta)
         self._clock = metrics.ShareOfTime()
         self.anchors = self._new_anchors()
@@ -91,7 +93,7 @@ class PenaltyBridge(SampledLogRatio, ReferenceSampling):
 
     def create_model_card(self, *positional: Any, **keywords: Any) -> None:
         """TRL's model card, with the source, the objective, the budget and the variance seen."""
-        super().create_model_card(*positional, **keywords)  # type: ignore[misc]
+        super().create_model_card(*positional, **keywords)
         path = Path(self.args.output_dir) / "README.md"
         if self.accelerator.is_main_process and path.exists():
             text = path.read_text(encoding="utf-8")
@@ -113,88 +115,7 @@ class PenaltyBridge(SampledLogRatio, ReferenceSampling):
                 return None
         elif self.source.calibration is None or self.objective.needs_variance:
             self.calibrate_on_reference()
-        return super().train(resume_from_checkpoint=checkpoint, **keywords)  # type: ignore[misc]
-
-    def calibrate_on_reference(self) -> Calibration:
-        """Sample the policy, which is still the reference, and fit the source's constants on the scored completions.
-
-        Uses `calibration_prompts` prompts × `num_generations` completions over all processes. The random state of
-        training is left as it was, so that objectives can be compared on the same samples.
-
-        Raises:
-            VarianceError: the objective needs a variance and the source has none.
-        """
-        rows, groups = self._calibration_rows()
-        prompts = [row["prompt"] for row in rows]
-        with self._same_random_state():
-            completions = self._sample(prompts)
-        scores = gather(self.source.score(prompts, completions).to(self.accelerator.device)).cpu()
-        known = self._known_anchors(rows)
-        everyone = gather(torch.tensor(groups, device=self.accelerator.device)).cpu()
-        anchors = self._anchors_of_batch(known, scores, everyone)
-        calibration = self.source.calibrate(scores, anchors, variance_needed=self.objective.needs_variance)
-        if self.objective.needs_variance and calibration.reference_variance is None:
-            raise VarianceError(
-                f"preset '{self.args.preset}' needs a variance, but '{self.source.name}' has one member; give at "
-                "least two members, or use preset='vanilla'"
-            )
-        if self.objective.weights == "variance":
-            metrics.warn_if_even(self.source, calibration)
-            metrics.warn_if_unreliable(self.source, calibration)
-        return calibration
-
-    def _calibration_rows(self) -> tuple[list[dict[str, Any]], list[int]]:
-        size, count = self.args.num_generations, self.args.calibration_prompts
-        dataset: Dataset | IterableDataset = self.train_dataset  # type: ignore[attr-defined]
-        rows = list(dataset.take(count) if isinstance(dataset, IterableDataset) else _spread(dataset, count))
-        count, index = self.accelerator.num_processes, self.accelerator.process_index
-        share = max(len(rows) // count, 1)  # gather needs the same number of rows everywhere
-        mine = [(index + i * count) % len(rows) for i in range(share)]
-        return [rows[i] for i in mine for _ in range(size)], [i for i in mine for _ in range(size)]
-
-    # --- anchors: what rewards are centred by ------------------------------------------------------------------------
-
-    def _new_anchors(self) -> PromptAnchors | None:
-        """None where nothing is to be drawn.
-
-        The objective compares no members, the source's variance needs no anchor, or no prompt has one of its own.
-
-        Raises:
-            ConfigError: there is no reference policy to draw from.
-        """
-        kind, path = self.args.anchor, self.args.anchor_file
-        if not (self.objective.needs_anchor and self.source.centred) or kind in ("calibration", "group"):
-            return None
-        if getattr(self, "environment_factories", None):
-            raise ConfigError(
-                "an environment changes the prompts, which then have no fixed anchors; choose anchor: calibration"
-            )
-        if kind == "reference" and path is None:
-            self._check_reference()
-        with self._same_random_state():  # loading scores a few completions
-            prepared = None if path is None else AnchorStore.load(path, self.source)
-        store = AnchorStore(self.source.name, self.args.anchor_completions if kind == "reference" else 1)
-        return PromptAnchors(
-            self.source, store, self.accelerator, self._sample_reference, self.args.seed, kind, prepared
-        )
-
-    def _known_anchors(self, rows: list[dict[str, Any]]) -> Anchors | None:
-        """The anchors of all processes' rows, given the local ones; drawn if they are new. All processes must ask."""
-        if self.anchors is None:
-            return None
-        with self._clock, self._same_random_state():
-            return self.anchors.of(rows)
-
-    def _anchors_of_batch(self, known: Anchors | None, scores: torch.Tensor, groups: torch.Tensor) -> Anchors | None:
-        """Where a prompt has no anchor of its own, rows are centred by the calibration set (None), or by their group.
-
-        By their group as well where the objective reads no variance, which is then only logged.
-        """
-        if known is not None:
-            return known
-        if self.args.anchor == "calibration" and self.objective.needs_anchor:
-            return None
-        return group_anchors(scores, groups)
+        return super().train(resume_from_checkpoint=checkpoint, **keywords)
 
     # --- where the KL is ---------------------------------------------------------------------------------------------
 
@@ -212,10 +133,10 @@ class PenaltyBridge(SampledLogRatio, ReferenceSampling):
 
     def _compute_loss(self, model: Any, inputs: Any) -> Any:
         if self.native_kl == "reward" or not self._penalty_in_reward:
-            return super()._compute_loss(model, inputs)  # type: ignore[misc]
+            return super()._compute_loss(model, inputs)
         beta, self.beta = self.beta, 0.0  # the loss has no KL of its own then: the reward holds it
         try:
-            return super()._compute_loss(model, inputs)  # type: ignore[misc]
+            return super()._compute_loss(model, inputs)
         finally:
             self.beta = beta
 
@@ -223,7 +144,7 @@ class PenaltyBridge(SampledLogRatio, ReferenceSampling):
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         with self._watching():
-            output = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+            output = super()._generate_and_score_completions(inputs)
         shaped, self._shaped = self._shaped, None
         if shaped is None:
             raise RuntimeError("TRL did not call `_calculate_rewards`; this version of TRL is not supported")
@@ -244,15 +165,13 @@ class PenaltyBridge(SampledLogRatio, ReferenceSampling):
         for name, values in metrics.columns(shaped, own).items():
             self._columns[name].values = values[mine].tolist()
         self._log_batch(shaped, scores, prompts, marked)
-        rewards = super()._calculate_rewards(  # type: ignore[misc]
-            inputs, prompts, completions, completion_ids_list
-        )
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._shaped = metrics.with_extra_rewards(shaped, rewards[:, len(self._columns) :], self._extra_weights())
         rewards[~shaped.reward.isfinite().to(rewards.device)] = torch.nan  # unscored stays unscored
         return rewards
 
     def _extra_weights(self) -> torch.Tensor:
-        weights: torch.Tensor = self.reward_weights[len(self._columns) :]  # type: ignore[attr-defined]
+        weights: torch.Tensor = self.reward_weights[len(self._columns) :]
         return weights
 
     def _shape_batch(
@@ -274,12 +193,12 @@ class PenaltyBridge(SampledLogRatio, ReferenceSampling):
 
     def _masked(self, completion_ids: list[list[int]]) -> torch.Tensor:
         """(batch,) whether TRL leaves a completion out of its loss, because it was cut off."""
-        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}  # type: ignore[attr-defined]
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         cut = [self.args.mask_truncated_completions and ids[-1] not in ends for ids in completion_ids]
         return torch.tensor(cut, device=self.accelerator.device)
 
     def _group_size(self) -> int:
-        size: int = self.num_generations if self.model.training else self.num_generations_eval  # type: ignore[attr-defined]
+        size: int = self.num_generations if self.model.training else self.num_generations_eval
         return size
 
     def _log_batch(self, shaped: ShapedRewards, scores: torch.Tensor, prompts: Any, completions: Any) -> None:
@@ -289,10 +208,10 @@ class PenaltyBridge(SampledLogRatio, ReferenceSampling):
             values |= {"anchors/prompts": float(len(self.anchors.store)), "anchors/share_of_time": self._clock.share}
         self._idle.see(values)
         for name, value in values.items():
-            self._log_metric(name, value)  # type: ignore[attr-defined]
+            self._log_metric(name, value)
         for name, function in self.monitors.items():
             judged = function(prompts, completions)
-            self._log_metric(f"monitor/{name}", sum(judged) / len(judged))  # type: ignore[attr-defined]
+            self._log_metric(f"monitor/{name}", sum(judged) / len(judged))
 
     def _check_advantages(self, shaped: ShapedRewards, advantages: torch.Tensor) -> None:
         """Compare TRL's advantages with the objective's own (float64): native KL once, surcharge once."""
@@ -328,7 +247,7 @@ class PenaltyBridge(SampledLogRatio, ReferenceSampling):
             write_json(folder / STATE, state)
             if self.anchors is not None:
                 self.anchors.store.save(folder / ANCHORS)
-        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        super()._save_checkpoint(model, trial)
 
     def _resolve_checkpoint(self, resume: str | bool | None) -> str | None:
         if not resume:
@@ -346,7 +265,7 @@ class PenaltyBridge(SampledLogRatio, ReferenceSampling):
         It draws one permutation after the other from its own generator, which would start over: the batches of the
         resumed epoch would be the first epoch's.
         """
-        sampler = super()._get_train_sampler(dataset)  # type: ignore[misc]
+        sampler = super()._get_train_sampler(dataset)
         for _ in range(self._finished_epochs):
             next(iter(sampler), None)  # the permutation is drawn with the first index
         return sampler
@@ -356,7 +275,7 @@ class PenaltyBridge(SampledLogRatio, ReferenceSampling):
         state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
         if not 0 < self.args.max_steps <= state.global_step:
             return False
-        self._load_from_checkpoint(checkpoint)  # type: ignore[attr-defined]
+        self._load_from_checkpoint(checkpoint)
         self.state = state
         return True
 
@@ -368,19 +287,3 @@ class PenaltyBridge(SampledLogRatio, ReferenceSampling):
         if state["calibration"] is not None:
             self.source.calibration = Calibration.from_dict(state["calibration"])
         self._restore_anchors(Path(checkpoint), state.get("anchor", "group"))
-
-    def _restore_anchors(self, checkpoint: Path, kind: str) -> None:
-        if self.objective.needs_anchor and kind != self.args.anchor:
-            raise ConfigError(
-                f"the run of {checkpoint} centred rewards by anchor: {kind}, and its weights are relative to that; "
-                f"set anchor: {kind} to go on with it (it is {self.args.anchor})"
-            )
-        if self.anchors is not None:
-            self.anchors.store = AnchorStore.load(checkpoint / ANCHORS, self.source)
-
-
-def _spread(dataset: Dataset, count: int) -> Dataset:
-    """`count` rows spread evenly over the dataset (all of it if it is shorter)."""
-    if len(dataset) <= count:
-        return dataset
-    return dataset.select([round(i * (len(dataset) - 1) / max(count - 1, 1)) for i in range(count)])

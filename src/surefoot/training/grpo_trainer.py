@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
+from surefoot.maths.advantages import group_relative
 from surefoot.training.bridge import PenaltyBridge
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.paper import PAPER
 from surefoot.training.reference import ensure_reference_on_disk
 from surefoot.training.reward_funcs import RewardFuncs, split_reward_funcs
-from surefoot.training.shaping import group_relative
 
 __all__ = ["VarianceAwareGRPOTrainer"]
 

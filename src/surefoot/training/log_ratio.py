@@ -23,6 +23,11 @@ from trl.models.utils import disable_gradient_checkpointing
 from surefoot.training.float32 import in_float32, in_half_precision
 from surefoot.training.token_recorder import TokenRecorder
 
+if TYPE_CHECKING:  # mixins: the methods that they extend are those of TRL's trainers
+    from trl import RLOOTrainer as TrlTrainer
+else:
+    TrlTrainer = object
+
 __all__ = ["SampledLogRatio"]
 
 _OTHER_SAMPLING = ("use_vllm", "use_transformers_continuous_batching", "rollout_func", "tools", "_is_vlm")
@@ -31,7 +36,7 @@ _WHOLE = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_G
 """Each process holds the whole policy: no FSDP, no DeepSpeed."""
 
 
-class SampledLogRatio:
+class SampledLogRatio(TrlTrainer):
     """Mixin for TRL's RLOO and GRPO trainers: the sequence log-ratio of a generation batch."""
 
     native_kl: ClassVar[Literal["reward", "loss"]]
@@ -62,11 +67,11 @@ class SampledLogRatio:
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *rest: Any, **keywords: Any
     ) -> Any:
-        own = super()._get_per_token_logps_and_entropies  # type: ignore[misc]
+        own = super()._get_per_token_logps_and_entropies
         if self._watched is None:
             return own(model, input_ids, attention_mask, logits_to_keep, *rest, **keywords)
         # TRL masks its results itself, so that completions that it leaves out can be seen here all the same.
-        mask = _with_cut_off(input_ids, attention_mask, logits_to_keep, self._tokenizer.pad_token_id)  # type: ignore[attr-defined]
+        mask = _with_cut_off(input_ids, attention_mask, logits_to_keep, self._tokenizer.pad_token_id)
         self._forward = ((input_ids, mask, logits_to_keep, *rest), keywords)
         reference = self.native_kl == "reward" and len(self._watched) == 1
         if not self._in_half_precision:
@@ -102,7 +107,7 @@ class SampledLogRatio:
         """(batch, tokens) TRL's log-probabilities, in float32 where the model itself isn't."""
         raised = in_float32(model, self.accelerator) if self._in_half_precision else nullcontext()
         with raised:
-            found: torch.Tensor = super()._get_per_token_logps_and_entropies(model, *positional, **keywords)[0]  # type: ignore[misc]
+            found: torch.Tensor = super()._get_per_token_logps_and_entropies(model, *positional, **keywords)[0]
         return found.float()
 
     def _log_ratio(self) -> torch.Tensor:
@@ -134,10 +139,10 @@ class SampledLogRatio:
 
     def _generate_single_turn(self, *positional: Any, **keywords: Any) -> Any:
         if not self._recordable:
-            return super()._generate_single_turn(*positional, **keywords)  # type: ignore[misc]
+            return super()._generate_single_turn(*positional, **keywords)
         self._recorder = TokenRecorder(self.args.temperature)
         with self._recorder.watching(self.model.get_base_model() if is_peft_model(self.model) else self.model):
-            return super()._generate_single_turn(*positional, **keywords)  # type: ignore[misc]
+            return super()._generate_single_turn(*positional, **keywords)
 
     def _policy_log_probability(self, positional: tuple[Any, ...], keywords: dict[str, Any]) -> torch.Tensor:
         """(batch,) ln π of the sampled tokens: as recorded on all processes, else by one more forward on all."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from accelerate import PartialState
@@ -17,13 +17,18 @@ from surefoot.errors import ConfigError, ModelError
 from surefoot.rewards.trunk.special_tokens import without_bos
 from surefoot.training.sampling import mark_cut
 
+if TYPE_CHECKING:  # mixins: the methods that they extend are those of TRL's trainers
+    from trl import RLOOTrainer as TrlTrainer
+else:
+    TrlTrainer = object
+
 __all__ = ["ReferenceSampling", "ensure_reference_on_disk"]
 
 _SWAPPED = ("model_wrapped", "use_vllm", "use_transformers_continuous_batching", "_watched")
 """Attributes that decide which model TRL's `_generate` samples, by what, and whether its tokens are watched."""
 
 
-class ReferenceSampling:
+class ReferenceSampling(TrlTrainer):
     """Mixin for TRL's RLOO and GRPO trainers: draws completions through TRL's own `_generate`.
 
     Nothing of it is left in the trainer: not in the random state, the metrics, the token count or the model's mode.
@@ -41,26 +46,26 @@ class ReferenceSampling:
     def _sample(self, prompts: list[Any]) -> list[Any]:
         """One completion of each prompt as TRL samples them; what TRL counts and logs of them is put back."""
         seen, mode = self.state.num_input_tokens_seen, "train" if self.model.training else "eval"
-        logged = {name: list(values) for name, values in self._metrics[mode].items()}  # type: ignore[attr-defined]
+        logged = {name: list(values) for name, values in self._metrics[mode].items()}
         size = self.args.per_device_train_batch_size * self.args.steps_per_generation
         completions: list[Any] = []
         for start in range(0, len(prompts), size):
-            drawn = self._generate(prompts[start : start + size])  # type: ignore[attr-defined]
+            drawn = self._generate(prompts[start : start + size])
             completions += self._marked(drawn[self._completions_at], drawn[1])
-        self._metrics[mode].clear()  # type: ignore[attr-defined]
-        self._metrics[mode].update(logged)  # type: ignore[attr-defined]
+        self._metrics[mode].clear()
+        self._metrics[mode].update(logged)
         self.state.num_input_tokens_seen = seen
         return completions
 
     def _marked(self, completions: list[Any], ids: list[list[int]]) -> list[Any]:
         """The completions, those that the length limit cut off marked so (by TRL's own rule)."""
-        ends = [*self.eos_token_ids, self._tokenizer.pad_token_id]  # type: ignore[attr-defined]
+        ends = [*self.eos_token_ids, self._tokenizer.pad_token_id]
         return mark_cut(completions, [bool(row) and row[-1] not in ends for row in ids])
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         """TRL's, but text that begins with bos gets no second one, and every message has a content."""
-        tokenizer = self._tokenizer  # type: ignore[attr-defined]
-        return super()._tokenize_prompts([_readable(prompt, tokenizer) for prompt in prompts])  # type: ignore[misc]
+        tokenizer = self._tokenizer
+        return super()._tokenize_prompts([_readable(prompt, tokenizer) for prompt in prompts])
 
     @contextmanager
     def _same_random_state(self) -> Iterator[None]:
@@ -124,7 +129,7 @@ class ReferenceSampling:
 
     @contextmanager
     def _reference_model(self) -> Iterator[None]:
-        self.model_wrapped: Any = self.ref_model  # type: ignore[attr-defined]
+        self.model_wrapped: Any = self.ref_model
         yield
 
     @contextmanager
@@ -144,16 +149,16 @@ class ReferenceSampling:
 
         Of the user's `generation_kwargs`, which are vLLM's then, those that both know.
         """
-        tokenizer, known = self._tokenizer, GenerationConfig().to_dict()  # type: ignore[attr-defined]
+        tokenizer, known = self._tokenizer, GenerationConfig().to_dict()
         own = {name: value for name, value in (self.args.generation_kwargs or {}).items() if name in known}
         sampling = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "min_p")}
         return {
-            "max_new_tokens": self.max_completion_length,  # type: ignore[attr-defined]
+            "max_new_tokens": self.max_completion_length,
             "do_sample": True,
             "pad_token_id": tokenizer.pad_token_id,
             "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": self.eos_token_ids,  # type: ignore[attr-defined]
-            "repetition_penalty": self.repetition_penalty,  # type: ignore[attr-defined]
+            "eos_token_id": self.eos_token_ids,
+            "repetition_penalty": self.repetition_penalty,
             **sampling,
             **own,
         }

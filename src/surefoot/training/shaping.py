@@ -1,20 +1,19 @@
-"""From scored completions and log-ratios to what the trainer adds to its reward; knows no trainer."""
+"""One generation batch of TRL's trainers: its scored completions, and what is added to TRL's own reward."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from surefoot.errors import VarianceError
-from surefoot.maths import objectives
 from surefoot.maths.objectives import Objective
+from surefoot.maths.penalty import shape_reward
 from surefoot.rewards.source import RewardSource
 from surefoot.types import Anchors, RewardEstimate
 
-__all__ = ["ShapedRewards", "group_relative", "leave_one_out", "shape_rewards"]
+__all__ = ["ShapedRewards", "shape_rewards"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +52,7 @@ def shape_rewards(
     log_ratio: Float[Tensor, "batch"],
     beta: float,
 ) -> ShapedRewards:
-    """Apply the objective of DESIGN 2.3 to one batch.
+    """Apply an objective to one batch of scored completions.
 
     Args:
         source: gave `scores`; must be calibrated on the reference policy if the objective weighs by variance.
@@ -66,59 +65,14 @@ def shape_rewards(
     Raises:
         VarianceError: weighting is on, but the source has no variance or was not calibrated.
     """
-    estimate = replace(source.estimate(scores, anchors), groups=groups)
-    reward = objectives.aggregate(estimate, objective)
-    weight = _weights(source, objective, estimate)
-    ratio = log_ratio.to(weight)
-    surcharge = -beta * (objectives.sequence_penalty(ratio, weight, objective.form) - ratio)
-    return ShapedRewards(estimate, reward, weight, ratio, surcharge, ratio)
-
-
-def _weights(source: RewardSource, objective: Objective, estimate: RewardEstimate) -> Float[Tensor, "batch"]:
-    if objective.weights == "none":
-        return torch.where(estimate.scored, 1.0, torch.nan).to(estimate.mean)
-    calibration = source.calibration
-    if calibration is None or calibration.reference_variance is None:
+    reference = None if source.calibration is None else source.calibration.reference_variance
+    if objective.weights == "variance" and reference is None:
         raise VarianceError(
             f"weighting by the variance of '{source.name}' needs its mean over the reference policy's completions; "
             "calibrate the source first (it must have at least two members)"
         )
-    return objectives.weights(
-        estimate.variance, calibration.reference_variance, objective.weight_floor, objective.weight_ceiling
-    )
-
-
-def leave_one_out(rewards: Float[Tensor, "batch"], group_size: int) -> Float[Tensor, "batch"]:
-    """RLOO's advantages: each reward minus the mean of its scored siblings; 0 where unscored or without siblings.
-
-    Source: Ahmadian et al., arXiv:2402.14740, eq. 6. Used to check that the trainer's advantages are the objective's.
-
-    >>> leave_one_out(torch.tensor([1.0, 2.0, 6.0]), 3).tolist()
-    [-3.0, -1.5, 4.5]
-    """
-    grouped = rewards.view(-1, group_size)
-    others = (~grouped.isnan()).sum(dim=1, keepdim=True) - 1
-    baseline = (grouped.nansum(dim=1, keepdim=True) - grouped) / others
-    return (grouped - baseline).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).reshape(-1)
-
-
-def group_relative(rewards: Float[Tensor, "batch"], group_size: int, scale: str = "none") -> Float[Tensor, "batch"]:
-    """GRPO's advantages: each reward minus the mean of its group's scored rows; 0 where unscored.
-
-    Source: Shao et al., arXiv:2402.03300, with the scaling left out (arXiv:2503.20783) or taken over the group or the
-    batch (sample standard deviation + 1e-4, as TRL does).
-
-    Args:
-        scale: "none", "group" or "batch".
-
-    >>> group_relative(torch.tensor([1.0, 2.0, 6.0]), 3).tolist()
-    [-2.0, -1.0, 3.0]
-    """
-    grouped = rewards.view(-1, group_size)
-    centred = grouped - grouped.nanmean(dim=1, keepdim=True)
-    if scale != "none":
-        of = grouped if scale == "group" else rewards.view(1, -1)
-        count = (~of.isnan()).sum(dim=1, keepdim=True)
-        square = (of - of.nanmean(dim=1, keepdim=True)).square().nansum(dim=1, keepdim=True)
-        centred = centred / ((square / (count - 1)).sqrt() + 1e-4)
-    return centred.nan_to_num(nan=0.0).reshape(-1)
+    estimate = replace(source.estimate(scores, anchors), groups=groups)
+    shaped = shape_reward(estimate, objective, reference, beta)
+    ratio = log_ratio.to(shaped.weight)
+    surcharge = shaped.surcharge(ratio, beta)
+    return ShapedRewards(estimate, shaped.aggregate, shaped.weight, ratio, surcharge, ratio)
