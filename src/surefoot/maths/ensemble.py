@@ -1,4 +1,4 @@
-"""From the scores of K reward members to a reward with a variance (docs/theory.md, DESIGN 2.1 and 2.2).
+"""From the scores of K reward members to a reward with a variance (docs/method.md 1 to 3).
 
 Bradley-Terry training fixes a member only up to a constant per prompt, so members are centred before they are
 compared; and a variance from few members is itself noisy, so it is moderated by an empirical-Bayes prior.
@@ -94,7 +94,7 @@ def _per_group(values: Float[Tensor, "batch columns"], groups: Int[Tensor, "batc
 def centre(
     members: Float[Tensor, "batch members"], anchors: Float[Tensor, "batch members"] | Float[Tensor, "members"]
 ) -> Float[Tensor, "batch members"]:
-    """r̃_k = r_k − b_k: take from each member the constant that preferences can't fix (DESIGN 2.1).
+    """r̃_k = r_k − b_k: take from each member the constant that preferences can't fix (docs/method.md 2.1).
 
     Args:
         members: (batch, members) raw scores, NaN where unscored.
@@ -299,7 +299,7 @@ def estimate(
         members: (batch, members) raw scores; NaN is unscored.
         anchors: (batch, members) each row's anchor; None takes the calibration's offsets for all.
         calibration: from `calibrate`. Without one the prior is fitted on this batch.
-        variance: "moderated" (default) or "raw" sample variance, which can be riskier than none at all (DESIGN 2.2).
+        variance: "moderated" (default), or the "raw" sample variance, which can be riskier than none.
 
     Returns:
         A RewardEstimate of `batch` rows. With one member, or a calibration without a prior, on whose rows all members
@@ -385,7 +385,7 @@ def margins(
     rejected: Float[Tensor, "pairs members"],
     prior: VariancePrior | None = None,
 ) -> MarginEstimate:
-    """Margins with their own variance: paired member by member, then reduced (DESIGN 2.1).
+    """Margins with their own variance: paired member by member, then reduced (docs/method.md 1.2).
 
     A member's offset cancels inside its own margin, so no centring is needed.
 

@@ -1,6 +1,6 @@
 """What is maximised: how members become one reward, what the variance weighs, and what leaving the reference costs.
 
-    E_π[r̃] − β · D_w(π‖π₀),   D_w(π‖π₀) = Σ_y w(y) [π ln(π/π₀) − π + π₀] ≥ 0        (DESIGN 2.3)
+    E_π[r̃] − β · D_w(π‖π₀),   D_w(π‖π₀) = Σ_y w(y) [π ln(π/π₀) − π + π₀] ≥ 0        (docs/method.md 7)
 
 An aggregate is one function from a `RewardEstimate` to (batch,) rewards; a new one is that function and one line in
 `AGGREGATES`. Every function here is pure; higher reward is better; variances are in reward².
@@ -291,7 +291,7 @@ def sequence_penalty(
     weight: Float[Tensor, "batch"],
     form: str = "generalized",
 ) -> Float[Tensor, "batch"]:
-    """The detached per-sequence penalty whose score-function gradient is that of the objective (DESIGN 2.3).
+    """The detached per-sequence penalty whose score-function gradient is that of the objective (docs/method.md 8).
 
     Args:
         log_ratio: (batch,) ln π(y|x) − ln π₀(y|x), summed over the completion's tokens, in nats.
@@ -311,7 +311,7 @@ def generalized_kl(
     reference: Float[Tensor, "*batch actions"],
     weight: Float[Tensor, "*batch actions"],
 ) -> Float[Tensor, "*batch"]:
-    """D_w(π‖π₀) = Σ_y w [π ln(π/π₀) − π + π₀], in nats; zero at π₀ and positive elsewhere (DESIGN 2.3).
+    """D_w(π‖π₀) = Σ_y w [π ln(π/π₀) − π + π₀], in nats; zero at π₀ and positive elsewhere (docs/method.md 7.3).
 
     Args:
         policy, reference: (..., actions) probabilities; the reference must be positive.

@@ -78,7 +78,7 @@ def wilson_bounds(share: float, n: float, quantile: float) -> tuple[float, float
 
 
 def risk(gains: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Share of runs that end below the reference (gain < 0), with Wilson's interval (DESIGN 2.5)."""
+    """Share of runs that end below the reference (gain < 0), with Wilson's interval (docs/method.md 12.1)."""
     known = _known(gains)
     return wilson(int((known < 0).sum()), len(known), confidence)
 

@@ -1,7 +1,7 @@
 """Anchors of prompts: mean scored rows over reference completions, by the prompt's content, in memory and in a file.
 
 The variance of a completion is that of r(x, y) − b(x), b(x) the mean over completions of the reference policy for its
-prompt (DESIGN 2.1). They are drawn once, scored once, and then fixed.
+prompt (docs/method.md 2.1). They are drawn once, scored once, and then fixed.
 """
 
 from __future__ import annotations

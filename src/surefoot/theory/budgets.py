@@ -1,9 +1,9 @@
-"""β for a given budget, batched: the first β, coming from the reference policy, at which a measure meets it.
+"""The β at which a policy meets a KL budget, batched over problems.
 
-At the same β different objectives move different distances from π₀, so methods are compared at equal KL (DESIGN 2.3).
-For the ordinary objective KL falls as β grows, and β is unique. With weights it need not: a policy may first lean
-to a rare action with little variance and later to a common one. Then the largest β is meant: the smallest change of
-the objective that spends the budget.
+At the same β different objectives move different distances from π₀, so methods are compared at equal KL
+(docs/method.md 9.2). For the ordinary objective KL falls as β grows, and β is unique. With weights it need not: a
+policy may first lean to a rare action with little variance and later to a common one. Then the largest β is taken,
+which is the smallest change of the objective that spends the budget.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Exact optima over a finite set of actions, batched over problems, in float64 (docs/theory.md, DESIGN 2.3).
+"""Exact optima over a finite set of actions, batched over problems, in float64 (docs/method.md 9.1).
 
     ordinary   max E_π[r] − β Σ π ln(π/π₀)              π* ∝ π₀ exp(r/β)
     weighted   max E_π[r] − β D_w(π‖π₀)                 π* = π₀ exp((r − ν)/(βw))
@@ -166,7 +166,7 @@ def literal_optimum(
     weight: Float[Tensor, "problems actions"],
     beta: Float[Tensor, "problems"] | float,
 ) -> Optimum:
-    """The optimum of the paper's E_π[r] − β E_π[w ln(π/π₀)]: `weighted_optimum` with r ← r − βw (DESIGN 2.3).
+    """The optimum of the paper's E_π[r] − β E_π[w ln(π/π₀)] (docs/method.md 7.4): `weighted_optimum` with r ← r − βw.
 
     β enters twice. As β → ∞ the policy does not return to π₀ but to the minimiser of E_π[w ln(π/π₀)], which leans
     towards small weights.

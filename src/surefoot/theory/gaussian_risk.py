@@ -1,4 +1,6 @@
-"""Closed-form risks of the quadratic updates when the reward's error is Gaussian (arXiv:2507.15906; DESIGN 2.4).
+"""Closed-form risks of the quadratic updates when the reward's error is Gaussian (docs/method.md 11.2).
+
+Source: arXiv:2507.15906.
 
 R ~ N(r*, Σ) is what the update is computed from, r* what it is judged by. An update is d ∝ M_D R, with M_D the
 inverse of a diagonal metric D on directions that sum to zero: D = 1 vanilla, D = Σ variance-aware. Then r*·d is

@@ -1,4 +1,4 @@
-"""The quadratic problems of the risk theorem, batched, in float64 (arXiv:2507.15906, section 4; DESIGN 2.4).
+"""The quadratic problems of the risk theorem, batched, in float64 (arXiv:2507.15906, section 4; docs/method.md 11.1).
 
     max R·d   subject to   Σ d = 0,   dᵀD d ≤ ε,   and optionally   d ≥ −π₀
 

@@ -73,7 +73,7 @@ def anchors_of(pairs: Dataset) -> dict[str, float]:
 
 
 def add_weights(pairs: Dataset, floor: float = 0.1, ceiling: float = 10.0) -> Dataset:
-    """The pairs with w = s²/s̄² of either side (DESIGN 2.3), s̄² the mean over both sides of all pairs.
+    """The pairs with w = s²/s̄² of either side (docs/method.md 7.5), s̄² the mean over both sides of all pairs.
 
     Raises:
         DataError: a variance column is missing, or holds None or NaN (the row is named).

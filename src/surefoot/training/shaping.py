@@ -53,7 +53,7 @@ def shape_rewards(
     log_ratio: Float[Tensor, "batch"],
     beta: float,
 ) -> ShapedRewards:
-    """Apply the objective of DESIGN 2.3 to one batch.
+    """Apply the objective of docs/method.md 7 and 8.2 to one batch.
 
     Args:
         source: gave `scores`; must be calibrated on the reference policy if the objective weighs by variance.

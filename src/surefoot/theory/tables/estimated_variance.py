@@ -1,4 +1,4 @@
-"""Table 3: the risk when the variance is estimated from the same K members that give the reward (DESIGN 2.2)."""
+"""Table 3: risk when the variance is estimated from the K members that give the reward (docs/method.md 3.2)."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def uneven_variances(
 
 
 def moderated_variance(members: Float[Tensor, "problems actions members"]) -> Float[Tensor, "problems actions"]:
-    """s̃² = (d₀s₀² + d s²)/(d₀ + d), with a prior for each problem, fitted on its own actions (DESIGN 2.2)."""
+    """s̃² = (d₀s₀² + d s²)/(d₀ + d), with a prior for each problem, fitted on its own actions (docs/method.md 3.2)."""
     raw, freedom = members.var(dim=2, correction=1), members.shape[2] - 1
     d0, s0 = (x[:, None] for x in fit_priors(raw, float(freedom)))
     return torch.where(d0.isinf(), s0, (d0 * s0 + freedom * raw) / (d0 + freedom))
