@@ -58,14 +58,14 @@ def best_of_n_curve(
         DataError: an n is too large.
     """
     counts = (~proxy.isnan()).sum(dim=1)
-    found = torch.empty(len(proxy), len(ns), dtype=torch.float64)
+    curve = torch.empty(len(proxy), len(ns), dtype=torch.float64)
     for count in torch.unique(counts).tolist():
         rows = (counts == count).nonzero()[:, 0]
         order = proxy[rows].argsort(dim=1)[:, :count]  # NaN sorts last
         ordered = gold[rows].gather(1, order).to(torch.float64)
         levelled = _share_ties(proxy[rows].gather(1, order), ordered)
-        found[rows] = levelled @ rank_probabilities(count, ns).T
-    return found
+        curve[rows] = levelled @ rank_probabilities(count, ns).T
+    return curve
 
 
 def best_of_n_kl(ns: Int[Tensor, "choices"]) -> Float[Tensor, "choices"]:

@@ -369,14 +369,14 @@ def reliability(centred: Float[Tensor, "batch members"], splits: int = 32) -> fl
     if count < 4 or len(x) < 3:
         return math.nan
     stream = torch.Generator().manual_seed(0)
-    found = []
+    correlations = []
     for _ in range(splits):
         order = torch.randperm(count, generator=stream)
         halves = [sample_variance(x[:, part]) for part in (order[: count // 2], order[count // 2 :])]
         usable = (halves[0] > 0) & (halves[1] > 0)
         if int(usable.sum()) > 2:
-            found.append(torch.corrcoef(torch.stack([half[usable].log() for half in halves]))[0, 1])
-    r = float(torch.stack(found).nanmean()) if found else math.nan
+            correlations.append(torch.corrcoef(torch.stack([half[usable].log() for half in halves]))[0, 1])
+    r = float(torch.stack(correlations).nanmean()) if correlations else math.nan
     return 2 * r / (1 + r) if r > -1 else math.nan
 
 

@@ -49,10 +49,10 @@ class Covariance:
     def quadratic(self, x: Float[Tensor, "rows features"]) -> Float[Tensor, "rows"]:
         """xᵀΣx of each row, in reward²; never negative."""
         x = x.to(torch.float64)
-        found = (x.square() * self.scale).sum(dim=1)
+        variance = (x.square() * self.scale).sum(dim=1)
         if self.basis.shape[1]:
-            found = found + (x @ self.basis).square() @ self.shift
-        return found.clamp(min=0.0)
+            variance = variance + (x @ self.basis).square() @ self.shift
+        return variance.clamp(min=0.0)
 
     def sample(self, count: int, stream: torch.Generator) -> Float[Tensor, "features count"]:
         """Draws of w − ŵ."""
@@ -159,8 +159,8 @@ def evidence_precision(hessian: Float[Tensor, "features features"], weights: Flo
         return 0.5 * tau * norm - 0.5 * size * log_tau + 0.5 * float((values + tau).log().sum())
 
     centre = math.log(size / norm) if norm > 0 else 0.0
-    found = minimize_scalar(loss, bounds=(centre - 20, centre + 20), method="bounded", options={"xatol": 1e-6})
-    return math.exp(float(found.x))
+    best = minimize_scalar(loss, bounds=(centre - 20, centre + 20), method="bounded", options={"xatol": 1e-6})
+    return math.exp(float(best.x))
 
 
 def random_features(

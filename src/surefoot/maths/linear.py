@@ -89,17 +89,17 @@ def fit_bradley_terry(
     margins = inner @ w - shift
     hessian = curvature(inner, margins)
     if covariance == "laplace":
-        found = posterior(hessian, tau)
+        sigma = posterior(hessian, tau)
     else:
-        found = sandwich(hessian, score_scatter(inner, margins), tau)
+        sigma = sandwich(hessian, score_scatter(inner, margins), tau)
     values = torch.linalg.eigvalsh(hessian).clamp(min=0.0)
     shown = int((values > values[-1] * 1e-12).sum())
     determined = float((values / (values + tau)).sum())
     if basis is not None:
         w = basis @ w
-        outside = found.scale.new_full((d.shape[1],), float(found.scale[0]))
-        found = Covariance((basis @ found.basis).contiguous(), found.shift, outside)
-    return LinearFit(w, tau, found, 1 - determined / shown, left_out, float(softplus(-margins).mean()))
+        outside = sigma.scale.new_full((d.shape[1],), float(sigma.scale[0]))
+        sigma = Covariance((basis @ sigma.basis).contiguous(), sigma.shift, outside)
+    return LinearFit(w, tau, sigma, 1 - determined / shown, left_out, float(softplus(-margins).mean()))
 
 
 def _checked(differences: Float[Tensor, "pairs features"]) -> Float[Tensor, "pairs features"]:

@@ -19,27 +19,29 @@ TIE = 1e-12
 
 def group_index(groups: ArrayLike, known: Booleans) -> Integers:
     """0, 1, … for the groups of the known rows."""
-    found = np.asarray(groups)
-    if found.shape != known.shape:
-        raise DataError(f"groups has shape {found.shape}, but there are {len(known)} values; give one group per value")
-    if found.dtype.kind == "f" and np.isnan(found).any():
-        raise DataError(f"groups is NaN in row {int(np.argmax(np.isnan(found)))}; every row needs a group")
-    return np.unique(found[known], return_inverse=True)[1]
+    labels = np.asarray(groups)
+    if labels.shape != known.shape:
+        raise DataError(
+            f"groups has shape {labels.shape}, but there are {len(known)} values; give one group per value"
+        )
+    if labels.dtype.kind == "f" and np.isnan(labels).any():
+        raise DataError(f"groups is NaN in row {int(np.argmax(np.isnan(labels)))}; every row needs a group")
+    return np.unique(labels[known], return_inverse=True)[1]
 
 
 def one_row(name: str, values: ArrayLike) -> Floats:
-    found = np.asarray(values, dtype=np.float64)
-    if found.ndim != 1:
-        raise DataError(f"{name} has shape {found.shape}; give one dimension, one number per row")
-    return found
+    row = np.asarray(values, dtype=np.float64)
+    if row.ndim != 1:
+        raise DataError(f"{name} has shape {row.shape}; give one dimension, one number per row")
+    return row
 
 
 def table(name: str, values: ArrayLike) -> Floats:
     """(pairs, members) without the pairs that hold a NaN."""
-    found = np.asarray(values, dtype=np.float64)
-    if found.ndim != 2 or found.shape[1] == 0:
-        raise DataError(f"{name} has shape {found.shape}; give (pairs, members) with at least one member")
-    return found[~np.isnan(found).any(axis=1)]
+    rows = np.asarray(values, dtype=np.float64)
+    if rows.ndim != 2 or rows.shape[1] == 0:
+        raise DataError(f"{name} has shape {rows.shape}; give (pairs, members) with at least one member")
+    return rows[~np.isnan(rows).any(axis=1)]
 
 
 def same_length(**named: Floats) -> None:
@@ -56,12 +58,12 @@ def known_rows(**named: ArrayLike) -> list[Floats]:
 
 
 def probabilities(p: ArrayLike) -> Floats:
-    found = one_row("p", p)
-    outside = (found < 0) | (found > 1)
+    given = one_row("p", p)
+    outside = (given < 0) | (given > 1)
     if outside.any():
         row = int(np.argmax(outside))
-        raise DataError(f"p in row {row} is {found[row]}, which is no probability; choice_probabilities makes them")
-    return found[~np.isnan(found)]
+        raise DataError(f"p in row {row} is {given[row]}, which is no probability; choice_probabilities makes them")
+    return given[~np.isnan(given)]
 
 
 def flags(name: str, values: Floats) -> Booleans:

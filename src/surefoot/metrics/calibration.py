@@ -225,5 +225,5 @@ def expected_calibration_error(p: ArrayLike, bins: int = 10) -> float:
     curve = reliability_curve(p, bins)
     if not curve.count:
         return math.nan
-    gaps = [abs(found.value - c) for found, c in zip(curve.accuracy, curve.confidence, strict=True)]
+    gaps = [abs(accuracy.value - c) for accuracy, c in zip(curve.accuracy, curve.confidence, strict=True)]
     return float(np.average(gaps, weights=curve.count))

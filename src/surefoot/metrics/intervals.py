@@ -166,8 +166,8 @@ def _mean_over_pairs(columns: Floats, measure: Callable[[Floats, Floats], float]
     count = columns.shape[1]
     if count < 2:
         return math.nan
-    found = [measure(columns[:, i], columns[:, j]) for i in range(count) for j in range(i)]
-    return float(np.mean(found))
+    agreements = [measure(columns[:, i], columns[:, j]) for i in range(count) for j in range(i)]
+    return float(np.mean(agreements))
 
 
 def auroc(scores: ArrayLike, positive: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -223,5 +223,5 @@ def spearman(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Interval:
 
 
 def _known(values: ArrayLike | Sequence[float | None]) -> Floats:
-    found = np.asarray(values, dtype=np.float64)
-    return found[~np.isnan(found)]
+    array = np.asarray(values, dtype=np.float64)
+    return array[~np.isnan(array)]

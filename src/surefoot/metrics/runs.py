@@ -44,11 +44,11 @@ def running_mean(values: ArrayLike, window: int) -> Floats:
     """
     if window < 1:
         raise ValueError(f"a window of {window} values has no mean")
-    found = np.asarray(values, dtype=np.float64)
-    if not len(found):
-        return found
-    width = min(window, len(found))
-    return np.convolve(found, np.full(width, 1.0 / width), mode="valid")
+    x = np.asarray(values, dtype=np.float64)
+    if not len(x):
+        return x
+    width = min(window, len(x))
+    return np.convolve(x, np.full(width, 1.0 / width), mode="valid")
 
 
 def over_optimisation_gap(gold: ArrayLike, window: int) -> float:
@@ -60,8 +60,8 @@ def over_optimisation_gap(gold: ArrayLike, window: int) -> float:
     >>> over_optimisation_gap([0.0, 2.0, 4.0, 2.0, 0.0], window=2)
     2.0
     """
-    found = np.asarray(gold, dtype=np.float64)
-    smooth = running_mean(found[~np.isnan(found)], window)
+    x = np.asarray(gold, dtype=np.float64)
+    smooth = running_mean(x[~np.isnan(x)], window)
     return float(smooth.max() - smooth[-1]) if len(smooth) > 1 else math.nan
 
 
@@ -84,9 +84,9 @@ def values_at(kl: ArrayLike, values: ArrayLike, levels: ArrayLike) -> Floats:
     after = np.searchsorted(np.maximum.accumulate(x), at, side="left")
     right, left = np.minimum(after, len(x) - 1), np.maximum(np.minimum(after, len(x) - 1) - 1, 0)
     step = np.where(x[right] > x[left], x[right] - x[left], 1.0)
-    found = y[left] + (y[right] - y[left]) * (at - x[left]) / step
-    found = np.where((after == 0) & (at == x[0]), y[0], found)
-    return np.where((after == len(x)) | ((after == 0) & (at < x[0])), math.nan, found)
+    interpolated = y[left] + (y[right] - y[left]) * (at - x[left]) / step
+    interpolated = np.where((after == 0) & (at == x[0]), y[0], interpolated)
+    return np.where((after == len(x)) | ((after == 0) & (at < x[0])), math.nan, interpolated)
 
 
 def settled_value(
@@ -176,12 +176,12 @@ def holm(p: ArrayLike) -> Floats:
     >>> holm([0.01, 0.04, 0.03]).tolist()
     [0.03, 0.06, 0.06]
     """
-    found = np.asarray(p, dtype=np.float64)
-    known = np.flatnonzero(~np.isnan(found))
-    order = known[np.argsort(found[known], kind="stable")]
+    raw = np.asarray(p, dtype=np.float64)
+    known = np.flatnonzero(~np.isnan(raw))
+    order = known[np.argsort(raw[known], kind="stable")]
     factors = np.arange(len(order), 0, -1)
-    adjusted = np.full(found.shape, math.nan)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * found[order]))
+    adjusted = np.full(raw.shape, math.nan)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * raw[order]))
     return adjusted
 
 
@@ -193,11 +193,11 @@ def detectable_difference(differences: ArrayLike, *, alpha: float = 0.05, power:
     the observed spread alone, not on the observed mean; at small n that spread is itself rough. In the units of the
     differences; NaN for fewer than two.
     """
-    found = np.asarray(differences, dtype=np.float64)
-    found = found[~np.isnan(found)]
-    if len(found) < 2:
+    known = np.asarray(differences, dtype=np.float64)
+    known = known[~np.isnan(known)]
+    if len(known) < 2:
         return math.nan
-    return _noncentrality(len(found), alpha, power) * float(found.std(ddof=1)) / math.sqrt(len(found))
+    return _noncentrality(len(known), alpha, power) * float(known.std(ddof=1)) / math.sqrt(len(known))
 
 
 @lru_cache(maxsize=512)
@@ -273,7 +273,7 @@ def prompt_risk(
         Share of the known gains below 0, and the number of runs that have any. The interval is unknown (NaN) for fewer
         than two runs or two prompts.
 
-    >>> found = prompt_risk([[-1.0, 2.0], [1.0, math.nan]], np.random.default_rng(0)); round(found.value, 4), found.n
+    >>> risk = prompt_risk([[-1.0, 2.0], [1.0, math.nan]], np.random.default_rng(0)); round(risk.value, 4), risk.n
     (0.3333, 2)
     """
     worse = _dense(_below_zero(gains))

@@ -103,10 +103,10 @@ def risk_coverage(uncertainty: ArrayLike, wrong: ArrayLike) -> RiskCoverage:
     Raises:
         DataError: lengths differ, or `wrong` is neither 0 nor 1.
 
-    >>> found = risk_coverage([0.1, 0.2, 0.3, 0.4], [False, True, False, True])
-    >>> found.risk.round(4).tolist(), found.random_area
+    >>> curve = risk_coverage([0.1, 0.2, 0.3, 0.4], [False, True, False, True])
+    >>> curve.risk.round(4).tolist(), curve.random_area
     ([0.0, 0.5, 0.3333, 0.5], 0.5)
-    >>> round(found.area, 4), round(found.best_area, 4), round(found.excess, 4)
+    >>> round(curve.area, 4), round(curve.best_area, 4), round(curve.excess, 4)
     (0.3333, 0.2083, 0.125)
     """
     x, labels = known_rows(uncertainty=uncertainty, wrong=wrong)
@@ -311,8 +311,8 @@ def length_correlation(
     company = np.bincount(index)[index] > 1
     index = np.unique(index[company], return_inverse=True)[1]
     x, y = (_centred(a[known][company], index) for a in (x, y))
-    found = spearman(x, y, confidence)
-    return _refitted(found, len(np.unique(index)), confidence)
+    rho = spearman(x, y, confidence)
+    return _refitted(rho, len(np.unique(index)), confidence)
 
 
 def _centred(values: Floats, index: Integers) -> Floats:
@@ -326,17 +326,17 @@ def _centred(values: Floats, index: Integers) -> Floats:
     return levels
 
 
-def _refitted(found: Interval, groups: int, confidence: float) -> Interval:
+def _refitted(rho: Interval, groups: int, confidence: float) -> Interval:
     """The correlation's interval with the degrees of freedom that centring leaves."""
-    if math.isnan(found.value) or abs(found.value) >= 1:
-        return found
-    freedom = found.n - groups - 2
+    if math.isnan(rho.value) or abs(rho.value) >= 1:
+        return rho
+    freedom = rho.n - groups - 2
     if freedom < 1:
-        return Interval(found.value, math.nan, math.nan, found.n)
+        return Interval(rho.value, math.nan, math.nan, rho.n)
     z = float(stats.norm.ppf(0.5 + confidence / 2))
-    half = z * math.sqrt((1 + found.value * found.value / 2) / freedom)
-    centre = math.atanh(found.value)
-    return Interval(found.value, math.tanh(centre - half), math.tanh(centre + half), found.n)
+    half = z * math.sqrt((1 + rho.value * rho.value / 2) / freedom)
+    centre = math.atanh(rho.value)
+    return Interval(rho.value, math.tanh(centre - half), math.tanh(centre + half), rho.n)
 
 
 def _means(values: Floats, index: Integers) -> Floats:

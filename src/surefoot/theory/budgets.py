@@ -66,11 +66,11 @@ def optimum_at_kl(
         return optimum(r[rows], log_ref[rows], chosen, beta, form).kl
 
     start, end = _search_range(r, log_ref, w, target, literal)
-    found = find_beta(measure, target, start, end)
-    report(found, target, unreachable, "KL")
-    usable = torch.where(found.reached, found.beta, 1.0)
+    search = find_beta(measure, target, start, end)
+    report(search, target, unreachable, "KL")
+    usable = torch.where(search.reached, search.beta, 1.0)
     best = optimum(r, log_ref, weight, usable, form)
-    nothing = torch.where(found.reached, 0.0, torch.nan)
+    nothing = torch.where(search.reached, 0.0, torch.nan)
     return Optimum(best.log_ratio + nothing[:, None], best.log_reference, best.nu + nothing, usable + nothing)
 
 
@@ -182,12 +182,12 @@ def _share(x1: Tensor, f1: Tensor, x2: Tensor, f2: Tensor, x3: Tensor, f3: Tenso
     return torch.where(trusted & step.isfinite(), step, 0.5)
 
 
-def report(found: Search, target: Float[Tensor, "problems"], unreachable: Unreachable, what: str) -> None:
-    if unreachable == "raise" and not bool(found.reached.all()):
-        problem = int((~found.reached).nonzero()[0])
+def report(search: Search, target: Float[Tensor, "problems"], unreachable: Unreachable, what: str) -> None:
+    if unreachable == "raise" and not bool(search.reached.all()):
+        problem = int((~search.reached).nonzero()[0])
         raise ConfigError(
             f"problem {problem} has no β with {what} {float(target[problem]):.6g}: its policies reach from "
-            f"{float(found.least[problem]):.6g} to {float(found.most[problem]):.6g}; choose a budget in between"
+            f"{float(search.least[problem]):.6g} to {float(search.most[problem]):.6g}; choose a budget in between"
         )
 
 

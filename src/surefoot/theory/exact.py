@@ -143,8 +143,8 @@ def weighted_optimum(
         ConfigError: β isn't positive and finite.
 
     >>> half = torch.full((1, 2), 0.5, dtype=torch.float64).log()
-    >>> found = weighted_optimum(torch.tensor([[0.0, 1.0]]), half, torch.tensor([[1.0, 4.0]]), 0.5)
-    >>> round(float(found.policy.sum()), 12)
+    >>> best = weighted_optimum(torch.tensor([[0.0, 1.0]]), half, torch.tensor([[1.0, 4.0]]), 0.5)
+    >>> round(float(best.policy.sum()), 12)
     1.0
     """
     r, log_ref, reference, w, b = _checked(reward, log_reference, weight, beta)

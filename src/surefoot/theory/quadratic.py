@@ -148,8 +148,8 @@ def simplex_update_within(
     target = checked_budget(radius, r)
 
     def measure(beta: Float[Tensor, "some"], rows: Int[Tensor, "some"]) -> Float[Tensor, "some"]:
-        found = simplex_update(r[rows], pi[rows], d[rows], beta)
-        return (d[rows] * found.square()).sum(dim=1)
+        moved = simplex_update(r[rows], pi[rows], d[rows], beta)
+        return (d[rows] * moved.square()).sum(dim=1)
 
     vertex = _best_vertex(r, pi, d)
     bound = (d * vertex.square()).sum(dim=1) <= target
@@ -157,9 +157,9 @@ def simplex_update_within(
     direction = project(r, d)
     start = ((d * direction.square()).sum(dim=1) / target).sqrt()
     start = torch.where(bound | (start <= 0), 1.0, start * (1 + 1e-12))
-    found = find_beta(measure, torch.where(bound, torch.inf, target), start, torch.where(bound, 1.0, 1e-30 * start))
-    inside = simplex_update(r, pi, d, torch.where(found.reached, found.beta, 1.0))
-    return torch.where(found.reached[:, None], inside, vertex)
+    search = find_beta(measure, torch.where(bound, torch.inf, target), start, torch.where(bound, 1.0, 1e-30 * start))
+    inside = simplex_update(r, pi, d, torch.where(search.reached, search.beta, 1.0))
+    return torch.where(search.reached[:, None], inside, vertex)
 
 
 def simplex_update_at_kl(
@@ -181,10 +181,10 @@ def simplex_update_at_kl(
     # An update that moves mass m has KL ≤ m (1 + ln(1/min π₀)) < 750 m; π₀ > 0 in float64 is above 1e-324.
     start = 750 * project(r, d).abs().sum(dim=1) / target
     start = torch.where(start > 0, start, 1.0)
-    found = find_beta(measure, target, start, 1e-30 * start)
-    report(found, target, unreachable, "KL")
-    best = simplex_update(r, pi, d, torch.where(found.reached, found.beta, 1.0))
-    return torch.where(found.reached[:, None], best, torch.nan)
+    search = find_beta(measure, target, start, 1e-30 * start)
+    report(search, target, unreachable, "KL")
+    best = simplex_update(r, pi, d, torch.where(search.reached, search.beta, 1.0))
+    return torch.where(search.reached[:, None], best, torch.nan)
 
 
 def _best_vertex(r: Tensor, pi: Tensor, d: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def _row(stream: torch.Generator, hetero: float, members: int, draws: int) -> Ro
     raw = scores.var(dim=2, correction=1)
     metrics = (torch.ones_like(raw), raw, moderated_variance(scores), variance)
     lost = {name: _lost(true, scores.mean(dim=2), metric) for name, metric in zip(METHODS, metrics, strict=True)}
-    shares = {name: float(one.double().mean()) for name, one in lost.items()}
+    shares = {name: float(losses.double().mean()) for name, losses in lost.items()}
     errors = {f"{name}_error": standard_error(share, draws) for name, share in shares.items()}
     against = {}
     for name in METHODS[1:]:
@@ -67,11 +67,11 @@ def smallest_members(rows: list[Row]) -> list[Row]:
     It beats it by two standard errors at that K, and is not worse by two at any larger K of the table (where both
     risks may be too small to be told apart). None where no K does.
     """
-    found = []
+    table = []
     for hetero in sorted({row["hetero"] for row in rows}):
         here = sorted((row for row in rows if row["hetero"] == hetero), key=lambda row: -int(row["K"]))
-        found.append({"hetero": hetero} | {name: _smallest(here, name) for name in METHODS[1:]})
-    return found
+        table.append({"hetero": hetero} | {name: _smallest(here, name) for name in METHODS[1:]})
+    return table
 
 
 def _smallest(rows: list[Row], name: str) -> int | None:

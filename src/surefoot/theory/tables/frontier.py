@@ -64,10 +64,10 @@ def frontier_table(seed: int, problems: int = 1000) -> list[Row]:
 
 
 def _compare(drawn: _Problems, kl: float) -> list[Row]:
-    found = {method: _gains(drawn, method, kl) for method in (*METHODS, KNOWN)}
-    met = torch.stack([gains for gains, _ in found.values()]).isfinite().all(dim=0)
-    ours = found["variance_aware"][0][met]
-    return [{"method": name} | _row(gains[met], promised[met], ours) for name, (gains, promised) in found.items()]
+    by_method = {method: _gains(drawn, method, kl) for method in (*METHODS, KNOWN)}
+    met = torch.stack([gains for gains, _ in by_method.values()]).isfinite().all(dim=0)
+    ours = by_method["variance_aware"][0][met]
+    return [{"method": name} | _row(gains[met], promised[met], ours) for name, (gains, promised) in by_method.items()]
 
 
 def _draw(stream: torch.Generator, problems: int, hetero: float, reward_sd: float) -> _Problems:
@@ -133,11 +133,11 @@ def pessimism_table(rows: list[Row]) -> list[Row]:
     One row for each hetero, reward gap and budget.
     """
     keys = sorted({(row["hetero"], row["reward_sd"], row["kl"]) for row in rows})
-    found = []
+    table = []
     for hetero, reward_sd, kl in keys:
         here = [r for r in rows if (r["hetero"], r["reward_sd"], r["kl"]) == (hetero, reward_sd, kl)]
         rivals = [row for row in here if row["method"] != KNOWN]
         gain = [r["method"] for r in rivals if r["gain_over_ours"] > 2 * r["gain_over_ours_error"]]
         risk = [r["method"] for r in rivals if -r["risk_over_ours"] > 2 * r["risk_over_ours_error"]]
-        found.append({"hetero": hetero, "reward_sd": reward_sd, "kl": kl, "larger_gain": gain, "smaller_risk": risk})
-    return found
+        table.append({"hetero": hetero, "reward_sd": reward_sd, "kl": kl, "larger_gain": gain, "smaller_risk": risk})
+    return table

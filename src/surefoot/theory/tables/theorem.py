@@ -60,7 +60,7 @@ def _row(kind: str, hetero: float, rewards: Tensor, variance: Tensor) -> Row:
         "problems": len(rewards),
         "violations": int((aware < vanilla * (1 - ROUNDING)).sum()),
         "largest_excess": float((risks[1] - risks[0]).max()),
-        "examples": [[float(one[i]) for one in risks] for i in range(2, len(rewards), len(rewards) // 5)],
+        "examples": [[float(method[i]) for method in risks] for i in range(2, len(rewards), len(rewards) // 5)],
         "median_vanilla_risk": float(risks[0].median()),
         "median_variance_aware_risk": float(risks[1].median()),
     }
