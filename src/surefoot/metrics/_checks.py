@@ -1,4 +1,4 @@
-"""Checks that the metrics share: shapes, flags and unknown rows, with errors that name the field and the row."""
+"""Checks shared by the metrics: shapes, flags and unknown rows; errors name the field and the row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TIE = 1e-12
 
 
 def group_index(groups: ArrayLike, known: Booleans) -> Integers:
-    """0, 1, … for the groups of the known rows."""
+    """Number the groups of the known rows 0, 1, …"""
     labels = np.asarray(groups)
     if labels.shape != known.shape:
         raise DataError(
@@ -30,6 +30,7 @@ def group_index(groups: ArrayLike, known: Booleans) -> Integers:
 
 
 def one_row(name: str, values: ArrayLike) -> Floats:
+    """The values as an array of one dimension."""
     row = np.asarray(values, dtype=np.float64)
     if row.ndim != 1:
         raise DataError(f"{name} has shape {row.shape}; give one dimension, one number per row")
@@ -37,7 +38,7 @@ def one_row(name: str, values: ArrayLike) -> Floats:
 
 
 def table(name: str, values: ArrayLike) -> Floats:
-    """(pairs, members) without the pairs that hold a NaN."""
+    """The values as (pairs, members), without the pairs that hold a NaN."""
     rows = np.asarray(values, dtype=np.float64)
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise DataError(f"{name} has shape {rows.shape}; give (pairs, members) with at least one member")
@@ -45,12 +46,14 @@ def table(name: str, values: ArrayLike) -> Floats:
 
 
 def same_length(**named: Floats) -> None:
+    """Refuse arrays of different lengths."""
     lengths = {name: len(values) for name, values in named.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"the rows must match, but the lengths are {lengths}")
 
 
 def known_rows(**named: ArrayLike) -> list[Floats]:
+    """The arrays, each without the rows in which any of them is NaN."""
     rows = {name: one_row(name, values) for name, values in named.items()}
     same_length(**rows)
     known = ~np.any([np.isnan(values) for values in rows.values()], axis=0)
@@ -58,6 +61,7 @@ def known_rows(**named: ArrayLike) -> list[Floats]:
 
 
 def probabilities(p: ArrayLike) -> Floats:
+    """The values that are known, all of them in [0, 1]."""
     given = one_row("p", p)
     outside = (given < 0) | (given > 1)
     if outside.any():
@@ -67,6 +71,7 @@ def probabilities(p: ArrayLike) -> Floats:
 
 
 def flags(name: str, values: Floats) -> Booleans:
+    """The values as booleans; only 0 and 1 are allowed."""
     other = (values != 0) & (values != 1)
     if other.any():
         raise DataError(f"{name} holds {values[other][0]}; give booleans, or NaN where unknown")
@@ -74,6 +79,7 @@ def flags(name: str, values: Floats) -> Booleans:
 
 
 def refuse_infinite(**named: Floats) -> None:
+    """Refuse infinite values."""
     for name, values in named.items():
         infinite = np.isinf(values)
         if infinite.any():
@@ -82,9 +88,10 @@ def refuse_infinite(**named: Floats) -> None:
 
 
 def nulls(values: dict[str, float]) -> dict[str, float | None]:
+    """The values with None in place of NaN."""
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def levels_of(rising: Floats, tolerance: float) -> Integers:
-    """0, 1, 2 …: one level for sorted values whose gaps are within the tolerance."""
+    """Number sorted values by level 0, 1, 2 …; a level ends at a gap larger than the tolerance."""
     return np.concatenate([np.zeros(min(1, len(rising)), np.int64), np.cumsum(np.diff(rising) > tolerance)])

@@ -22,7 +22,7 @@ from surefoot.theory.exact import Form, Optimum, optimum
 __all__ = ["Search", "checked_budget", "find_beta", "optimum_at_kl", "report"]
 
 Measure = Callable[[Float[Tensor, "some"], Int[Tensor, "some"]], Float[Tensor, "some"]]
-"""(β, rows) ↦ the measure of those rows' policies, such as their KL."""
+"""Function of (β, rows) that gives a measure of those rows' policies, such as their KL."""
 Unreachable = Literal["raise", "nan"]
 
 _TOLERANCE = 1e-13
@@ -38,7 +38,7 @@ def optimum_at_kl(
     form: Form = "generalized",
     unreachable: Unreachable = "raise",
 ) -> Optimum:
-    """The optimum whose KL(π‖π₀) = E_π[ln(π/π₀)] is the budget, with β found to 1e-12 of itself.
+    """Optimum whose KL(π‖π₀) = E_π[ln(π/π₀)] is the budget; β has a relative error of 1e-12.
 
     Args:
         reward: (problems, actions) r.
@@ -81,10 +81,11 @@ def _search_range(
     target: Float[Tensor, "problems"],
     literal: bool,
 ) -> tuple[Float[Tensor, "problems"], Float[Tensor, "problems"]]:
-    """β from which to search, where the policy is still within the budget, and where to give up.
+    """Largest and smallest β of the search.
 
-    |ln(π/π₀)| ≤ h = range(r)/(β min w), so KL ≤ h, and KL ≤ h² e^h / 2. At the end the best action has it all: the
-    rewards differ by at least rounding, and exp(−1000) is 0.
+    At the largest the policy is within the budget: with h = range(r)/(β min w), |ln(π/π₀)| ≤ h, so KL ≤ h and
+    KL ≤ h² e^h / 2. At the smallest the best action has all probability: the rewards differ by at least rounding, and
+    exp(−1000) is 0.
     """
     possible = log_reference > -torch.inf
     top = torch.where(possible, reward, -torch.inf).max(dim=1).values
@@ -101,7 +102,7 @@ def _search_range(
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """What a search found: β where reached, and the range of measures that it saw."""
+    """Result of a search: β where the target was reached, and the range of the measures that were computed."""
 
     beta: Float[Tensor, "problems"]
     reached: Bool[Tensor, "problems"]
@@ -115,9 +116,9 @@ def find_beta(
     start: Float[Tensor, "problems"],
     end: Float[Tensor, "problems"],
 ) -> Search:
-    """The first crossing of `target` on the way down from `start`: β is halved until it crosses, then refined.
+    """Find the largest β below `start` at which the measure crosses `target`: halve β until it does, then refine.
 
-    A measure that crosses twice within one halving is taken not to have crossed; what is found is a crossing still.
+    Two crossings within one halving are missed; the result is then a later crossing.
     """
     rows = torch.arange(len(start), device=start.device)
     upper, value = start.clone(), measure(start, rows)
@@ -145,7 +146,7 @@ Bound = tuple[Float[Tensor, "problems"], Float[Tensor, "problems"]]
 def _refine(
     measure: Measure, target: Float[Tensor, "problems"], lower: Bound, upper: Bound, reached: Bool[Tensor, "problems"]
 ) -> Float[Tensor, "problems"]:
-    """Chandrupatla's method on ln β: inverse quadratic steps where they can be trusted, bisection elsewhere.
+    """Refine a bracket of ln β by Chandrupatla's method: inverse quadratic steps where safe, else bisection.
 
     Source: Chandrupatla (1997), "A new hybrid quadratic/bisection algorithm for finding the zero of a nonlinear
     function without using derivatives".
@@ -175,7 +176,7 @@ def _refine(
 
 
 def _share(x1: Tensor, f1: Tensor, x2: Tensor, f2: Tensor, x3: Tensor, f3: Tensor) -> Tensor:
-    """Where in [x1, x2] to look next: the inverse quadratic through three points if monotone there, else half."""
+    """Next point as a share of [x1, x2]: inverse quadratic through three points if that is monotone, else 1/2."""
     xi, phi = (x1 - x2) / (x3 - x2), (f1 - f2) / (f3 - f2)
     trusted = (phi.square() < xi) & ((1 - phi).square() < 1 - xi)
     step = f1 / (f2 - f1) * f3 / (f2 - f3) + (x3 - x1) / (x2 - x1) * f1 / (f3 - f1) * f2 / (f3 - f2)
@@ -183,6 +184,7 @@ def _share(x1: Tensor, f1: Tensor, x2: Tensor, f2: Tensor, x3: Tensor, f3: Tenso
 
 
 def report(search: Search, target: Float[Tensor, "problems"], unreachable: Unreachable, what: str) -> None:
+    """Raise ConfigError for the first problem whose target was not reached, if `unreachable` says so."""
     if unreachable == "raise" and not bool(search.reached.all()):
         problem = int((~search.reached).nonzero()[0])
         raise ConfigError(

@@ -29,7 +29,7 @@ __all__ = [
 def project(
     reward: Float[Tensor, "problems actions"], metric: Float[Tensor, "problems actions"]
 ) -> Float[Tensor, "problems actions"]:
-    """M_D R = (R − c)/D with c the mean of R weighted by 1/D, so that it sums to zero.
+    """Direction M_D R = (R − c)/D of the update, c the mean of R weighted by 1/D; it sums to zero.
 
     M_D = D⁻¹ − D⁻¹11ᵀD⁻¹/(1ᵀD⁻¹1): the inverse of D on updates that sum to zero; P for D = 1.
 
@@ -56,7 +56,7 @@ def update(
     metric: Float[Tensor, "problems actions"],
     beta: Float[Tensor, "problems"] | float,
 ) -> Float[Tensor, "problems actions"]:
-    """d = M_D R/β, the optimum of R·d − (β/2) dᵀDd with Σd = 0."""
+    """Optimum d = M_D R/β of R·d − (β/2) dᵀDd with Σd = 0."""
     scale = torch.as_tensor(beta, dtype=torch.float64, device=reward.device).reshape(-1, 1)
     if not bool((scale > 0).all()):
         raise ConfigError(f"β must be positive, got {float(scale.min())}")
@@ -68,7 +68,7 @@ def update_within(
     metric: Float[Tensor, "problems actions"],
     radius: Float[Tensor, "problems"] | float,
 ) -> Float[Tensor, "problems actions"]:
-    """d = √ε M_D R/√(RᵀM_D R), the optimum of R·d with Σd = 0 and dᵀDd ≤ ε; 0 where all rewards are equal.
+    """Optimum d = √ε M_D R/√(RᵀM_D R) of R·d with Σd = 0 and dᵀDd ≤ ε; 0 where all rewards are equal.
 
     Args:
         radius: (problems,) or one ε > 0, in units of D.
@@ -85,10 +85,10 @@ def simplex_update(
     metric: Float[Tensor, "problems actions"],
     beta: Float[Tensor, "problems"] | float,
 ) -> Float[Tensor, "problems actions"]:
-    """The optimum of R·d − (β/2) dᵀDd with Σd = 0 and π₀ + d ≥ 0, exactly.
+    """Exact optimum of R·d − (β/2) dᵀDd with Σd = 0 and π₀ + d ≥ 0.
 
     d = max(−π₀, (R − c)/(βD)). Action i is on its floor once c ≥ R_i + βD_iπ₀_i, so with the actions sorted by that
-    value, the free ones come first; c follows from each possible number of them, and the first consistent one is it.
+    value, the free ones come first. Each possible number of them gives a c; the consistent one is taken.
 
     Args:
         reference: (problems, actions) π₀ ≥ 0, each row summing to 1.
@@ -104,7 +104,7 @@ def simplex_update(
 
 
 def _free_actions(r: Tensor, pi: Tensor, stiffness: Tensor) -> Tensor:
-    """(problems, actions) True where the action stays above its floor."""
+    """Which actions stay above their floor −π₀, (problems, actions)."""
     top = r.max(dim=1, keepdim=True).values
     leaves = (r - top) + stiffness * pi
     leaves, order = leaves.sort(dim=1, descending=True)
@@ -135,10 +135,10 @@ def simplex_update_within(
     metric: Float[Tensor, "problems actions"],
     radius: Float[Tensor, "problems"] | float,
 ) -> Float[Tensor, "problems actions"]:
-    """The optimum of R·d with Σd = 0, π₀ + d ≥ 0 and dᵀDd ≤ ε; β found to 1e-12 of itself.
+    """Optimum of R·d with Σd = 0, π₀ + d ≥ 0 and dᵀDd ≤ ε; β has a relative error of 1e-12.
 
-    Where ε allows all probability on the best actions, more of it changes nothing: the update saturates there, with
-    the best actions sharing so that dᵀDd is least.
+    Where ε allows all probability on the best actions, a larger ε changes nothing; equally good actions share the
+    probability so that dᵀDd is least.
 
     Args:
         radius: (problems,) or one ε > 0, in units of D.
@@ -188,7 +188,7 @@ def simplex_update_at_kl(
 
 
 def _best_vertex(r: Tensor, pi: Tensor, d: Tensor) -> Tensor:
-    """All probability on the best actions, shared among equals so that dᵀDd is least: the limit β → 0."""
+    """Limit β → 0: all probability on the best actions, shared among equal ones so that dᵀDd is least."""
     best = r == r.max(dim=1, keepdim=True).values
     precision = torch.where(best, d.min(dim=1, keepdim=True).values / d, 0.0)
     freed = torch.where(best, 0.0, pi).sum(dim=1, keepdim=True)

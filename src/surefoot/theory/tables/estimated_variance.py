@@ -28,7 +28,7 @@ METHODS = ("ignored", "raw", "moderated", "known")
 
 
 def estimated_variance_table(seed: int, draws: int = 4000) -> list[Row]:
-    """For each degree of unequal variance and each K: the risk of four metrics, and paired differences to ignoring.
+    """Risk of four metrics for each degree of unequal variance and each K, and paired differences to ignoring.
 
     A draw is a new problem: true rewards, true variances, K members R_k ~ N(r*, Σ). All methods use the members' mean
     as reward and differ in the metric of the update: 1, the raw s², the moderated s̃² (prior fitted on the same
@@ -62,10 +62,10 @@ def _lost(
 
 
 def smallest_members(rows: list[Row]) -> list[Row]:
-    """For each degree and method: the smallest K from which it beats ignoring the variance.
+    """Smallest K from which each method beats ignoring the variance, for each degree of unequal variance.
 
-    It beats it by two standard errors at that K, and is not worse by two at any larger K of the table (where both
-    risks may be too small to be told apart). None where no K does.
+    It must be better by two standard errors at that K, and not worse by two at any larger K of the table (where both
+    risks may be too small to be told apart). None if there is no such K.
     """
     table = []
     for hetero in sorted({row["hetero"] for row in rows}):
@@ -75,7 +75,7 @@ def smallest_members(rows: list[Row]) -> list[Row]:
 
 
 def _smallest(rows: list[Row], name: str) -> int | None:
-    """Rows from the largest K down."""
+    """The smallest K of one method; `rows` run from the largest K down."""
     smallest = None
     for row in rows:
         gap, error = row[f"{name}_minus_ignored"], row[f"{name}_minus_ignored_error"]

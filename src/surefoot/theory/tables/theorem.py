@@ -1,4 +1,4 @@
-"""Table 2: the theorem, variance-aware risk ≤ vanilla risk, over many random problems of every kind."""
+"""Table 2: the theorem, variance-aware risk ≤ vanilla risk, checked on random problems of several kinds."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ ROUNDING = 1e-12
 """Relative rounding of two margins in float64, below which they count as equal."""
 
 Draw = Callable[[torch.Generator, int, int], Tensor]
-"""(stream, problems, actions) ↦ true rewards."""
+"""Function of (stream, problems, actions) that gives true rewards."""
 
 
 def theorem_table(seed: int, problems: int = 20_000) -> tuple[Row, list[Row]]:
-    """({problems, violations, …} in all, one row for each kind of problem).
+    """Totals ({problems, violations, …}) and one row for each kind of problem.
 
     Kinds: Gaussian rewards, heavy-tailed rewards, one good action among equals, and rewards that follow the noise
     (the better the action, the noisier, where caution might be expected to lose). "examples" are a few problems'
