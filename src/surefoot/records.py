@@ -25,13 +25,13 @@ _PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "
 
 def versions() -> dict[str, str]:
     """Versions of surefoot, Python and the packages that results depend on."""
-    found = {"surefoot": metadata.version("surefoot"), "python": platform.python_version()}
+    packages = {"surefoot": metadata.version("surefoot"), "python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return packages
 
 
 def commit() -> str | None:
@@ -128,8 +128,8 @@ def holds_other_files(directory: Path, first: str, *before: str) -> bool:
         before: what it writes before that.
     """
     ours = (LOCK, f".{first}.")
-    found = [] if not directory.is_dir() else [path.name for path in directory.iterdir()]
-    return any(name not in before and not name.startswith(ours) for name in found)
+    names = [] if not directory.is_dir() else [path.name for path in directory.iterdir()]
+    return any(name not in before and not name.startswith(ours) for name in names)
 
 
 def _difference(held: dict[str, Any], wanted: dict[str, Any]) -> str:

@@ -63,7 +63,7 @@ class Completions:
     Args:
         prompts: one per row.
         completions: one per row.
-        groups: one integer per row. Rewards are centred within a group (DESIGN 2.1).
+        groups: one integer per row. Rewards are centred within a group (docs/method.md 2.1).
     """
 
     prompts: list[Text]
@@ -84,7 +84,7 @@ class Completions:
 
 @dataclass(frozen=True, eq=False)
 class Anchors:
-    """Anchors of a batch: what each completion's scored row is centred by before its variance is taken (DESIGN 2.1).
+    """Anchors of a batch: what each scored row is centred by before its variance is taken (docs/method.md 2.1).
 
     A preference fixes a reward only up to a constant per prompt. The anchor is that constant: the mean of the source's
     scored row over `count` completions of the prompt, drawn once and then fixed. It must not depend on the policy that
@@ -195,7 +195,7 @@ class RewardEstimate:
 
 @dataclass(frozen=True, eq=False)
 class MarginEstimate:
-    """Margin r(chosen) − r(rejected) of pairs, with its own variance, taken member by member (DESIGN 2.1).
+    """Margin r(chosen) − r(rejected) of pairs, with its own variance, taken member by member (docs/method.md 1.2).
 
     Args:
         mean: (pairs,) mean margin.
@@ -210,7 +210,7 @@ class MarginEstimate:
 
 @dataclass(frozen=True, slots=True)
 class VariancePrior:
-    """Scaled inverse-χ² prior of the members' variance, fitted on a calibration set (DESIGN 2.2).
+    """Scaled inverse-χ² prior of the members' variance, fitted on a calibration set (docs/method.md 3.2).
 
     Args:
         degrees_of_freedom: d₀ ≥ 0; infinite when the sample variances spread no more than chance explains, in which
@@ -239,7 +239,7 @@ class Calibration:
         reference_variance: s̄², mean moderated variance of the reference policy's completions; makes the mean weight 1.
         rows: completions seen.
         notes: figures worth keeping beside: `weight_cv`, the coefficient of variation of the weights, and
-            `reliability` of the variance (DESIGN 2.2), where it is known.
+            `reliability` of the variance (docs/method.md 6), where it is known.
         variance_factor: multiplies every variance of the source; fitted by likelihood on held-out pairs.
         variance_kind: "moderated", "raw" or "smoothed"; what `reference_variance` is the mean of.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -58,6 +59,29 @@ def test_low_rank_of_full_rank_is_full_and_less_is_more_variance() -> None:
     torch.testing.assert_close(dense(posterior(hessian, 0.5, "low_rank", 6)), dense(full))
     x = torch.randn(50, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert bool((posterior(hessian, 0.5, "low_rank", 2).quadratic(x) >= full.quadratic(x) - 1e-12).all())
+
+
+def test_low_rank_keeps_what_the_pairs_say_most_about() -> None:
+    """H = diag(9, 1, 99) and τ = 1: of rank 1 the third direction is kept, of rank 2 the first as well."""
+    hessian = torch.diag(torch.tensor([9.0, 1.0, 99.0], dtype=torch.float64))
+    one, two = (dense(posterior(hessian, 1.0, "low_rank", rank)) for rank in (1, 2))
+    torch.testing.assert_close(one, torch.diag(torch.tensor([1.0, 1.0, 0.01], dtype=torch.float64)))
+    torch.testing.assert_close(two, torch.diag(torch.tensor([0.1, 1.0, 0.01], dtype=torch.float64)))
+
+
+def test_low_rank_is_the_best_approximation_of_its_rank() -> None:
+    """By the trace of Σ_r − Σ, which keeping any other eigenvectors makes larger."""
+    d, w = problem()
+    hessian = curvature(d, d @ w)
+    values, vectors = torch.linalg.eigh(hessian)
+
+    def trace(kept: tuple[int, ...]) -> float:
+        shift = torch.diag(1 / (values[list(kept)] + 0.5) - 1 / 0.5)
+        basis = vectors[:, list(kept)]
+        return float((torch.eye(6, dtype=torch.float64) / 0.5 + basis @ shift @ basis.T).trace())
+
+    least = min(trace(kept) for kept in itertools.combinations(range(6), 2))
+    assert float(dense(posterior(hessian, 0.5, "low_rank", 2)).trace()) == pytest.approx(least, rel=1e-10)
 
 
 def test_diagonal_inverts_the_diagonal() -> None:

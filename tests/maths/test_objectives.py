@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
@@ -178,6 +179,14 @@ class TestSettings:
     def test_mistakes(self, make: Callable[[], Objective], message: str) -> None:
         with pytest.raises(ConfigError, match=message):
             make()
+
+    def test_the_names_that_mypy_knows_are_those_of_the_table(self) -> None:
+        assert set(get_args(objectives.AggregateName)) == set(AGGREGATES)
+
+    def test_an_aggregate_of_ones_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(AGGREGATES, "twice", lambda estimate: 2 * estimate.mean)
+        found = aggregate(estimate_of(ROW), Objective(objectives.CustomAggregate("twice")))
+        torch.testing.assert_close(found, 2 * estimate_of(ROW).mean)
 
     def test_a_member_that_does_not_exist(self) -> None:
         with pytest.raises(ConfigError, match="asks for member 4, but there are 4"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from surefoot.metrics.intervals import wilson
+from surefoot.metrics.intervals import wilson, wilson_bounds
 from surefoot.metrics.runs import (
     detectable_difference,
     detectable_risk_difference,
@@ -262,6 +262,18 @@ def test_the_prompt_risk_s_bounds_solve_wilson_s_equation_with_the_two_way_varia
     t = stats.t.ppf(0.975, 8)
     for bound in (found.low, found.high):
         assert (found.value - bound) ** 2 == pytest.approx(t**2 * bound * (1 - bound) / n, rel=0.03)
+
+
+def test_the_prompt_risk_s_variance_over_few_draws_has_divisor_n_less_one() -> None:
+    """Three draws, repeated by a loop over the same random numbers; the divisor 3 would make n half as large again."""
+    gains = np.repeat([[-1.0], [1.0], [1.0], [1.0], [-1.0], [1.0]], 9, axis=1)
+    gains[0, 0], gains[1, 1] = 1.0, -1.0
+    found, rng = prompt_risk(gains, fresh(), draws=3), fresh()
+    rows, columns = rng.integers(6, size=(3, 6)), rng.integers(9, size=(3, 9))
+    shares = [np.mean([gains[i, j] < 0 for i in a for j in b]) for a, b in zip(rows, columns, strict=True)]
+    n = min(found.value * (1 - found.value) / np.var(shares, ddof=1), gains.size)
+    assert n < gains.size / 1.5  # or the cap would hide the divisor
+    assert (found.low, found.high) == pytest.approx(wilson_bounds(found.value, n, stats.t.ppf(0.975, 5)), abs=1e-12)
 
 
 @pytest.mark.parametrize(

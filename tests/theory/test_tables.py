@@ -63,7 +63,7 @@ REFERENCE = {
     (1.0, 3): (0.065, 0.015, 0.003),
     (1.0, 5): (0.026, 0.000, 0.000),
 }
-"""DESIGN 2.2: ignored, raw, moderated; 4,000 draws each."""
+"""docs/method.md 3.2: ignored, raw, moderated; 4,000 draws each."""
 
 
 @pytest.mark.parametrize("key", REFERENCE)

@@ -68,6 +68,24 @@ def test_one_update_by_hand() -> None:
     assert controller.update(9.5) == pytest.approx(math.exp(first - 0.2 + (1.0 + 2.0 * 0.05) * math.log(0.95)))
 
 
+def test_the_proportional_part_begins_near_the_budget() -> None:
+    """p = max(e, −near): from .4 to .5 of the budget it stays −near; from there to .8 it rises by ln .8 + .6."""
+    controller = KLController(target=10.0, beta=1.0, smoothing=1.0, near=0.6)
+    assert [controller.update(kl, share=0.0) for kl in (4.0, 5.0, 4.0)] == [1.0, 1.0, 1.0]
+    assert controller.update(8.0, share=0.0) == pytest.approx(math.exp(2.0 * (math.log(0.8) + 0.6)))
+
+
+def test_near_sets_where_the_proportional_part_begins() -> None:
+    def after(near: float) -> float:
+        controller = KLController(target=10.0, beta=1.0, smoothing=1.0, near=near, max_step=9.0)
+        controller.update(4.0, share=0.0)
+        return math.log(controller.update(10.0, share=0.0))
+
+    assert after(0.2) == pytest.approx(2.0 * 0.2)
+    assert after(0.5) == pytest.approx(2.0 * 0.5)
+    assert after(9.0) == pytest.approx(-2.0 * math.log(0.4))
+
+
 def test_noise_of_either_sign_counts_alike_within_the_tolerance() -> None:
     controller, after = KLController(target=6.0, beta=0.5), []
     for _ in range(200):

@@ -259,7 +259,7 @@ def log_probabilities(logits: torch.Tensor, all_sequences: torch.Tensor) -> torc
 @pytest.mark.parametrize("weights", ["variance", "none"])
 @pytest.mark.parametrize("aggregate", ["mean", "lcb", "wco"])
 def test_policy_gradient_against_enumeration_of_all_sequences(form: str, weights: str, aggregate: str) -> None:
-    """E_π[(r̃ − β·penalty) ∇ln π] with the detached penalty is the gradient of the objective itself (DESIGN 2.3)."""
+    """E_π[(r̃ − β·penalty) ∇ln π] with the detached penalty is the gradient of the objective (docs/method.md 8)."""
     generator = torch.Generator().manual_seed(3)
     everything = sequences(3, 3)
     size = len(everything)

@@ -261,12 +261,12 @@ def _problem_of_item(values: dict[str, Any]) -> str | None:
 def _problem_of_ties(values: dict[str, Any], earlier: dict[str, int]) -> str | None:
     if not _is_ties(values["subset"]):
         return None
-    found = re.fullmatch(r"(ref|tied):\d+", str(values["id"]))
-    if found is None:
+    named = re.fullmatch(r"(ref|tied):\d+", str(values["id"]))
+    if named is None:
         return f"id is '{values['id']}', but items of subset {values['subset']} are named ref:N or tied:N"
     if values["id"] in earlier:
         return f"id {values['id']} is that of row {earlier[values['id']]} too"
-    if found[1] == "tied" and len(values["chosen"]) < 2:
+    if named[1] == "tied" and len(values["chosen"]) < 2:
         return "a tied item needs two or more right completions, but chosen holds 1"
     return None
 

@@ -76,7 +76,7 @@ def check_preferences(
         raise DataError(f"{name} is empty")
     read = list(readings(table, read_pair, objection=objection))
     if "margin" in table.column_names:
-        read = [_margin_problem(margin) or one for one, margin in zip(read, table["margin"], strict=True)]
+        read = [_margin_problem(margin) or reading for reading, margin in zip(read, table["margin"], strict=True)]
     return _usable(table, read, _PAIR, name, bad_rows)
 
 
@@ -103,9 +103,9 @@ def _usable(
     table: Dataset, read: list[tuple[Text, ...] | str], columns: tuple[str, ...], name: str, bad_rows: BadRows | None
 ) -> Dataset:
     """The table with what was read of its usable rows."""
-    bad = {row: one for row, one in enumerate(read) if isinstance(one, str)}
+    bad = {row: reading for row, reading in enumerate(read) if isinstance(reading, str)}
     bad |= _of_another_format(read)
-    kept = [one for row, one in enumerate(read) if row not in bad]
+    kept = [reading for row, reading in enumerate(read) if row not in bad]
     table = keep_usable(table, dict(sorted(bad.items())), name, bad_rows)
     return _with_columns(table, dict(zip(columns, map(list, zip(*kept, strict=True)), strict=True)))
 
@@ -113,9 +113,9 @@ def _usable(
 def _of_another_format(read: Sequence[tuple[Text, ...] | str]) -> dict[int, str]:
     """Rows that hold text where most hold messages, or the other way round."""
     formats = {
-        row: "text" if isinstance(one[-1], str) else "messages"
-        for row, one in enumerate(read)
-        if not isinstance(one, str)
+        row: "text" if isinstance(reading[-1], str) else "messages"
+        for row, reading in enumerate(read)
+        if not isinstance(reading, str)
     }
     common = Counter(formats.values()).most_common(1)
     return {
@@ -182,7 +182,8 @@ def load_prompts(
     columns = _reading(table, str(name), beside)
     reader = {_PAIR: read_pair, _COMPLETION: read_completion}.get(columns, lambda row: (read_prompt(row),))
     read = [
-        one if isinstance(one, str) else _prompt_problem(one[0], objection) or one for one in readings(table, reader)
+        reading if isinstance(reading, str) else _prompt_problem(reading[0], objection) or reading
+        for reading in readings(table, reader)
     ]
     table = _usable(table, read, columns, str(name), None)
     seen: dict[str, int] = {}

@@ -45,11 +45,11 @@ def read_pair(row: Mapping[str, Any]) -> tuple[Text, Text, Text]:
             raise DataError(f"{side} is empty")
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise DataError(f"chosen is {type(chosen).__name__}, but rejected is {type(rejected).__name__}")
-    found = _apart(prompt, chosen, rejected)
-    for side, value in zip(_SIDES, found[1:], strict=True):
+    parts = _apart(prompt, chosen, rejected)
+    for side, value in zip(_SIDES, parts[1:], strict=True):
         if is_blank(value):
             raise DataError(f"{side} is empty after the prompt that it shares with the other side")
-    return found
+    return parts
 
 
 def read_completion(row: Mapping[str, Any]) -> tuple[Text, Text]:

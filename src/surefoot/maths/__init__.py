@@ -1,1 +1,1 @@
-"""The mathematics: tensors in, tensors out. No models, no files, no logging, no global random state."""
+"""Pure mathematics on tensors: no models, no files, no logging, no global random state."""

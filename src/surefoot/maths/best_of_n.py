@@ -1,6 +1,7 @@
-"""Best-of-n: what choosing the best of n samples by one score gives in another, without bias, for every n at once.
+"""Best-of-n: expected true score of the best of n samples by a proxy, unbiased, for every n at once.
 
-Source: the estimator over all subsets of N samples (Nakano et al., arXiv:2112.09332, appendix I), in the log domain.
+Source: docs/method.md 9.4; the estimator over all subsets of N samples (Nakano et al., arXiv:2112.09332, appendix I),
+in the log domain.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ __all__ = ["best_of_n_curve", "best_of_n_kl", "rank_probabilities"]
 
 
 def rank_probabilities(count: int, ns: Int[Tensor, "choices"]) -> Float[Tensor, "choices count"]:
-    """P(the i-th lowest of `count` samples is the highest of n drawn without replacement) = C(i−1, n−1) / C(count, n).
+    """Probability that the i-th lowest of `count` samples is the highest of n drawn from them without replacement.
+
+    It is C(i−1, n−1) / C(count, n).
 
     Args:
         count: N.
@@ -44,7 +47,7 @@ def rank_probabilities(count: int, ns: Int[Tensor, "choices"]) -> Float[Tensor, 
 def best_of_n_curve(
     proxy: Float[Tensor, "prompts samples"], gold: Float[Tensor, "prompts samples"], ns: Int[Tensor, "choices"]
 ) -> Float[Tensor, "prompts choices"]:
-    """(prompts, choices) expected gold score of the best of n samples by the proxy.
+    """Expected gold score of the best of n samples by the proxy, (prompts, choices).
 
     Unbiased for n fresh samples. Samples whose proxies are equal share their chances. A sample without a proxy (NaN)
     can't be chosen and is left out.
@@ -58,18 +61,18 @@ def best_of_n_curve(
         DataError: an n is too large.
     """
     counts = (~proxy.isnan()).sum(dim=1)
-    found = torch.empty(len(proxy), len(ns), dtype=torch.float64)
+    curve = torch.empty(len(proxy), len(ns), dtype=torch.float64)
     for count in torch.unique(counts).tolist():
         rows = (counts == count).nonzero()[:, 0]
         order = proxy[rows].argsort(dim=1)[:, :count]  # NaN sorts last
         ordered = gold[rows].gather(1, order).to(torch.float64)
         levelled = _share_ties(proxy[rows].gather(1, order), ordered)
-        found[rows] = levelled @ rank_probabilities(count, ns).T
-    return found
+        curve[rows] = levelled @ rank_probabilities(count, ns).T
+    return curve
 
 
 def best_of_n_kl(ns: Int[Tensor, "choices"]) -> Float[Tensor, "choices"]:
-    """ln n − (n − 1)/n in nats: KL of the best-of-n policy from the sampled one, an upper bound where scores tie.
+    """KL of the best-of-n policy from the sampled one, ln n − (n − 1)/n in nats; an upper bound where scores tie.
 
     Source: Beirami et al., arXiv:2401.01879.
 

@@ -1,7 +1,7 @@
-"""From the scores of K reward members to a reward with a variance (docs/theory.md, DESIGN 2.1 and 2.2).
+"""Reward and variance from the scores of K members (docs/method.md 1 to 3, 5 and 6).
 
 Bradley-Terry training fixes a member only up to a constant per prompt, so members are centred before they are
-compared; and a variance from few members is itself noisy, so it is moderated by an empirical-Bayes prior.
+compared. A variance from few members is noisy, so it is moderated by an empirical-Bayes prior.
 """
 
 from __future__ import annotations
@@ -65,10 +65,9 @@ def group_means(
 def group_anchors(
     members: Float[Tensor, "batch members"], groups: Int[Tensor, "batch"]
 ) -> tuple[Float[Tensor, "batch members"], Float[Tensor, "batch"]]:
-    """Each row's group as its own anchor: (mean row of the group, completions that it is the mean of).
+    """Mean row of each row's own group, for use as its anchor, and how many completions it is the mean of.
 
-    A member that scored fewer than two rows of a group has no anchor there (NaN): its centred score would be a 0 that
-    says nothing.
+    A member that scored fewer than two rows of a group has no anchor there (NaN): its centred score would always be 0.
 
     Args:
         members: (batch, members) raw scores; NaN is unscored.
@@ -94,7 +93,7 @@ def _per_group(values: Float[Tensor, "batch columns"], groups: Int[Tensor, "batc
 def centre(
     members: Float[Tensor, "batch members"], anchors: Float[Tensor, "batch members"] | Float[Tensor, "members"]
 ) -> Float[Tensor, "batch members"]:
-    """r̃_k = r_k − b_k: take from each member the constant that preferences can't fix (DESIGN 2.1).
+    """Centre each member by its anchor, r̃_k = r_k − b_k (docs/method.md 2.1).
 
     Args:
         members: (batch, members) raw scores, NaN where unscored.
@@ -114,7 +113,7 @@ def centre(
 
 
 def degrees_of_freedom(members: Float[Tensor, "batch members"]) -> Float[Tensor, "batch"]:
-    """(batch,) degrees of freedom of the sample variance: scored members less one, never below 0."""
+    """Degrees of freedom of the sample variance, (batch,): scored members less one, never below 0."""
     scored = (~members.isnan()).sum(dim=1)
     return (scored - 1).clamp(min=0).to(members.dtype)
 
@@ -205,7 +204,7 @@ def fit_prior(variances: Float[Tensor, "batch"], freedom: Float[Tensor, "batch"]
 def fit_priors(
     variances: Float[Tensor, "sets batch"], freedom: Float[Tensor, "sets batch"] | float
 ) -> tuple[Float[Tensor, "sets"], Float[Tensor, "sets"]]:
-    """`fit_prior` of many sets at once, each row a set without NaN: (d₀, s₀²), d₀ infinite as there."""
+    """`fit_prior` for many sets at once, each row a set without NaN: (d₀, s₀²); d₀ may be infinite."""
     s2 = variances.to(torch.float64)
     d = torch.as_tensor(freedom, dtype=torch.float64, device=s2.device)
     # The median of the positive values keeps the floor meaningful when many variances are exactly zero.
@@ -225,7 +224,7 @@ def moderate(
     freedom: Float[Tensor, "batch"] | float,
     prior: VariancePrior,
 ) -> Float[Tensor, "batch"]:
-    """Posterior variance s̃² = (d₀ s₀² + d s²)/(d₀ + d), in reward² (Smyth 2004, eq. 5).
+    """Moderated variance s̃² = (d₀ s₀² + d s²)/(d₀ + d), in reward² (Smyth 2004, eq. 5; docs/method.md 3.2).
 
     A row whose own variance is unknown (d = 0, s² NaN) gets the prior's; so does every row when d₀ is infinite.
 
@@ -247,7 +246,7 @@ def calibrate(
     *,
     scale: bool = False,
 ) -> Calibration:
-    """Offsets, scales and the variance prior, from completions of the reference policy (or held-out text).
+    """Fit the members' offsets, scales and variance prior on completions of the reference policy (or held-out text).
 
     Args:
         members: (batch, members) raw scores.
@@ -255,7 +254,7 @@ def calibrate(
         scale: divide each member by its standard deviation after centring.
 
     Returns:
-        A Calibration without `reference_variance`, which is the mean of what the source then estimates.
+        A Calibration without `reference_variance`: the source sets it to the mean variance that it then estimates.
 
     Raises:
         DataError: a member scored nothing, or gives the same score throughout while `scale` is on.
@@ -289,21 +288,21 @@ def estimate(
     *,
     variance: VarianceKind = "moderated",
 ) -> RewardEstimate:
-    """Members' raw scores to a reward with a variance.
+    """Reward and variance of each row from the members' raw scores.
 
     Centres each member by its anchor, scales it if the calibration says so, takes the variance over members, and
-    moderates it. What centring took is given back as one number a prompt, the members' average, so that `mean` reads
-    like the users' own scores.
+    moderates it. The members' average anchor, one number per prompt, is then added again, so that `mean` reads like
+    the members' own scores (docs/method.md 1.1).
 
     Args:
         members: (batch, members) raw scores; NaN is unscored.
         anchors: (batch, members) each row's anchor; None takes the calibration's offsets for all.
         calibration: from `calibrate`. Without one the prior is fitted on this batch.
-        variance: "moderated" (default) or "raw" sample variance, which can be riskier than none at all (DESIGN 2.2).
+        variance: "moderated" (default), or the "raw" sample variance, which can be riskier than none.
 
     Returns:
-        A RewardEstimate of `batch` rows. With one member, or a calibration without a prior, on whose rows all members
-        agreed, it has a mean and no variance.
+        A RewardEstimate of `batch` rows. It has a mean and no variance with one member, and with a calibration without
+        a prior (all members agreed on its rows).
 
     Raises:
         DataError: the calibration is of another number of members, or there is neither an anchor nor a calibration.
@@ -316,7 +315,7 @@ def estimate(
         raise DataError("centring needs anchors, or the offsets of a calibration; calibrate the source first")
     anchor = (offsets if anchors is None else anchors.to(x)).expand_as(x)  # type: ignore[union-attr]
     centred = centre(x, anchor) / scales
-    # One offset for all completions of a prompt: else a row gains reward when a low-scoring member is missing.
+    # The anchor's offset, not the row's: otherwise a row gains reward when a low-scoring member is missing.
     shown = centred + (anchor / scales).nanmean(dim=1, keepdim=True)
     if calibration is not None and calibration.prior is None:
         return RewardEstimate(mean=shown.nanmean(dim=1), members=shown)
@@ -347,11 +346,11 @@ def _moderated(
 
 
 def reliability(centred: Float[Tensor, "batch members"], splits: int = 32) -> float:
-    """How far a variance over these members would agree with one over as many others, in (−∞, 1]; NaN if unknown.
+    """Reliability of the members' variance, in (−∞, 1]: its agreement with that of as many other members.
 
     Splits the members into two halves, correlates ln s² of the halves over the rows, averages over `splits` random
-    splits, and steps the correlation up to the whole number of members: 2r/(1 + r) (Spearman and Brown, 1910).
-    About 1: the variance is precise. Below about .6: weights made of it are mostly noise.
+    splits, and steps the correlation up to the whole number of members: 2r/(1 + r) (Spearman and Brown 1910;
+    docs/method.md 6). Near 1 the variance is precise. Below about .6 weights made of it are mostly noise.
 
     Args:
         centred: (batch, members) anchored scores of completions of the reference policy.
@@ -369,14 +368,14 @@ def reliability(centred: Float[Tensor, "batch members"], splits: int = 32) -> fl
     if count < 4 or len(x) < 3:
         return math.nan
     stream = torch.Generator().manual_seed(0)
-    found = []
+    correlations = []
     for _ in range(splits):
         order = torch.randperm(count, generator=stream)
         halves = [sample_variance(x[:, part]) for part in (order[: count // 2], order[count // 2 :])]
         usable = (halves[0] > 0) & (halves[1] > 0)
         if int(usable.sum()) > 2:
-            found.append(torch.corrcoef(torch.stack([half[usable].log() for half in halves]))[0, 1])
-    r = float(torch.stack(found).nanmean()) if found else math.nan
+            correlations.append(torch.corrcoef(torch.stack([half[usable].log() for half in halves]))[0, 1])
+    r = float(torch.stack(correlations).nanmean()) if correlations else math.nan
     return 2 * r / (1 + r) if r > -1 else math.nan
 
 
@@ -385,7 +384,7 @@ def margins(
     rejected: Float[Tensor, "pairs members"],
     prior: VariancePrior | None = None,
 ) -> MarginEstimate:
-    """Margins with their own variance: paired member by member, then reduced (DESIGN 2.1).
+    """Margins of pairs and their variance, paired member by member before reducing (docs/method.md 1.2).
 
     A member's offset cancels inside its own margin, so no centring is needed.
 
@@ -409,7 +408,7 @@ def margins(
 def fit_variance_factor(
     mean: Float[Tensor, "pairs"], variance: Float[Tensor, "pairs"], prior_scale: float = math.log(2)
 ) -> float:
-    """The likeliest c in [0.01, 100] when each held-out margin's variance is c times what the source says.
+    """Most likely factor c in [0.01, 100] by which the source's variances are to be multiplied (docs/method.md 5).
 
     Maximises Σ log E[σ(m + √(cv) z)] − (ln c)² / (2 prior_scale²), z standard normal, E[σ] ≈ σ(m/√(1 + πcv/8))
     (MacKay 1992). The prior says that a source usually knows its variance to a factor of two. Without it a few hundred
@@ -442,7 +441,7 @@ def fit_variance_factor(
 
 
 def offset_share(members: Float[Tensor, "batch members"], groups: Int[Tensor, "batch"] | None = None) -> float:
-    """Share of the members' raw variance that is mere offset, in [0, 1] up to sampling.
+    """Share of the members' raw variance that comes from their offsets, in [0, 1] up to sampling.
 
     1 − (mean variance after centring, corrected for the degree of freedom that centring takes) / (mean raw variance).
     Preferences can't see an offset; an uncentred variance counts it as disagreement.

@@ -1,4 +1,4 @@
-"""Gaussian posteriors of a reward's last layer under the Bradley-Terry likelihood, and what they say of a reward.
+"""Gaussian posteriors over a reward's last layer under the Bradley-Terry likelihood (docs/method.md 4).
 
 With r(y) = φ(y)·w, pairs δ = φ(chosen) − φ(rejected) and p = σ(margin), the negative log posterior has the Hessian
 H = Σ p(1 − p) δδᵀ + τ1; its inverse Σ is the covariance of w, and δᵀΣδ the variance of a margin (MacKay 1992;
@@ -49,13 +49,13 @@ class Covariance:
     def quadratic(self, x: Float[Tensor, "rows features"]) -> Float[Tensor, "rows"]:
         """xᵀΣx of each row, in reward²; never negative."""
         x = x.to(torch.float64)
-        found = (x.square() * self.scale).sum(dim=1)
+        variance = (x.square() * self.scale).sum(dim=1)
         if self.basis.shape[1]:
-            found = found + (x @ self.basis).square() @ self.shift
-        return found.clamp(min=0.0)
+            variance = variance + (x @ self.basis).square() @ self.shift
+        return variance.clamp(min=0.0)
 
     def sample(self, count: int, stream: torch.Generator) -> Float[Tensor, "features count"]:
-        """Draws of w − ŵ."""
+        """Random draws of w − ŵ, one per column."""
         noise = torch.randn(len(self.scale), count, generator=stream, dtype=torch.float64)
         if not self.basis.shape[1]:
             return noise * self.scale.sqrt()[:, None]
@@ -67,7 +67,7 @@ class Covariance:
 def curvature(
     differences: Float[Tensor, "pairs features"], margins: Float[Tensor, "pairs"]
 ) -> Float[Tensor, "features features"]:
-    """Σ p(1 − p) δδᵀ, p = σ(margin): the Hessian of the negative log likelihood.
+    """Hessian of the negative log likelihood, Σ p(1 − p) δδᵀ with p = σ(margin).
 
     >>> float(curvature(torch.tensor([[2.0]]), torch.tensor([0.0])))
     1.0
@@ -79,12 +79,12 @@ def curvature(
 def posterior(
     hessian: Float[Tensor, "features features"], precision: float, structure: str = "full", rank: int = 64
 ) -> Covariance:
-    """Σ = (H + τ1)⁻¹, or an approximation of it.
+    """Laplace covariance Σ = (H + τ1)⁻¹, or an approximation of it.
 
     Args:
         hessian: of the likelihood alone.
         precision: τ of the prior, in 1/reward² per unit of feature².
-        structure: "full"; "low_rank" keeps the `rank` directions that the data say most about and the prior elsewhere;
+        structure: "full"; "low_rank" keeps the `rank` largest eigenvalues of H and the prior elsewhere;
             "diagonal" inverts the diagonal (with one output, Kronecker factors give no more than "full").
 
     Raises:
@@ -107,7 +107,7 @@ def posterior(
 def score_scatter(
     differences: Float[Tensor, "pairs features"], margins: Float[Tensor, "pairs"]
 ) -> Float[Tensor, "features features"]:
-    """G = Σ (1 − p)² δδᵀ, p = σ(margin): the scatter of the pairs' gradients, as the labels turned out.
+    """Scatter of the pairs' gradients, G = Σ (1 − p)² δδᵀ with p = σ(margin).
 
     Its expectation is the curvature where the model is right, so H⁻¹GH⁻¹ is then about H⁻¹ (White 1982).
 
@@ -121,10 +121,10 @@ def score_scatter(
 def sandwich(
     hessian: Float[Tensor, "features features"], scatter: Float[Tensor, "features features"], precision: float
 ) -> Covariance:
-    """Σ = (H + τ1)⁻¹ G (H + τ1)⁻¹: how the weights would vary over fresh pairs and labels (White 1982).
+    """Sandwich covariance Σ = (H + τ1)⁻¹ G (H + τ1)⁻¹ of the weights over fresh pairs and labels (White 1982).
 
-    Unlike the posterior it doesn't assume that labels follow the model. It says nothing of directions that no pair
-    shows: there the weights never move, and its variance is 0.
+    Unlike the posterior it doesn't assume that labels follow the model. In directions that no pair shows its variance
+    is 0, since the penalised weights never move there.
 
     Args:
         hessian: H of the likelihood alone. scatter: G (`score_scatter`).
@@ -147,9 +147,10 @@ def _check_precision(precision: float) -> None:
 
 
 def evidence_precision(hessian: Float[Tensor, "features features"], weights: Float[Tensor, "features"]) -> float:
-    """τ that maximises the Laplace evidence at the weights ŵ: −τ‖ŵ‖²/2 + (d/2) ln τ − ½ Σ ln(λ + τ) (MacKay 1992).
+    """τ that maximises the Laplace evidence at the weights ŵ (MacKay 1992).
 
-    Source: Daxberger et al. (2021), eq. 9; the likelihood term doesn't depend on τ when ŵ is held.
+    The evidence is −τ‖ŵ‖²/2 + (d/2) ln τ − ½ Σ ln(λ + τ) (Daxberger et al. 2021, eq. 9) and a likelihood term that
+    does not depend on τ while ŵ is held.
     """
     values = torch.linalg.eigvalsh(hessian.to(torch.float64)).clamp(min=0)
     norm, size = float(weights.to(torch.float64).square().sum()), len(values)
@@ -159,14 +160,14 @@ def evidence_precision(hessian: Float[Tensor, "features features"], weights: Flo
         return 0.5 * tau * norm - 0.5 * size * log_tau + 0.5 * float((values + tau).log().sum())
 
     centre = math.log(size / norm) if norm > 0 else 0.0
-    found = minimize_scalar(loss, bounds=(centre - 20, centre + 20), method="bounded", options={"xatol": 1e-6})
-    return math.exp(float(found.x))
+    best = minimize_scalar(loss, bounds=(centre - 20, centre + 20), method="bounded", options={"xatol": 1e-6})
+    return math.exp(float(best.x))
 
 
 def random_features(
     x: Float[Tensor, "rows features"], frequencies: Float[Tensor, "features count"], phases: Float[Tensor, "count"]
 ) -> Float[Tensor, "rows count"]:
-    """√(2/D) cos(xW + b): inner products approximate a Gaussian kernel.
+    """Random Fourier features √(2/D) cos(xW + b), whose inner products approximate a Gaussian kernel.
 
     Source: Rahimi and Recht (2007); used for distance-aware variance in SNGP (arXiv:2006.10108).
     """

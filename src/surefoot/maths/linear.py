@@ -1,4 +1,4 @@
-"""The Bradley-Terry likelihood of a linear reward: its maximum, its penalty, and the posterior of its weights.
+"""Fit a linear Bradley-Terry reward: weights, penalty and covariance (docs/method.md 4).
 
 With r(y) = φ(y)·w and pairs δ = φ(chosen) − φ(rejected), the penalised negative log likelihood
 
@@ -26,9 +26,9 @@ __all__ = ["LinearFit", "Penalty", "fit_bradley_terry", "log_evidence"]
 
 Penalty = Literal["evidence", "held_out"]
 _GRID = tuple(10.0 ** (k / 2) for k in range(-4, 10))
-"""Penalties that are tried, in units of standardised features: 0.01 to 30,000."""
+"""Penalties to choose from, for standardised features: 0.01 to 30,000."""
 _EXACT = 4096
-"""Directions up to which the posterior is exact."""
+"""Most directions for which the posterior is computed exactly."""
 _FOLDS = 5
 
 
@@ -62,7 +62,7 @@ def fit_bradley_terry(
     penalty: float | Penalty = "evidence",
     covariance: Literal["laplace", "sandwich"] = "laplace",
 ) -> LinearFit:
-    """ŵ by Newton's method, and the covariance of its weights.
+    """Fit the weights ŵ by Newton's method, and their covariance.
 
     Up to 4,096 features, or pairs, everything is exact: with fewer pairs than features the weights lie in the span of
     the differences, and the posterior outside of it is the prior. With more of both, the 4,096 directions that the
@@ -89,17 +89,17 @@ def fit_bradley_terry(
     margins = inner @ w - shift
     hessian = curvature(inner, margins)
     if covariance == "laplace":
-        found = posterior(hessian, tau)
+        sigma = posterior(hessian, tau)
     else:
-        found = sandwich(hessian, score_scatter(inner, margins), tau)
+        sigma = sandwich(hessian, score_scatter(inner, margins), tau)
     values = torch.linalg.eigvalsh(hessian).clamp(min=0.0)
     shown = int((values > values[-1] * 1e-12).sum())
     determined = float((values / (values + tau)).sum())
     if basis is not None:
         w = basis @ w
-        outside = found.scale.new_full((d.shape[1],), float(found.scale[0]))
-        found = Covariance((basis @ found.basis).contiguous(), found.shift, outside)
-    return LinearFit(w, tau, found, 1 - determined / shown, left_out, float(softplus(-margins).mean()))
+        outside = sigma.scale.new_full((d.shape[1],), float(sigma.scale[0]))
+        sigma = Covariance((basis @ sigma.basis).contiguous(), sigma.shift, outside)
+    return LinearFit(w, tau, sigma, 1 - determined / shown, left_out, float(softplus(-margins).mean()))
 
 
 def _checked(differences: Float[Tensor, "pairs features"]) -> Float[Tensor, "pairs features"]:
@@ -114,7 +114,7 @@ def _checked(differences: Float[Tensor, "pairs features"]) -> Float[Tensor, "pai
 
 
 def _directions(d: Float[Tensor, "pairs features"]) -> tuple[Float[Tensor, "features rank"] | None, float]:
-    """(orthonormal basis of what the pairs show, None for all features; share of Σ‖δ‖² outside of it)."""
+    """(orthonormal basis of the span of the differences, None for all features; share of Σ‖δ‖² outside of it)."""
     pairs, features = d.shape
     if features <= min(pairs, _EXACT):
         return None, 0.0
@@ -152,7 +152,7 @@ def _newton(
     *,
     steps: int = 100,
 ) -> Float[Tensor, "features"]:
-    """The minimum of L, from `start`; a step that doesn't lower L enough is halved."""
+    """Minimise L from `start`; a step that doesn't lower L enough is halved."""
     w, eye = start, torch.eye(d.shape[1], dtype=torch.float64, device=d.device)
     loss = _loss(d, shift, tau, w)
     for _ in range(steps):
@@ -181,7 +181,7 @@ def log_evidence(
     penalty: float,
     offsets: Float[Tensor, "pairs"] | None = None,
 ) -> float:
-    """Laplace's ln p(labels | τ) at ŵ: −L(ŵ) + (d/2) ln τ − ½ ln|H| (MacKay 1992), in nats."""
+    """Laplace approximation of ln p(labels | τ) at ŵ, −L(ŵ) + (d/2) ln τ − ½ ln|H|, in nats (MacKay 1992)."""
     d, w = differences.to(torch.float64), weights.to(torch.float64)
     shift = d.new_zeros(len(d)) if offsets is None else offsets.to(d)
     values = torch.linalg.eigvalsh(curvature(d, d @ w - shift)).clamp(min=0.0)
@@ -191,7 +191,7 @@ def log_evidence(
 def _by_evidence(
     d: Float[Tensor, "pairs features"], shift: Float[Tensor, "pairs"], start: Float[Tensor, "features"]
 ) -> tuple[float, Float[Tensor, "features"]]:
-    """MacKay's fixed point τ = γ/‖ŵ‖², γ = Σ λ/(λ + τ), with a few Newton steps at each τ; bounded by the grid."""
+    """Penalty and weights by MacKay's fixed point τ = γ/‖ŵ‖², γ = Σ λ/(λ + τ); τ stays within the grid."""
     tau, w = 1.0, start
     for _ in range(50):
         w = _newton(d, shift, tau, w, steps=2)
@@ -207,7 +207,7 @@ def _by_evidence(
 
 
 def _by_held_out(d: Float[Tensor, "pairs features"], shift: Float[Tensor, "pairs"]) -> float:
-    """The penalty of the grid under which held-out labels are likeliest, over five folds of every fifth pair."""
+    """Penalty of the grid with the largest held-out likelihood, over five folds of every fifth pair."""
     if len(d) < 2 * _FOLDS:
         raise DataError(f"penalty: held_out needs at least {2 * _FOLDS} pairs, got {len(d)}; give a number")
     fold = torch.arange(len(d), device=d.device) % _FOLDS

@@ -1,9 +1,10 @@
-"""What is maximised: how members become one reward, what the variance weighs, and what leaving the reference costs.
+"""The objective: aggregates of members, variance weights, and the weighted KL penalty (docs/method.md 7).
 
-    E_π[r̃] − β · D_w(π‖π₀),   D_w(π‖π₀) = Σ_y w(y) [π ln(π/π₀) − π + π₀] ≥ 0        (DESIGN 2.3)
+    E_π[r̃] − β · D_w(π‖π₀),   D_w(π‖π₀) = Σ_y w(y) [π ln(π/π₀) − π + π₀] ≥ 0
 
-An aggregate is one function from a `RewardEstimate` to (batch,) rewards; a new one is that function and one line in
-`AGGREGATES`. Every function here is pure; higher reward is better; variances are in reward².
+An aggregate is one function from a `RewardEstimate` to (batch,) rewards. To add one, put the function into
+`AGGREGATES` and name it by `CustomAggregate("name")`. Every function here is pure; higher reward is better; variances
+are in reward².
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import difflib
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, NewType, get_args
 
 import torch
 from jaxtyping import Float
@@ -23,7 +25,11 @@ from surefoot.types import RewardEstimate
 __all__ = [
     "AGGREGATES",
     "PRESETS",
+    "AggregateName",
+    "CustomAggregate",
+    "Form",
     "Objective",
+    "Weighting",
     "aggregate",
     "effective_sample_size",
     "generalized_kl",
@@ -33,7 +39,18 @@ __all__ = [
 ]
 
 Rewards = Float[Tensor, "batch"]
-_FORMS = ("generalized", "literal")
+AggregateName = Literal["mean", "one", "lcb", "uwo", "wco", "cvar", "kl_robust", "brme", "rvpo"]
+CustomAggregate = NewType("CustomAggregate", str)
+"""Type of the name of an aggregate that was added to `AGGREGATES`; a plain str fails in mypy, as a typo should."""
+Weighting = Literal["variance", "none"]
+Form = Literal["generalized", "literal"]
+if TYPE_CHECKING:
+    _Weighting = Weighting
+    _Form = Form
+else:
+    # `Objective` checks both at run time and names the nearest value; beartype, in the tests, would stop it before
+    # that.
+    _Weighting = _Form = str
 
 
 def mean(estimate: RewardEstimate) -> Rewards:
@@ -42,7 +59,7 @@ def mean(estimate: RewardEstimate) -> Rewards:
 
 
 def one(estimate: RewardEstimate, member: float = 0) -> Rewards:
-    """One member's reward; the others serve for the variance alone."""
+    """One member's reward; the other members are used for the variance alone."""
     return _members(estimate)[:, int(member)]
 
 
@@ -64,7 +81,7 @@ def worst_case(estimate: RewardEstimate) -> Rewards:
 
 
 def conditional_value_at_risk(estimate: RewardEstimate, alpha: float = 0.5) -> Rewards:
-    """CVaR: mean of the worst α share of the K members, the boundary member counted by its fraction; 0 < α ≤ 1.
+    """CVaR: mean of the lowest share α of the K members, 0 < α ≤ 1; the member at the boundary counts by its fraction.
 
     α = 1 is the mean, α ≤ 1/K the minimum. Unscored members are left out.
     """
@@ -169,17 +186,17 @@ class Objective:
         ConfigError: an unknown name (the nearest known one is given), or a value out of range.
     """
 
-    aggregate: str = "mean"
+    aggregate: AggregateName | CustomAggregate = "mean"
     parameter: float | None = None
-    weights: str = "variance"
-    form: str = "generalized"
+    weights: _Weighting = "variance"
+    form: _Form = "generalized"
     weight_floor: float = 0.1
     weight_ceiling: float = 10.0
 
     def __post_init__(self) -> None:
         _known("aggregate", self.aggregate, AGGREGATES)
-        _known("weights", self.weights, ("variance", "none"))
-        _known("form", self.form, _FORMS)
+        _known("weights", self.weights, get_args(Weighting))
+        _known("form", self.form, get_args(Form))
         if not 0 < self.weight_floor <= 1 <= self.weight_ceiling:
             raise ConfigError(
                 f"weights have mean 1, so 0 < weight_floor ≤ 1 ≤ weight_ceiling must hold; got "
@@ -199,12 +216,12 @@ class Objective:
 
     @property
     def needs_variance(self) -> bool:
-        """Whether some part of it reads the variance, so that one member won't do."""
+        """Whether the aggregate or the weights read the variance, so that one member is not enough."""
         return self.weights == "variance" or self.aggregate in ("lcb", "uwo")
 
     @property
     def needs_anchor(self) -> bool:
-        """Whether it compares members, or reads their variance, so that the constants of members must be taken out."""
+        """Whether members are compared or their variance is read, so that they must be centred first."""
         return self.needs_variance or self.aggregate in ("wco", "cvar", "kl_robust", "brme")
 
 
@@ -230,7 +247,7 @@ PRESETS: dict[str, Objective] = {
     "variance_aware_one": Objective("one"),
     "literal": Objective("mean", form="literal"),
 }
-"""Objectives by the names the literature gives them; docs/papers.md maps each to its source."""
+"""Objectives by the names that the literature uses; docs/papers.md maps each to its source."""
 
 
 def preset(name: str, **changes: float | str | None) -> Objective:
@@ -247,7 +264,7 @@ def preset(name: str, **changes: float | str | None) -> Objective:
 
 
 def aggregate(estimate: RewardEstimate, objective: Objective) -> Rewards:
-    """r̃: (batch,) the reward that the objective maximises; NaN where unscored.
+    """Reward r̃ that the objective maximises, (batch,); NaN where unscored.
 
     Raises:
         VarianceError: the aggregate needs a variance or members that the estimate lacks.
@@ -269,7 +286,9 @@ def weights(
     floor: float = 0.1,
     ceiling: float = 10.0,
 ) -> Float[Tensor, "batch"]:
-    """w = s̃²/s̄² within [floor, ceiling]; dimensionless, NaN where the variance is unknown (arXiv:2507.15906, eq. 7).
+    """Weights w = s̃²/s̄² within [floor, ceiling], dimensionless; NaN where the variance is unknown.
+
+    Source: docs/method.md 7.2; arXiv:2507.15906, eq. 7.
 
     Args:
         variance: (batch,) s̃², in reward².
@@ -289,9 +308,9 @@ def weights(
 def sequence_penalty(
     log_ratio: Float[Tensor, "batch"],
     weight: Float[Tensor, "batch"],
-    form: str = "generalized",
+    form: _Form = "generalized",
 ) -> Float[Tensor, "batch"]:
-    """The detached per-sequence penalty whose score-function gradient is that of the objective (DESIGN 2.3).
+    """Per-sequence penalty, detached, whose score-function gradient is that of the objective (docs/method.md 8).
 
     Args:
         log_ratio: (batch,) ln π(y|x) − ln π₀(y|x), summed over the completion's tokens, in nats.
@@ -302,7 +321,7 @@ def sequence_penalty(
     >>> sequence_penalty(torch.tensor([0.5]), torch.tensor([2.0]), "literal").tolist()
     [3.0]
     """
-    _known("form", form, _FORMS)
+    _known("form", form, get_args(Form))
     return weight * (log_ratio + 1) if form == "literal" else weight * log_ratio
 
 
@@ -311,7 +330,7 @@ def generalized_kl(
     reference: Float[Tensor, "*batch actions"],
     weight: Float[Tensor, "*batch actions"],
 ) -> Float[Tensor, "*batch"]:
-    """D_w(π‖π₀) = Σ_y w [π ln(π/π₀) − π + π₀], in nats; zero at π₀ and positive elsewhere (DESIGN 2.3).
+    """Generalised KL D_w(π‖π₀) = Σ_y w [π ln(π/π₀) − π + π₀], in nats; positive but at π₀ (docs/method.md 7.3).
 
     Args:
         policy, reference: (..., actions) probabilities; the reference must be positive.
@@ -325,7 +344,7 @@ def generalized_kl(
 
 
 def effective_sample_size(weight: Float[Tensor, "batch"]) -> float:
-    """(Σw)²/Σw² of the scored rows, as a share of them in (0, 1]; 1 means that all weights are equal.
+    """Effective sample size (Σw)²/Σw² as a share of the scored rows, in (0, 1]; 1 if all weights are equal.
 
     >>> effective_sample_size(torch.tensor([1.0, 1.0, float("nan")]))
     1.0

@@ -1,13 +1,13 @@
-"""The log variance of an ensemble as a smooth function of features, by ridge regression.
+"""Smooth an ensemble's variance over features by ridge regression of its logarithm (docs/method.md 3.3).
 
-A variance over few members is noisy, but its noise differs from completion to completion where the variance itself
-changes slowly with the features. With anchored features δ = φ − b and S the second moment of the training pairs'
+The noise of a variance over few members differs from completion to completion, where the variance itself changes
+slowly with the features. With anchored features δ = φ − b and S the second moment of the training pairs'
 differences, scaled to a mean eigenvalue of 1, the regressors are the logs of three squared lengths
 
     ln q_ε(δ) = ln δᵀ(S + ε1)⁻¹δ,   ε = 0.1, 1, 10
 
-A direction that the pairs show little of counts much in them. The variance of a linear head has the same form: its
-posterior is δᵀH⁻¹δ, H about S plus a penalty. Everything is in float64; variances are in reward².
+Directions in which the pairs differ little have a large weight in them. The variance of a linear head has the same
+form: its posterior is δᵀH⁻¹δ, H about S plus a penalty. Everything is in float64; variances are in reward².
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ __all__ = ["RIDGES", "LogVariance", "PairScatter", "fit_log_variance", "smoothed
 RIDGES = (0.1, 1.0, 10.0)
 """ε of the three squared lengths."""
 _STRENGTHS = tuple(10.0 ** (k / 2) for k in range(-4, 11))
-"""Ridge penalties of the regression that are tried, on standardised regressors."""
+"""Ridge penalties of the regression to choose from, on standardised regressors."""
 _RANK = 1024
-"""Directions of S that are kept; outside of them it counts as 0."""
+"""Largest number of directions of S that are kept; S counts as 0 outside of them."""
 
 
 @dataclass(frozen=True, eq=False)
 class PairScatter:
-    """S, the second moment of the training pairs' differences, scaled to a mean eigenvalue of 1.
+    """Second moment S of the training pairs' feature differences, scaled to a mean eigenvalue of 1.
 
     Args:
         basis: (features, rank) orthonormal eigenvectors.
@@ -46,7 +46,7 @@ class PairScatter:
 
     @classmethod
     def of(cls, differences: Float[Tensor, "pairs features"]) -> PairScatter:
-        """From chosen minus rejected features, standardised.
+        """Scatter of standardised differences, chosen minus rejected features.
 
         Raises:
             DataError: both sides of every pair are equal.
@@ -55,7 +55,7 @@ class PairScatter:
         values, vectors = torch.linalg.eigh(d.T @ d)
         mean = float(values.clamp(min=0.0).mean())
         if not mean > 0:
-            raise DataError("both sides of every pair have equal features: they say nothing of a variance")
+            raise DataError("both sides of every pair have equal features: no variance can be learnt from them")
         return cls(vectors[:, -_RANK:].contiguous(), values[-_RANK:].clamp(min=0.0) / mean)
 
     def lengths(self, anchored: Float[Tensor, "rows features"]) -> Float[Tensor, "rows ridges"]:
@@ -75,7 +75,7 @@ class PairScatter:
 
 @dataclass(frozen=True, slots=True)
 class LogVariance:
-    """ln σ²(δ) = level + Σ slope ln q_ε(δ).
+    """Fitted log variance, ln σ²(δ) = level + Σ slope ln q_ε(δ).
 
     Args:
         level: in ln reward².
@@ -94,12 +94,12 @@ class LogVariance:
         return torch.where(lengths.isneginf().any(dim=1), 0.0, self.log_of(lengths).exp())
 
     def to_notes(self) -> dict[str, float]:
-        """As figures of a `Calibration`."""
+        """The coefficients as `Calibration.notes`."""
         return {"smooth_level": self.level} | {f"smooth_slope_{k}": slope for k, slope in enumerate(self.slopes)}
 
     @classmethod
     def from_notes(cls, notes: dict[str, float]) -> LogVariance | None:
-        """What `to_notes` wrote; None if it isn't there."""
+        """Read the coefficients that `to_notes` wrote; None if there are none."""
         if "smooth_level" not in notes:
             return None
         return cls(notes["smooth_level"], tuple(notes[f"smooth_slope_{k}"] for k in range(len(RIDGES))))
@@ -110,14 +110,14 @@ def fit_log_variance(
     variances: Float[Tensor, "rows"],
     freedom: Float[Tensor, "rows"] | float,
 ) -> LogVariance:
-    """Ridge regression of ln s² on ln q; the penalty has the least squared error of rows left out one by one.
+    """Fit ln s² to ln q by ridge regression, with the penalty of least leave-one-out error.
 
     The mean of ln s² lies ψ(d/2) − ln(d/2) below ln σ² (Smyth 2004); the level is corrected for it.
 
     Args:
         lengths: of `PairScatter.lengths`.
         variances: (rows,) s² of the members' anchored rewards; rows that are 0 or NaN are left out.
-        freedom: d of each, or one for all.
+        freedom: d of each row, or of all.
 
     Raises:
         VarianceError: fewer than three rows have a variance.
@@ -137,7 +137,7 @@ def fit_log_variance(
 
 
 def _ridge(x: Float[Tensor, "rows columns"], y: Float[Tensor, "rows"]) -> Float[Tensor, "columns"]:
-    """Coefficients of centred y on standardised x, with the penalty that leave-one-out prefers."""
+    """Ridge coefficients of centred y on standardised x, with the penalty of least leave-one-out error."""
     left, values, right = torch.linalg.svd(x, full_matrices=False)
     along = left.T @ y
     best, chosen = math.inf, torch.zeros(x.shape[1], dtype=x.dtype)
@@ -153,11 +153,12 @@ def _ridge(x: Float[Tensor, "rows columns"], y: Float[Tensor, "rows"]) -> Float[
 def smoothed_reliability(
     centred: Float[Tensor, "rows members"], lengths: Float[Tensor, "rows ridges"], splits: int = 32
 ) -> float:
-    """How far a smoothed variance of these members would agree with that of as many others; NaN if unknown.
+    """Reliability of the members' smoothed variance: its agreement with that of as many other members; NaN if unknown.
 
     Both halves of the members are smoothed by themselves, over random splits. The covariance of their log variances
-    over its own spread, averaged over the splits, is stepped up to all members: 2r/(1 + r). A correlation split by
-    split would not do: two nearly constant fits to noise correlate by chance. What smoothing leaves out isn't seen.
+    over its own spread, averaged over the splits, is stepped up to all members: 2r/(1 + r). A correlation for each
+    split would not do, since two nearly constant fits to noise correlate by chance. It says nothing of the part of the
+    variance that smoothing leaves out.
 
     Args:
         centred: anchored scores of completions of the reference policy.

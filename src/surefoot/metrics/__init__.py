@@ -1,1 +1,1 @@
-"""Intervals, spread of runs, calibration of margins, and what a variance is worth; NumPy only."""
+"""Statistics on NumPy arrays: intervals, spread of runs, calibration of margins, value of a variance."""

@@ -1,4 +1,4 @@
-"""Checks that the metrics share: shapes, flags and unknown rows, with errors that name the field and the row."""
+"""Checks shared by the metrics: shapes, flags and unknown rows; errors name the field and the row."""
 
 from __future__ import annotations
 
@@ -18,37 +18,42 @@ TIE = 1e-12
 
 
 def group_index(groups: ArrayLike, known: Booleans) -> Integers:
-    """0, 1, … for the groups of the known rows."""
-    found = np.asarray(groups)
-    if found.shape != known.shape:
-        raise DataError(f"groups has shape {found.shape}, but there are {len(known)} values; give one group per value")
-    if found.dtype.kind == "f" and np.isnan(found).any():
-        raise DataError(f"groups is NaN in row {int(np.argmax(np.isnan(found)))}; every row needs a group")
-    return np.unique(found[known], return_inverse=True)[1]
+    """Number the groups of the known rows 0, 1, …"""
+    labels = np.asarray(groups)
+    if labels.shape != known.shape:
+        raise DataError(
+            f"groups has shape {labels.shape}, but there are {len(known)} values; give one group per value"
+        )
+    if labels.dtype.kind == "f" and np.isnan(labels).any():
+        raise DataError(f"groups is NaN in row {int(np.argmax(np.isnan(labels)))}; every row needs a group")
+    return np.unique(labels[known], return_inverse=True)[1]
 
 
 def one_row(name: str, values: ArrayLike) -> Floats:
-    found = np.asarray(values, dtype=np.float64)
-    if found.ndim != 1:
-        raise DataError(f"{name} has shape {found.shape}; give one dimension, one number per row")
-    return found
+    """The values as an array of one dimension."""
+    row = np.asarray(values, dtype=np.float64)
+    if row.ndim != 1:
+        raise DataError(f"{name} has shape {row.shape}; give one dimension, one number per row")
+    return row
 
 
 def table(name: str, values: ArrayLike) -> Floats:
-    """(pairs, members) without the pairs that hold a NaN."""
-    found = np.asarray(values, dtype=np.float64)
-    if found.ndim != 2 or found.shape[1] == 0:
-        raise DataError(f"{name} has shape {found.shape}; give (pairs, members) with at least one member")
-    return found[~np.isnan(found).any(axis=1)]
+    """The values as (pairs, members), without the pairs that hold a NaN."""
+    rows = np.asarray(values, dtype=np.float64)
+    if rows.ndim != 2 or rows.shape[1] == 0:
+        raise DataError(f"{name} has shape {rows.shape}; give (pairs, members) with at least one member")
+    return rows[~np.isnan(rows).any(axis=1)]
 
 
 def same_length(**named: Floats) -> None:
+    """Refuse arrays of different lengths."""
     lengths = {name: len(values) for name, values in named.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"the rows must match, but the lengths are {lengths}")
 
 
 def known_rows(**named: ArrayLike) -> list[Floats]:
+    """The arrays, each without the rows in which any of them is NaN."""
     rows = {name: one_row(name, values) for name, values in named.items()}
     same_length(**rows)
     known = ~np.any([np.isnan(values) for values in rows.values()], axis=0)
@@ -56,15 +61,17 @@ def known_rows(**named: ArrayLike) -> list[Floats]:
 
 
 def probabilities(p: ArrayLike) -> Floats:
-    found = one_row("p", p)
-    outside = (found < 0) | (found > 1)
+    """The values that are known, all of them in [0, 1]."""
+    given = one_row("p", p)
+    outside = (given < 0) | (given > 1)
     if outside.any():
         row = int(np.argmax(outside))
-        raise DataError(f"p in row {row} is {found[row]}, which is no probability; choice_probabilities makes them")
-    return found[~np.isnan(found)]
+        raise DataError(f"p in row {row} is {given[row]}, which is no probability; choice_probabilities makes them")
+    return given[~np.isnan(given)]
 
 
 def flags(name: str, values: Floats) -> Booleans:
+    """The values as booleans; only 0 and 1 are allowed."""
     other = (values != 0) & (values != 1)
     if other.any():
         raise DataError(f"{name} holds {values[other][0]}; give booleans, or NaN where unknown")
@@ -72,6 +79,7 @@ def flags(name: str, values: Floats) -> Booleans:
 
 
 def refuse_infinite(**named: Floats) -> None:
+    """Refuse infinite values."""
     for name, values in named.items():
         infinite = np.isinf(values)
         if infinite.any():
@@ -80,9 +88,10 @@ def refuse_infinite(**named: Floats) -> None:
 
 
 def nulls(values: dict[str, float]) -> dict[str, float | None]:
+    """The values with None in place of NaN."""
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def levels_of(rising: Floats, tolerance: float) -> Integers:
-    """0, 1, 2 …: one level for sorted values whose gaps are within the tolerance."""
+    """Number sorted values by level 0, 1, 2 …; a level ends at a gap larger than the tolerance."""
     return np.concatenate([np.zeros(min(1, len(rising)), np.int64), np.cumsum(np.diff(rising) > tolerance)])

@@ -1,7 +1,7 @@
-"""How far the probabilities and variances of a reward model can be trusted on pairs whose better side is known.
+"""Calibration of a reward's margins on labelled pairs: likelihood, Brier score, reliability curve.
 
-NumPy and SciPy only, as in `statistics`. A pair has the margin m = r(chosen) − r(rejected), and its label is as it is
-with predicted probability p = σ(m), so the outcome is always 1. Rows with NaN are left out, and `n` counts the rest;
+NumPy and SciPy only, as in `intervals`. A pair has the margin m = r(chosen) − r(rejected). The predicted probability
+of its label is p = σ(m), so the outcome is always 1. Rows with NaN are left out, and `n` counts the rest;
 `choice_probabilities` alone keeps them, as NaN. Intervals are of 95% unless told otherwise and take rows for
 independent, which pairs of one prompt are not quite.
 """
@@ -32,10 +32,9 @@ __all__ = [
 
 
 def choice_probabilities(margins: ArrayLike, variance: ArrayLike | None = None, factor: float = 1.0) -> Floats:
-    """Predicted probability that each label is as it is, in [0, 1]: σ(m), σ the logistic function.
+    """Predicted probability of each label, σ(m) in [0, 1], σ the logistic function.
 
-    With a variance it is E[σ(m + √(cv) z)] ≈ σ(m/√(1 + πcv/8)), z standard normal (MacKay 1992), as in
-    `ensemble.fit_variance_factor`.
+    With a variance it is E[σ(m + √(cv) z)] ≈ σ(m/√(1 + πcv/8)), z standard normal (MacKay 1992; docs/method.md 5).
 
     Args:
         margins: (pairs,) m, reward of the chosen side less that of the rejected.
@@ -73,7 +72,7 @@ def _shrunk(margins: ArrayLike, variance: ArrayLike | None, factor: float) -> Fl
 
 
 def negative_log_likelihood(p: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Mean of −ln p in nats, with the normal interval mean ± z·sd/√n (sd with ddof=1), which is not cut at 0.
+    """Negative log likelihood: mean of −ln p in nats, with the interval mean ± z·sd/√n (ddof=1), not cut at 0.
 
     Infinite if a p is 0; σ(m) underflows to 0 below m = −745, where `negative_log_likelihood_of_margins` is still
     exact. The interval is NaN then, and with fewer than two pairs.
@@ -94,7 +93,7 @@ def negative_log_likelihood(p: ArrayLike, confidence: float = 0.95) -> Interval:
 def negative_log_likelihood_of_margins(
     margins: ArrayLike, variance: ArrayLike | None = None, factor: float = 1.0, confidence: float = 0.95
 ) -> Interval:
-    """`negative_log_likelihood` of `choice_probabilities`, as the mean of ln(1 + e^−m′): exact for any margin.
+    """Negative log likelihood from margins: the mean of ln(1 + e^−m′), exact for any margin.
 
     Args:
         margins, variance, factor: as for `choice_probabilities`; m′ is m, or m/√(1 + πcv/8) with a variance.
@@ -110,7 +109,7 @@ def negative_log_likelihood_of_margins(
 
 
 def brier(p: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Mean of (1 − p)², in [0, 1]: half of Brier's (1950) sum over the two outcomes. 0.25 is a coin's.
+    """Brier score: mean of (1 − p)², in [0, 1]; 0.25 for a coin. Half of Brier's (1950) sum over both outcomes.
 
     The interval is mean ± z·sd/√n (sd with ddof=1), not cut at 0 or 1; NaN with fewer than two pairs.
 
@@ -137,7 +136,7 @@ def _mean(values: Floats, confidence: float) -> Interval:
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityCurve:
-    """Confidence against accuracy, bin by bin; what a calibrated model has alike.
+    """Accuracy by bin of confidence; the two are equal for a calibrated model.
 
     Args:
         confidence: mean confidence of each bin, rising, in [0.5, 1].
@@ -156,12 +155,13 @@ class ReliabilityCurve:
 
 
 def reliability_curve(p: ArrayLike, bins: int = 10) -> ReliabilityCurve:
-    """Accuracy of pairs of like confidence c = max(p, 1 − p), right where p > 0.5 and half right where p = 0.5.
+    """Accuracy by bin of confidence max(p, 1 − p).
 
-    Bins are of equal mass (Nguyen and O'Connor 2015): pairs in order of confidence have the ranks 1 … n, and one of
-    rank k falls into bin ⌊bins·(k − ½)/n⌋. Pairs tied in confidence (to 1e-12) go together, by the middle of their
-    ranks, so the order of rows changes nothing; bins are then uneven, and those left empty are dropped. Half a right
-    answer widens Wilson's interval to the whole numbers on its two sides.
+    A pair counts as right where p > 0.5 and half right where p = 0.5. Bins are of equal mass (Nguyen and O'Connor
+    2015): pairs in order of confidence have the ranks 1 … n, and one of rank k falls into bin ⌊bins·(k − ½)/n⌋. Pairs
+    tied in confidence (to 1e-12) go together, by the middle of their ranks, so the order of rows changes nothing; bins
+    are then uneven, and those left empty are dropped. Half a right answer widens Wilson's interval to the whole
+    numbers on its two sides.
 
     Args:
         p: (pairs,) probabilities given to what came true.
@@ -191,7 +191,7 @@ def reliability_curve(p: ArrayLike, bins: int = 10) -> ReliabilityCurve:
 
 
 def _equal_mass(rising: Floats, bins: int) -> Integers:
-    """Bin of each of the sorted values; in whole numbers, so that no rounding decides."""
+    """Bin of each of the sorted values, in integer arithmetic so that rounding does not matter."""
     levels = levels_of(rising, TIE)
     ends = np.cumsum(np.bincount(levels))
     starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
@@ -204,9 +204,9 @@ def _wilson(successes: float, n: int) -> Interval:
 
 
 def expected_calibration_error(p: ArrayLike, bins: int = 10) -> float:
-    """Σ over bins of (share of pairs)·|accuracy − mean confidence| (Naeini et al. 2015), in [0, 1].
+    """Expected calibration error: Σ (share of pairs)·|accuracy − mean confidence| over bins, in [0, 1].
 
-    The bins are `reliability_curve`'s: of equal mass, ties together. Chance alone makes it positive: a calibrated
+    Source: Naeini et al. 2015. The bins are those of `reliability_curve`. Chance alone makes it positive: a calibrated
     model of accuracy a has about √(2a(1−a)·bins/(πn)) with n pairs, so compare only equal n and bins.
 
     Args:
@@ -225,5 +225,5 @@ def expected_calibration_error(p: ArrayLike, bins: int = 10) -> float:
     curve = reliability_curve(p, bins)
     if not curve.count:
         return math.nan
-    gaps = [abs(found.value - c) for found, c in zip(curve.accuracy, curve.confidence, strict=True)]
+    gaps = [abs(accuracy.value - c) for accuracy, c in zip(curve.accuracy, curve.confidence, strict=True)]
     return float(np.average(gaps, weights=curve.count))

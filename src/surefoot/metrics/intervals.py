@@ -1,6 +1,6 @@
-"""Statistics of runs and of reward models, on NumPy arrays; nothing here knows torch.
+"""Intervals and tests for proportions, means, correlations and AUROCs, on NumPy arrays (docs/method.md 12).
 
-Every interval is of 95% unless told otherwise. An unknown value is NaN; callers write it as null.
+Every interval is of 95% unless told otherwise. An unknown value is NaN; records write it as null.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Interval:
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
-    """A proportion with Wilson's interval (Wilson 1927); NaN value and [0, 1] without observations.
+    """Proportion with Wilson's interval (Wilson 1927); a value of NaN and [0, 1] without observations.
 
     >>> interval = wilson(0, 10); round(interval.low, 6), round(interval.high, 4)
     (0.0, 0.2775)
@@ -78,7 +78,7 @@ def wilson_bounds(share: float, n: float, quantile: float) -> tuple[float, float
 
 
 def risk(gains: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Share of runs that end below the reference (gain < 0), with Wilson's interval (DESIGN 2.5)."""
+    """Share of runs that end below the reference (gain < 0), with Wilson's interval (docs/method.md 12.1)."""
     known = _known(gains)
     return wilson(int((known < 0).sum()), len(known), confidence)
 
@@ -90,10 +90,10 @@ def spread(values: ArrayLike) -> float:
 
 
 def brown_forsythe(values: ArrayLike, baseline: ArrayLike) -> float:
-    """p-value that two sets of runs spread alike (Levene's test on medians); NaN for fewer than two runs each.
+    """p-value of Brown and Forsythe's test that two sets of runs have equal spread; NaN for fewer than two runs each.
 
-    NaN also where the distances from the median don't differ within either set, as with two runs each: nothing is left
-    there to judge the difference by.
+    This is Levene's test on medians. NaN also where the distances from the median don't differ within either set, as
+    with two runs each: there is nothing to compare the difference with.
     """
     first, second = _known(values), _known(baseline)
     if min(len(first), len(second)) < 2 or all(_range_of_distances(x) == 0 for x in (first, second)):
@@ -108,7 +108,7 @@ def _range_of_distances(values: Floats) -> float:
 
 
 def lower_tail(values: ArrayLike, share: float = 0.1) -> float:
-    """Mean of the worst `share` of the runs, of at least one; NaN without runs.
+    """Mean of the lowest `share` of the runs, of at least one run; NaN without runs.
 
     >>> lower_tail([5.0, 1.0, 3.0])
     1.0
@@ -120,9 +120,9 @@ def lower_tail(values: ArrayLike, share: float = 0.1) -> float:
 def bootstrap_mean(
     values: ArrayLike, rng: np.random.Generator, *, draws: int = 10_000, confidence: float = 0.95
 ) -> Interval:
-    """Mean with its percentile bootstrap interval. Give paired differences to compare methods pair by pair.
+    """Mean with its percentile bootstrap interval.
 
-    With one value the interval is unknown (NaN).
+    Give paired differences to compare methods by pairs. With one value the interval is unknown (NaN).
     """
     known = _known(values)
     if len(known) < 2:
@@ -133,7 +133,7 @@ def bootstrap_mean(
 
 
 def sign_test(differences: ArrayLike) -> float:
-    """Exact two-sided p-value that positive and negative differences are as likely; ties are left out.
+    """Exact two-sided p-value of the sign test; differences of 0 are left out.
 
     >>> sign_test([1.0, 1.0, 1.0, 1.0, 0.0])
     0.125
@@ -144,7 +144,7 @@ def sign_test(differences: ArrayLike) -> float:
 
 
 def pairwise_agreement(margins: ArrayLike) -> float:
-    """Mean over pairs of members of the share of comparisons whose winner they agree on.
+    """Share of comparisons on whose winner two members agree, averaged over pairs of members.
 
     Args:
         margins: (pairs, members); a margin of 0 agrees with nothing but 0.
@@ -154,7 +154,7 @@ def pairwise_agreement(margins: ArrayLike) -> float:
 
 
 def kendall_tau(scores: ArrayLike) -> float:
-    """Mean over pairs of members of Kendall's τ_b between their columns.
+    """Kendall's τ_b of two members' scores, averaged over pairs of members.
 
     Args:
         scores: (rows, members).
@@ -166,8 +166,8 @@ def _mean_over_pairs(columns: Floats, measure: Callable[[Floats, Floats], float]
     count = columns.shape[1]
     if count < 2:
         return math.nan
-    found = [measure(columns[:, i], columns[:, j]) for i in range(count) for j in range(i)]
-    return float(np.mean(found))
+    agreements = [measure(columns[:, i], columns[:, j]) for i in range(count) for j in range(i)]
+    return float(np.mean(agreements))
 
 
 def auroc(scores: ArrayLike, positive: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -223,5 +223,5 @@ def spearman(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Interval:
 
 
 def _known(values: ArrayLike | Sequence[float | None]) -> Floats:
-    found = np.asarray(values, dtype=np.float64)
-    return found[~np.isnan(found)]
+    array = np.asarray(values, dtype=np.float64)
+    return array[~np.isnan(array)]

@@ -1,7 +1,7 @@
-"""Statistics that compare aligned policies over runs: along a trajectory, at equal KL, and over many methods.
+"""Compare aligned policies over runs: along a trajectory, at equal KL, and between methods (docs/method.md 12).
 
-`statistics.py` holds what any set of numbers has (intervals, tests, ranks); here are the trajectories and designs of a
-risk study. An unknown value is NaN, and a level that a run never reached is unknown.
+`intervals.py` has the statistics of any set of numbers; here are those of a study of runs. An unknown value is NaN,
+and a level that a run never reached is unknown.
 """
 
 from __future__ import annotations
@@ -37,36 +37,36 @@ Path = tuple[Floats, Floats]
 
 
 def running_mean(values: ArrayLike, window: int) -> Floats:
-    """Means of `window` neighbours: (steps,) → (steps − window + 1,); of all of them if there are fewer.
+    """Running mean of `window` neighbours, (steps − window + 1,); the mean of all if there are fewer steps.
 
     >>> running_mean([1.0, 2.0, 6.0], 2).tolist(), running_mean([1.0, 3.0], 7).tolist()
     ([1.5, 4.0], [2.0])
     """
     if window < 1:
         raise ValueError(f"a window of {window} values has no mean")
-    found = np.asarray(values, dtype=np.float64)
-    if not len(found):
-        return found
-    width = min(window, len(found))
-    return np.convolve(found, np.full(width, 1.0 / width), mode="valid")
+    x = np.asarray(values, dtype=np.float64)
+    if not len(x):
+        return x
+    width = min(window, len(x))
+    return np.convolve(x, np.full(width, 1.0 / width), mode="valid")
 
 
 def over_optimisation_gap(gold: ArrayLike, window: int) -> float:
-    """Best running mean of the true reward along a run minus its last one: what stopping in time would have kept.
+    """Best running mean of the true reward along a run minus the last one.
 
-    Never negative, and above 0 for a flat noisy run, because the best of many noisy means is picked: compare it
+    Never negative, and above 0 for a flat noisy run, because the best of many noisy means is taken: compare it
     between methods, not with 0. NaN for fewer than window + 1 known values.
 
     >>> over_optimisation_gap([0.0, 2.0, 4.0, 2.0, 0.0], window=2)
     2.0
     """
-    found = np.asarray(gold, dtype=np.float64)
-    smooth = running_mean(found[~np.isnan(found)], window)
+    x = np.asarray(gold, dtype=np.float64)
+    smooth = running_mean(x[~np.isnan(x)], window)
     return float(smooth.max() - smooth[-1]) if len(smooth) > 1 else math.nan
 
 
 def values_at(kl: ArrayLike, values: ArrayLike, levels: ArrayLike) -> Floats:
-    """The value where the KL first reaches each level, linear between the steps before and after.
+    """Value where the KL first reaches each level, interpolated between the steps before and after.
 
     Args:
         kl, values: (steps,) in the order of training; smooth them first, a batch's KL is noisy.
@@ -84,18 +84,18 @@ def values_at(kl: ArrayLike, values: ArrayLike, levels: ArrayLike) -> Floats:
     after = np.searchsorted(np.maximum.accumulate(x), at, side="left")
     right, left = np.minimum(after, len(x) - 1), np.maximum(np.minimum(after, len(x) - 1) - 1, 0)
     step = np.where(x[right] > x[left], x[right] - x[left], 1.0)
-    found = y[left] + (y[right] - y[left]) * (at - x[left]) / step
-    found = np.where((after == 0) & (at == x[0]), y[0], found)
-    return np.where((after == len(x)) | ((after == 0) & (at < x[0])), math.nan, found)
+    interpolated = y[left] + (y[right] - y[left]) * (at - x[left]) / step
+    interpolated = np.where((after == 0) & (at == x[0]), y[0], interpolated)
+    return np.where((after == len(x)) | ((after == 0) & (at < x[0])), math.nan, interpolated)
 
 
 def settled_value(
     kl: ArrayLike, values: ArrayLike, level: float, within: float, *, window: int = 7, least: int = 5
 ) -> float:
-    """Mean value at about one KL once a run has settled: over the steps of its second half whose smoothed KL is near.
+    """Mean value over the steps of a run's second half whose smoothed KL is near a level.
 
-    Where a level is first reached a run is still on its way up, and one that climbs faster passes there with less
-    behind it; at the same KL its value goes on growing. Late in the run that is over.
+    Where a level is first reached (`values_at`) the value at that KL still grows, and a run that climbs faster gets
+    there with less of it. In the second half that is over.
 
     Args:
         kl, values: (steps,) in the order of training, not smoothed.
@@ -120,10 +120,10 @@ def settled_value(
 
 
 def matched_level(peaks: Sequence[ArrayLike], share: float = 0.9) -> float:
-    """The largest KL that at least `share` of the runs of every method reached; NaN if a method has no run.
+    """Largest KL that at least `share` of the runs of every method reached; NaN if a method has no run.
 
-    The largest KL of all would hang on the one run that moved least; those that fell short are unknown there, and
-    are to be counted.
+    The KL that all runs reached would depend on the one run that moved least. The value of runs that fell short is
+    unknown at this level; report how many.
 
     Args:
         peaks: for each method the largest KL of each of its runs.
@@ -141,7 +141,7 @@ def matched_level(peaks: Sequence[ArrayLike], share: float = 0.9) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """Mean over runs of a value at each KL level, its pointwise interval, and the runs that reached the level."""
+    """Mean over runs of a value at each KL level, its pointwise interval, and how many runs reached the level."""
 
     levels: Floats
     mean: Floats
@@ -151,10 +151,10 @@ class Frontier:
 
 
 def frontier(paths: Sequence[Path], levels: ArrayLike, confidence: float = 0.95) -> Frontier:
-    """Value against KL over runs, with Student's interval at each level: mean ± t(n−1) · sd/√n, sd with ddof=1.
+    """Mean value against KL over runs, with Student's interval mean ± t(n−1) · sd/√n (ddof=1) at each level.
 
-    The band is pointwise: it holds at one level, not at all of them together. Where n falls, the mean is of the runs
-    that got so far, which need not be like the others. Unknown without runs; the interval, for fewer than two.
+    The band is pointwise: it holds at one level, not at all of them together. The mean is over the runs that reached
+    the level, which may differ from the others. Unknown without runs; the interval, for fewer than two.
     """
     at = np.asarray(levels, dtype=np.float64)
     rows = np.array([values_at(kl, values, at) for kl, values in paths]).reshape(len(paths), len(at))
@@ -169,35 +169,36 @@ def frontier(paths: Sequence[Path], levels: ArrayLike, confidence: float = 0.95)
 
 
 def holm(p: ArrayLike) -> Floats:
-    """Holm's adjusted p-values: that all rejections at α are right has probability 1 − α (Holm 1979).
+    """Holm's adjusted p-values (Holm 1979).
 
-    p₍ᵢ₎ becomes the largest of (m − j + 1)·p₍ⱼ₎ over j ≤ i, at most 1. An unknown p stays unknown and isn't counted.
+    Rejecting those below α makes any false rejection with a probability of at most α. p₍ᵢ₎ becomes the largest of (m −
+    j + 1)·p₍ⱼ₎ over j ≤ i, at most 1. An unknown p stays unknown and isn't counted.
 
     >>> holm([0.01, 0.04, 0.03]).tolist()
     [0.03, 0.06, 0.06]
     """
-    found = np.asarray(p, dtype=np.float64)
-    known = np.flatnonzero(~np.isnan(found))
-    order = known[np.argsort(found[known], kind="stable")]
+    raw = np.asarray(p, dtype=np.float64)
+    known = np.flatnonzero(~np.isnan(raw))
+    order = known[np.argsort(raw[known], kind="stable")]
     factors = np.arange(len(order), 0, -1)
-    adjusted = np.full(found.shape, math.nan)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * found[order]))
+    adjusted = np.full(raw.shape, math.nan)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * raw[order]))
     return adjusted
 
 
 def detectable_difference(differences: ArrayLike, *, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The smallest mean paired difference that so many runs would find, given the spread of those observed.
+    """Smallest mean paired difference that a study of as many runs would detect, given the observed spread.
 
-    The δ at which a two-sided paired t-test at level `alpha` rejects with probability `power`:
+    That is the δ at which a two-sided paired t-test at level `alpha` rejects with probability `power`:
     P(|T| > t(n−1, 1−α/2)) with T noncentral t, n − 1 degrees of freedom, noncentrality δ√n/sd (ddof=1). It depends on
     the observed spread alone, not on the observed mean; at small n that spread is itself rough. In the units of the
     differences; NaN for fewer than two.
     """
-    found = np.asarray(differences, dtype=np.float64)
-    found = found[~np.isnan(found)]
-    if len(found) < 2:
+    known = np.asarray(differences, dtype=np.float64)
+    known = known[~np.isnan(known)]
+    if len(known) < 2:
         return math.nan
-    return _noncentrality(len(found), alpha, power) * float(found.std(ddof=1)) / math.sqrt(len(found))
+    return _noncentrality(len(known), alpha, power) * float(known.std(ddof=1)) / math.sqrt(len(known))
 
 
 @lru_cache(maxsize=512)
@@ -215,12 +216,12 @@ def _noncentrality(n: int, alpha: float, power: float) -> float:
 
 
 def detectable_risk_difference(risk: float, n: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
-    """By how much a risk must fall below `risk` for n paired runs to find it; NaN if not even a fall to 0 would do.
+    """Smallest fall of a risk that n paired runs would detect; NaN if not even a fall to 0.
 
-    Found means that McNemar's exact test, two-sided at `alpha`, rejects with probability `power`. Of n pairs
+    Detected means that McNemar's exact test, two-sided at `alpha`, rejects with probability `power`. Of n pairs
     m ~ Bin(n, a + b) are discordant, a = risk·(1 − lower) and b = lower·(1 − risk), and of those Bin(m, a/(a + b)) are
-    losses of the riskier method. Losses of a pair are taken as independent; where they go together, smaller falls are
-    found (Connor 1987).
+    losses of the riskier method. Losses of a pair are taken as independent; where they are correlated, smaller
+    falls are detected (Connor 1987).
 
     >>> round(detectable_risk_difference(0.5, 50), 3), detectable_risk_difference(0.1, 12)
     (0.287, nan)
@@ -248,7 +249,7 @@ def _mcnemar_power(risk: float, lower: float, n: int, alpha: float) -> float:
 
 @lru_cache(maxsize=64)
 def _most_losses(n: int, alpha: float) -> Floats:
-    """For 0 to n discordant pairs, the largest smaller count at which the exact test rejects; −1 if it can't."""
+    """Largest smaller count at which the exact test rejects, for 0 to n discordant pairs; −1 if it can't."""
     counts = np.arange(n + 1)
     quantile = stats.binom.ppf(alpha / 2, counts, 0.5)
     return np.where(2 * stats.binom.cdf(quantile, counts, 0.5) <= alpha, quantile, quantile - 1)
@@ -257,13 +258,13 @@ def _most_losses(n: int, alpha: float) -> Floats:
 def prompt_risk(
     gains: ArrayLike, rng: np.random.Generator, *, draws: int = 4000, confidence: float = 0.95
 ) -> Interval:
-    """Share of prompts on which the final policy is worse than the reference (gain < 0), over runs and prompts.
+    """Prompt risk: share of runs × prompts with a gain below 0 (docs/method.md 12.3).
 
     The interval is Wilson's with an effective number of observations, p(1 − p)/v, v the variance of the share p when
     runs and prompts are both resampled (the pigeonhole bootstrap, Owen 2007, arXiv:0712.1111), and Student's quantile
     with min(runs, prompts) − 1 degrees of freedom. Near 0, where a good method should be, the bootstrap's own
-    percentiles cover far too seldom. If no gain is below 0, or all are, v is 0 and says nothing: then the number is
-    min(runs, prompts), as if each prompt, or each run, were worse altogether or not at all.
+    percentiles cover far too seldom. If no gain is below 0, or all are, v is 0 and can't be used. The number is then
+    min(runs, prompts), as if all gains of a prompt, or of a run, had one sign.
 
     Args:
         gains: (runs, prompts) mean true reward of the run's completions of the prompt minus the reference's; NaN where
@@ -273,7 +274,7 @@ def prompt_risk(
         Share of the known gains below 0, and the number of runs that have any. The interval is unknown (NaN) for fewer
         than two runs or two prompts.
 
-    >>> found = prompt_risk([[-1.0, 2.0], [1.0, math.nan]], np.random.default_rng(0)); round(found.value, 4), found.n
+    >>> risk = prompt_risk([[-1.0, 2.0], [1.0, math.nan]], np.random.default_rng(0)); round(risk.value, 4), risk.n
     (0.3333, 2)
     """
     worse = _dense(_below_zero(gains))
@@ -297,14 +298,14 @@ def prompt_risk_difference(
     draws: int = 4000,
     confidence: float = 0.95,
 ) -> Interval:
-    """Prompt risk minus a baseline's at the same runs (seeds) and prompts, with its two-way percentile bootstrap.
+    """Prompt risk minus a baseline's at the same seeds and prompts, with a two-way percentile bootstrap interval.
 
     Args:
         gains, baseline: (runs, prompts), rows of one seed and columns of one prompt; NaN where unknown.
 
     Returns:
-        Below 0 the method is better. Unknown without pairs; its interval is unknown for fewer than two runs or two
-        prompts, and where no difference stands out from the others, since resampling says nothing then.
+        Below 0 the method is better. Unknown without pairs; the interval is unknown for fewer than two runs or two
+        prompts, and where all differences are equal, since resampling then has no spread.
 
     >>> prompt_risk_difference([[1.0, 2.0]], [[-1.0, 1.0]], np.random.default_rng(0)).value
     -0.5
@@ -319,13 +320,13 @@ def prompt_risk_difference(
 
 
 def _below_zero(gains: ArrayLike) -> Floats:
-    """1 where a gain is below 0, 0 where it isn't, NaN where it is unknown."""
+    """Indicator of a gain below 0: 1 or 0, NaN where the gain is unknown."""
     x = np.asarray(gains, dtype=np.float64)
     return np.where(np.isnan(x), math.nan, x < 0)
 
 
 def _dense(values: Floats) -> Floats:
-    """Without the rows and columns of which nothing is known."""
+    """The values without the rows and columns that are all NaN."""
     known = ~np.isnan(values)
     return values[known.any(axis=1)][:, known.any(axis=0)]
 
@@ -336,7 +337,7 @@ def _share(values: Floats) -> float:
 
 
 def _two_way_bootstrap(values: Floats, rng: np.random.Generator, draws: int) -> Floats:
-    """(draws,) means of the known values, rows and columns resampled independently of each other."""
+    """Means of the known values when rows and columns are resampled independently, (draws,)."""
     known = ~np.isnan(values)
     rows, columns = (_times_drawn(size, draws, rng) for size in values.shape)
     total = ((rows @ np.where(known, values, 0.0)) * columns).sum(axis=1)
@@ -345,6 +346,6 @@ def _two_way_bootstrap(values: Floats, rng: np.random.Generator, draws: int) -> 
 
 
 def _times_drawn(size: int, draws: int, rng: np.random.Generator) -> Floats:
-    """(draws, size) how often each of `size` comes up in a bootstrap's draw of as many."""
+    """How often each of `size` items is drawn in bootstrap samples of that size, (draws, size)."""
     picked = rng.integers(size, size=(draws, size)) + size * np.arange(draws)[:, None]
     return np.bincount(picked.ravel(), minlength=draws * size).reshape(draws, size).astype(np.float64)

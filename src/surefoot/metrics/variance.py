@@ -1,6 +1,6 @@
-"""What a reward's variance is worth on pairs whose better side is known, and how it and the members vary.
+"""Whether a variance finds mistakes on labelled pairs, and how members and weights vary.
 
-NumPy and SciPy only, as in `statistics`. Rows with NaN are left out, and `n` counts the rest. Intervals are of 95%
+NumPy and SciPy only, as in `intervals`. Rows with NaN are left out, and `n` counts the rest. Intervals are of 95%
 unless told otherwise and take rows for independent, which pairs of one prompt are not quite.
 """
 
@@ -44,13 +44,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RiskCoverage:
-    """Risk of answering only the pairs of least uncertainty, as more and more are answered.
+    """Risk–coverage curve: share of mistakes among the pairs of least uncertainty, by the share answered.
 
     Args:
         coverage: (points,) share answered, rising to 1; one point per level of uncertainty.
         risk: (points,) share of mistakes among those answered.
         area: under the curve (AURC); lower is better.
-        random_area: of an uncertainty that says nothing: the error rate.
+        random_area: of an uninformative uncertainty: the error rate.
         best_area: of the best order, which answers every mistake last.
     """
 
@@ -62,11 +62,11 @@ class RiskCoverage:
 
     @property
     def excess(self) -> float:
-        """area − best_area (E-AURC): what the order alone costs, 0 at best."""
+        """Excess area (E-AURC), area − best_area: the cost of the order alone, 0 at best."""
         return self.area - self.best_area
 
     def thinned(self, points: int) -> RiskCoverage:
-        """The same with at most `points` points, for plotting: both ends, and between them evenly in coverage.
+        """The curve with at most `points` points for plotting: both ends, and between them evenly in coverage.
 
         Raises:
             DataError: points is below 2.
@@ -86,7 +86,7 @@ class RiskCoverage:
 
 
 def risk_coverage(uncertainty: ArrayLike, wrong: ArrayLike) -> RiskCoverage:
-    """Selective risk by coverage (Geifman and El-Yaniv 2017) and its area (Geifman, Uziel and El-Yaniv 2019).
+    """Risk–coverage curve (Geifman and El-Yaniv 2017) and its area (Geifman, Uziel and El-Yaniv 2019).
 
     risk(k) is the share of mistakes among the k pairs of least uncertainty, and the area is (1/n) Σₖ risk(k), k = 1 …
     n. Pairs tied in uncertainty make one point, and in the area they count as if in random order (the mean over all
@@ -103,10 +103,10 @@ def risk_coverage(uncertainty: ArrayLike, wrong: ArrayLike) -> RiskCoverage:
     Raises:
         DataError: lengths differ, or `wrong` is neither 0 nor 1.
 
-    >>> found = risk_coverage([0.1, 0.2, 0.3, 0.4], [False, True, False, True])
-    >>> found.risk.round(4).tolist(), found.random_area
+    >>> curve = risk_coverage([0.1, 0.2, 0.3, 0.4], [False, True, False, True])
+    >>> curve.risk.round(4).tolist(), curve.random_area
     ([0.0, 0.5, 0.3333, 0.5], 0.5)
-    >>> round(found.area, 4), round(found.best_area, 4), round(found.excess, 4)
+    >>> round(curve.area, 4), round(curve.best_area, 4), round(curve.excess, 4)
     (0.3333, 0.2083, 0.125)
     """
     x, labels = known_rows(uncertainty=uncertainty, wrong=wrong)
@@ -129,7 +129,7 @@ def risk_coverage(uncertainty: ArrayLike, wrong: ArrayLike) -> RiskCoverage:
 
 
 def auroc_difference(first: ArrayLike, second: ArrayLike, positive: ArrayLike, confidence: float = 0.95) -> Interval:
-    """AUROC of the first score less that of the second on the same rows, with DeLong's interval (DeLong et al. 1988).
+    """Difference of two scores' AUROCs on the same rows, with DeLong's interval (DeLong et al. 1988).
 
     The interval is normal, d ± z·√(S₁₀/h + S₀₁/m): S₁₀ is the variance (ddof=1) over the h hits of the difference of
     the two scores' placements, S₀₁ that over the m misses. It is not cut at ±1.
@@ -139,7 +139,7 @@ def auroc_difference(first: ArrayLike, second: ArrayLike, positive: ArrayLike, c
         positive: (n,) booleans.
 
     Returns:
-        The value is `statistics.auroc(first).value − statistics.auroc(second).value`. [0, 0] where both rank the rows
+        The value is `intervals.auroc(first).value − intervals.auroc(second).value`. [0, 0] where both rank the rows
         alike. NaN throughout if a class is empty; a NaN interval if one has a single row, or if the variance is 0
         otherwise (both perfect, say), which would claim certainty.
 
@@ -166,12 +166,12 @@ def auroc_difference(first: ArrayLike, second: ArrayLike, positive: ArrayLike, c
 
 
 def effective_members(wrong: ArrayLike) -> float:
-    """K/(1 + (K − 1)ρ̄) with ρ̄ the mean correlation of two members' mistakes (Kish 1965, the design effect).
+    """Effective number of members: as many independent ones would average out their mistakes as well.
 
-    That many independent members would average their mistakes as well: the variance over pairs of the mean of the
-    members' standardised mistakes is 1 over this number. K where mistakes are uncorrelated, 1 where they are the
-    same. Nothing is cut: a negative ρ̄ gives more than K, and infinity at its least, −1/(K − 1), where the mistakes
-    cancel exactly.
+    It is K/(1 + (K − 1)ρ̄), ρ̄ the mean correlation of two members' mistakes (Kish 1965, the design effect): the
+    variance over pairs of the mean of the members' standardised mistakes is 1 over this number. K where mistakes are
+    uncorrelated, 1 where they are the same. Nothing is cut: a negative ρ̄ gives more than K, and infinity at its
+    least, −1/(K − 1), where the mistakes cancel exactly.
 
     Args:
         wrong: (pairs, members) booleans. A member with no mistakes or nothing else has no correlation: it is left
@@ -199,9 +199,9 @@ def effective_members(wrong: ArrayLike) -> float:
 
 
 def split_sizes(margins: ArrayLike) -> tuple[int, ...]:
-    """How many pairs have 0, 1, … ⌊K/2⌋ of K members in the minority: min(members with m > 0, members with m < 0).
+    """Number of pairs with 0, 1, … ⌊K/2⌋ of the K members in the minority.
 
-    A margin of 0 takes neither side.
+    The minority is min(members with m > 0, members with m < 0); a margin of 0 takes neither side.
 
     Args:
         margins: (pairs, members); pairs with a NaN are left out.
@@ -219,7 +219,7 @@ def split_sizes(margins: ArrayLike) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class CoefficientOfVariation:
-    """Standard deviations over |mean of all values|, without unit; NaN where unknown.
+    """Coefficients of variation: standard deviations over |mean of all values|; NaN where unknown.
 
     Args:
         overall: of all values.
@@ -237,7 +237,7 @@ class CoefficientOfVariation:
 
 
 def coefficient_of_variation(values: ArrayLike, groups: ArrayLike | None = None) -> CoefficientOfVariation:
-    """sd/|μ|, μ the mean of all values: for weights, how unequally they weigh completions.
+    """Coefficient of variation sd/|μ|, overall, within groups and between them; μ is the mean of all values.
 
     overall has the sd of all values (ddof=1); within has √(Σ(x − x̄_g)²/(n − G)), pooled over the G groups (ddof=1
     each); between has the sd of the groups' means (ddof=1), each group counting once. The means keep the noise of what
@@ -279,16 +279,16 @@ def coefficient_of_variation(values: ArrayLike, groups: ArrayLike | None = None)
 def length_correlation(
     values: ArrayLike, lengths: ArrayLike, groups: ArrayLike | None = None, confidence: float = 0.95
 ) -> Interval:
-    """Spearman's ρ of values and lengths, with groups of both less their group's mean.
+    """Spearman's ρ of values and lengths, within groups if there are any (both less their group's mean).
 
-    The interval is Fisher's, as `statistics.spearman`. With G groups its variance is (1 + ρ²/2)/(n − G − 2): centring
-    takes G − 1 degrees of freedom, as a partial correlation's controls do. Centred values within 1e-12 of the largest
-    value are tied, or rounding would rank them.
+    The interval is Fisher's, as in `intervals.spearman`. With G groups its variance is (1 + ρ²/2)/(n − G − 2):
+    centring takes G − 1 degrees of freedom, as a partial correlation's controls do. Centred values within 1e-12 of the
+    largest value are tied, or rounding would rank them.
 
     Args:
         values, lengths: (n,) in any units; rows that lack one are left out.
-        groups: (n,) the same for completions of one prompt. A row that is alone in its group is left out: its centred
-            0 would say nothing.
+        groups: (n,) the same for completions of one prompt. A row that is alone in its group is left out, since its
+            centred value is always 0.
 
     Returns:
         NaN for fewer than four rows, or where values or lengths don't vary (within groups).
@@ -311,12 +311,12 @@ def length_correlation(
     company = np.bincount(index)[index] > 1
     index = np.unique(index[company], return_inverse=True)[1]
     x, y = (_centred(a[known][company], index) for a in (x, y))
-    found = spearman(x, y, confidence)
-    return _refitted(found, len(np.unique(index)), confidence)
+    rho = spearman(x, y, confidence)
+    return _refitted(rho, len(np.unique(index)), confidence)
 
 
 def _centred(values: Floats, index: Integers) -> Floats:
-    """Levels of the values less their group's mean; only ranks are wanted."""
+    """Ranks (as levels) of the values less their group's mean."""
     if len(values) == 0:
         return values
     centred = values - _means(values, index)[index]
@@ -326,17 +326,17 @@ def _centred(values: Floats, index: Integers) -> Floats:
     return levels
 
 
-def _refitted(found: Interval, groups: int, confidence: float) -> Interval:
-    """The correlation's interval with the degrees of freedom that centring leaves."""
-    if math.isnan(found.value) or abs(found.value) >= 1:
-        return found
-    freedom = found.n - groups - 2
+def _refitted(rho: Interval, groups: int, confidence: float) -> Interval:
+    """The correlation with an interval for the degrees of freedom that centring leaves."""
+    if math.isnan(rho.value) or abs(rho.value) >= 1:
+        return rho
+    freedom = rho.n - groups - 2
     if freedom < 1:
-        return Interval(found.value, math.nan, math.nan, found.n)
+        return Interval(rho.value, math.nan, math.nan, rho.n)
     z = float(stats.norm.ppf(0.5 + confidence / 2))
-    half = z * math.sqrt((1 + found.value * found.value / 2) / freedom)
-    centre = math.atanh(found.value)
-    return Interval(found.value, math.tanh(centre - half), math.tanh(centre + half), found.n)
+    half = z * math.sqrt((1 + rho.value * rho.value / 2) / freedom)
+    centre = math.atanh(rho.value)
+    return Interval(rho.value, math.tanh(centre - half), math.tanh(centre + half), rho.n)
 
 
 def _means(values: Floats, index: Integers) -> Floats:

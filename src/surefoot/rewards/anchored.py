@@ -43,10 +43,10 @@ def estimate_anchored(
             _refuse_lonely(source, scores, choices)
             calibrate_anchored(source, scores, choices)
         parts = [(taken == i).nonzero()[:, 0] for i in used]
-        found = [source.estimate(scores[p], _rows(choices[i], p)) for i, p in zip(used, parts, strict=True)]
+        estimates = [source.estimate(scores[p], _rows(choices[i], p)) for i, p in zip(used, parts, strict=True)]
     finally:
         source.calibration = held
-    return _joined(found, torch.cat(parts).argsort())
+    return _joined(estimates, torch.cat(parts).argsort())
 
 
 def calibrate_anchored(
@@ -60,12 +60,12 @@ def calibrate_anchored(
         return source.calibrate(scores)
     taken = _first_known(source, choices)
     merged = choices[-1]
-    for i, one in enumerate(choices):
+    for i, choice in enumerate(choices):
         mine = taken == i
         if bool(mine.all()):
-            return source.calibrate(scores, one)
-        rows = torch.where(mine[:, None], one.rows.to(merged.rows), merged.rows)
-        merged = replace(merged, rows=rows, count=torch.where(mine, one.count.to(merged.count), merged.count))
+            return source.calibrate(scores, choice)
+        rows = torch.where(mine[:, None], choice.rows.to(merged.rows), merged.rows)
+        merged = replace(merged, rows=rows, count=torch.where(mine, choice.count.to(merged.count), merged.count))
     return source.calibrate(scores, merged)
 
 
@@ -89,7 +89,7 @@ def _first_known(source: RewardSource, choices: Sequence[Anchors]) -> Int[Tensor
 
 def _refuse_lonely(source: RewardSource, scores: Float[Tensor, "batch columns"], choices: Sequence[Anchors]) -> None:
     """Raise as an estimate would, although constants are about to be taken from the rows themselves."""
-    unknown = torch.stack([source._unknown(one) for one in choices]).all(dim=0) & ~scores.isnan().all(dim=1)
+    unknown = torch.stack([source._unknown(choice) for choice in choices]).all(dim=0) & ~scores.isnan().all(dim=1)
     if bool(unknown.any()):
         some = unknown.nonzero()[:, 0]
         source.estimate(scores[some], _rows(choices[-1], some))

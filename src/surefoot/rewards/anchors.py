@@ -1,7 +1,7 @@
 """Anchors of prompts: mean scored rows over reference completions, by the prompt's content, in memory and in a file.
 
 The variance of a completion is that of r(x, y) − b(x), b(x) the mean over completions of the reference policy for its
-prompt (DESIGN 2.1). They are drawn once, scored once, and then fixed.
+prompt (docs/method.md 2.1). They are drawn once, scored once, and then fixed.
 """
 
 from __future__ import annotations
@@ -188,14 +188,14 @@ class AnchorStore:
             )
         if not self.probes or getattr(source, "max_pairs", None) is not None:
             return
-        found = source.score([one.prompt for one in self.probes], [one.completion for one in self.probes])
-        held = torch.stack([one.row for one in self.probes])
-        if found.shape != held.shape:
+        rescored = source.score([probe.prompt for probe in self.probes], [probe.completion for probe in self.probes])
+        held = torch.stack([probe.row for probe in self.probes])
+        if rescored.shape != held.shape:
             raise DataError(
                 f"the anchors are rows of {held.shape[1]} columns, but the source '{source.name}' gives "
-                f"{found.shape[1]}: it is another source of the same name; make them again with `surefoot anchors`"
+                f"{rescored.shape[1]}: it is another source of the same name; make them again with `surefoot anchors`"
             )
-        off = self._difference(found, held)
+        off = self._difference(rescored, held)
         if off > TOLERANCE:
             raise DataError(
                 f"the anchors were made with another source than '{source.name}', which has the same name: it scores "
@@ -203,19 +203,19 @@ class AnchorStore:
                 "again with `surefoot anchors`"
             )
 
-    def _difference(self, found: Float[Tensor, "probes columns"], held: Float[Tensor, "probes columns"]) -> float:
+    def _difference(self, rescored: Float[Tensor, "probes columns"], held: Float[Tensor, "probes columns"]) -> float:
         """Largest relative difference of the first column, which is a reward, and of all others together.
 
         It is relative to the probes or to the anchors, whichever are larger: a reward may be near zero.
         """
-        both = ~(found.isnan() | held.isnan())
+        both = ~(rescored.isnan() | held.isnan())
         usual = torch.stack(list(self._rows.values())).double().square().nanmean(dim=0) if self._rows else held[0] * 0
         worst = 0.0
         for part in (slice(0, 1), slice(1, None)):
             known = both[:, part]
             if not bool(known.any()):
                 continue
-            gap = (found - held)[:, part][known].double().norm()
+            gap = (rescored - held)[:, part][known].double().norm()
             size = held[:, part][known].double().norm()
             expected = (usual.double().expand(held.shape)[:, part][known]).nansum().sqrt()
             worst = max(worst, float(gap / torch.maximum(size, expected).clamp(min=1e-30)))
@@ -227,13 +227,15 @@ class AnchorStore:
         keys = sorted(self._rows)
         tensors = {"rows": torch.stack([self._rows[key] for key in keys]) if keys else torch.zeros(0, 0)}
         if self.probes:
-            tensors["probes"] = torch.stack([one.row for one in self.probes])
+            tensors["probes"] = torch.stack([probe.row for probe in self.probes])
         about = {
             "source": self.source,
             "completions": str(self.completions),
             "prompts": json.dumps(keys),
             "about": json.dumps(self.about),
-            "probes": json.dumps([[one.prompt, one.completion, is_cut(one.completion)] for one in self.probes]),
+            "probes": json.dumps(
+                [[probe.prompt, probe.completion, is_cut(probe.completion)] for probe in self.probes]
+            ),
         }
         with whole_file(target) as temporary:
             save_file(tensors, temporary, metadata=about)

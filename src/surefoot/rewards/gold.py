@@ -48,10 +48,10 @@ def _function(name: str) -> Gold:
         module = _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except (ImportError, OSError, SyntaxError) as error:
         raise ConfigError(f"can't load the gold function '{name}': {error}") from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
+    function = getattr(module, attribute, None)
+    if not callable(function):
         raise ConfigError(f"{place} has no function '{attribute}'")
-    return found
+    return function
 
 
 def _module_of_file(path: Path) -> Any:
@@ -117,8 +117,8 @@ def same_place(first: str | Path, second: str | Path) -> bool:
 
 def weight_hashes(directory: Path) -> dict[str, Path]:
     """SHA-256 of every weight file below a directory, and the file; nothing for a name on the hub."""
-    found = {}
+    files = {}
     for path in sorted(directory.rglob("*.safetensors")):
         with path.open("rb") as file:
-            found[hashlib.file_digest(file, "sha256").hexdigest()] = path
-    return found
+            files[hashlib.file_digest(file, "sha256").hexdigest()] = path
+    return files

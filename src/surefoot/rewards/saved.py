@@ -123,13 +123,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ModelError: it is missing or broken, or a number in it is NaN or infinite.
     """
     try:
-        found = load_file(path)
+        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"can't read {path}: {error}") from None
-    for name, value in found.items():
+    for name, value in tensors.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ModelError(f"{path}: {name} holds NaN or infinite numbers")
-    return found
+    return tensors
 
 
 def check_finite(path: Path) -> Any:

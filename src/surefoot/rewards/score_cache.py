@@ -81,6 +81,6 @@ def source_hash(source: RewardSource, directory: str | Path | None) -> str | Non
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()[:16]
     if isinstance(source, IndependentMembers):
-        held = [[weights_hash(one.model), one.encoder.max_length] for one in source.members]
+        held = [[weights_hash(member.model), member.encoder.max_length] for member in source.members]
         return hashlib.sha256(json.dumps(held).encode()).hexdigest()[:16]
     return None

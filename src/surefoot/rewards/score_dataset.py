@@ -126,9 +126,9 @@ def _score_in_parts(
             read = zip(*readings(table.select(block), _READERS[kind]), strict=True)
             rows = dict(zip(_COLUMNS[kind], map(list, read), strict=True))
             with naming_rows(lambda row, block=block: f"{name}: row {block[row]}"):  # type: ignore[misc]
-                found = _score(source, kind, rows, torch.from_numpy(numbers[block]), anchors)
+                added = _score(source, kind, rows, torch.from_numpy(numbers[block]), anchors)
             with whole_file(part) as temporary:
-                pq.write_table(pa.table({_ROW: block, **found}), temporary)
+                pq.write_table(pa.table({_ROW: block, **added}), temporary)
         done += len(block)
         if on_progress is not None:
             on_progress(done, len(table))
@@ -155,14 +155,14 @@ def _check(table: Dataset, name: str) -> str:
 def _prompts(table: Dataset, kind: str, name: str) -> Iterator[Text]:
     """Every row's prompt; all rows are checked before the first is scored."""
     first = ""
-    for row, found in enumerate(readings(table, _READERS[kind])):
-        if isinstance(found, str):
-            raise DataError(f"{name}: row {row}: {found}; mend or drop the row")
-        form = "text" if isinstance(found[-1], str) else "messages"
+    for row, reading in enumerate(readings(table, _READERS[kind])):
+        if isinstance(reading, str):
+            raise DataError(f"{name}: row {row}: {reading}; mend or drop the row")
+        form = "text" if isinstance(reading[-1], str) else "messages"
         first = first or form
         if form != first:
             raise DataError(f"{name}: row {row} holds {form}, but the rows before it hold {first}; score them apart")
-        yield found[0]
+        yield reading[0]
 
 
 def prompt_numbers(prompts: Iterable[Text], *, pairs: bool) -> NDArray[np.int64]:
@@ -216,33 +216,33 @@ def _score(
 ) -> dict[str, pa.Array]:
     prompts = rows["prompt"]
     if kind == "completions":
-        found = estimate_rows(source, prompts, source.score(prompts, rows["completion"]), groups, anchors)
-        return dict(zip(ADDED[kind], (*_arrays(found), pa.array(anchor_names(found), pa.string())), strict=True))
+        estimate = estimate_rows(source, prompts, source.score(prompts, rows["completion"]), groups, anchors)
+        return dict(zip(ADDED[kind], (*_arrays(estimate), pa.array(anchor_names(estimate), pa.string())), strict=True))
     sides = [source.score(prompts, rows[side]) for side in ("chosen", "rejected")]
     count = len(prompts)
-    found = estimate_rows(source, [*prompts, *prompts], torch.cat(sides), groups.repeat(2), anchors)
-    mean, variance = _arrays(found)
+    estimate = estimate_rows(source, [*prompts, *prompts], torch.cat(sides), groups.repeat(2), anchors)
+    mean, variance = _arrays(estimate)
     columns = [mean[:count], variance[:count], mean[count:], variance[count:]]
-    if found.has_variance:
+    if estimate.has_variance:
         margins = source.margins(*sides)
         columns += [_array(margins.mean), _array(margins.variance)]
     else:
-        columns += [_array(found.mean[:count] - found.mean[count:]), pa.nulls(count, pa.float64())]
-    kinds = anchor_names(found)
+        columns += [_array(estimate.mean[:count] - estimate.mean[count:]), pa.nulls(count, pa.float64())]
+    kinds = anchor_names(estimate)
     columns.append(pa.array([a or b for a, b in zip(kinds[:count], kinds[count:], strict=True)], pa.string()))
     return dict(zip(ADDED[kind], columns, strict=True))
 
 
-def anchor_names(found: RewardEstimate) -> list[str | None]:
+def anchor_names(estimate: RewardEstimate) -> list[str | None]:
     """The anchor of each row; None where it was not scored, or its variance is given as it stands."""
-    scored = found.scored.tolist()
-    return [kind if known else None for kind, known in zip(found.anchor_kinds, scored, strict=True)]
+    scored = estimate.scored.tolist()
+    return [kind if known else None for kind, known in zip(estimate.anchor_kinds, scored, strict=True)]
 
 
-def _arrays(found: RewardEstimate) -> tuple[pa.Array, pa.Array]:
+def _arrays(estimate: RewardEstimate) -> tuple[pa.Array, pa.Array]:
     """Mean and variance; null where there is none, never 0."""
-    variance = _array(found.variance) if found.has_variance else pa.nulls(len(found), pa.float64())
-    return _array(found.mean), variance
+    variance = _array(estimate.variance) if estimate.has_variance else pa.nulls(len(estimate), pa.float64())
+    return _array(estimate.mean), variance
 
 
 def _array(values: torch.Tensor) -> pa.Array:

@@ -314,7 +314,7 @@ class MemberSource(RewardSource):
     """A source whose columns are the raw scores of K members.
 
     Attributes:
-        variance_kind: "moderated", or "raw", which can be riskier than no variance at all (DESIGN 2.2).
+        variance_kind: "moderated", or "raw", which can be riskier than no variance (docs/method.md 3.2).
         scale_members: divide each member by its standard deviation on the calibration set.
 
     Both are kept in `calibration.json` and taken up again by `load_source`.

@@ -1,9 +1,9 @@
-"""β for a given budget, batched: the first β, coming from the reference policy, at which a measure meets it.
+"""The β at which a policy meets a KL budget, batched over problems.
 
-At the same β different objectives move different distances from π₀, so methods are compared at equal KL (DESIGN 2.3).
-For the ordinary objective KL falls as β grows, and β is unique. With weights it need not: a policy may first lean
-to a rare action with little variance and later to a common one. Then the largest β is meant: the smallest change of
-the objective that spends the budget.
+At the same β different objectives move different distances from π₀, so methods are compared at equal KL
+(docs/method.md 9.2). For the ordinary objective KL falls as β grows, and β is unique. With weights it need not: a
+policy may first lean to a rare action with little variance and later to a common one. Then the largest β is taken,
+which is the smallest change of the objective that spends the budget.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from surefoot.theory.exact import Form, Optimum, optimum
 __all__ = ["Search", "checked_budget", "find_beta", "optimum_at_kl", "report"]
 
 Measure = Callable[[Float[Tensor, "some"], Int[Tensor, "some"]], Float[Tensor, "some"]]
-"""(β, rows) ↦ the measure of those rows' policies, such as their KL."""
+"""Function of (β, rows) that gives a measure of those rows' policies, such as their KL."""
 Unreachable = Literal["raise", "nan"]
 
 _TOLERANCE = 1e-13
@@ -38,7 +38,7 @@ def optimum_at_kl(
     form: Form = "generalized",
     unreachable: Unreachable = "raise",
 ) -> Optimum:
-    """The optimum whose KL(π‖π₀) = E_π[ln(π/π₀)] is the budget, with β found to 1e-12 of itself.
+    """Optimum whose KL(π‖π₀) = E_π[ln(π/π₀)] is the budget; β has a relative error of 1e-12.
 
     Args:
         reward: (problems, actions) r.
@@ -66,11 +66,11 @@ def optimum_at_kl(
         return optimum(r[rows], log_ref[rows], chosen, beta, form).kl
 
     start, end = _search_range(r, log_ref, w, target, literal)
-    found = find_beta(measure, target, start, end)
-    report(found, target, unreachable, "KL")
-    usable = torch.where(found.reached, found.beta, 1.0)
+    search = find_beta(measure, target, start, end)
+    report(search, target, unreachable, "KL")
+    usable = torch.where(search.reached, search.beta, 1.0)
     best = optimum(r, log_ref, weight, usable, form)
-    nothing = torch.where(found.reached, 0.0, torch.nan)
+    nothing = torch.where(search.reached, 0.0, torch.nan)
     return Optimum(best.log_ratio + nothing[:, None], best.log_reference, best.nu + nothing, usable + nothing)
 
 
@@ -81,10 +81,11 @@ def _search_range(
     target: Float[Tensor, "problems"],
     literal: bool,
 ) -> tuple[Float[Tensor, "problems"], Float[Tensor, "problems"]]:
-    """β from which to search, where the policy is still within the budget, and where to give up.
+    """Largest and smallest β of the search.
 
-    |ln(π/π₀)| ≤ h = range(r)/(β min w), so KL ≤ h, and KL ≤ h² e^h / 2. At the end the best action has it all: the
-    rewards differ by at least rounding, and exp(−1000) is 0.
+    At the largest the policy is within the budget: with h = range(r)/(β min w), |ln(π/π₀)| ≤ h, so KL ≤ h and
+    KL ≤ h² e^h / 2. At the smallest the best action has all probability: the rewards differ by at least rounding, and
+    exp(−1000) is 0.
     """
     possible = log_reference > -torch.inf
     top = torch.where(possible, reward, -torch.inf).max(dim=1).values
@@ -101,7 +102,7 @@ def _search_range(
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """What a search found: β where reached, and the range of measures that it saw."""
+    """Result of a search: β where the target was reached, and the range of the measures that were computed."""
 
     beta: Float[Tensor, "problems"]
     reached: Bool[Tensor, "problems"]
@@ -115,9 +116,9 @@ def find_beta(
     start: Float[Tensor, "problems"],
     end: Float[Tensor, "problems"],
 ) -> Search:
-    """The first crossing of `target` on the way down from `start`: β is halved until it crosses, then refined.
+    """Find the largest β below `start` at which the measure crosses `target`: halve β until it does, then refine.
 
-    A measure that crosses twice within one halving is taken not to have crossed; what is found is a crossing still.
+    Two crossings within one halving are missed; the result is then a later crossing.
     """
     rows = torch.arange(len(start), device=start.device)
     upper, value = start.clone(), measure(start, rows)
@@ -145,7 +146,7 @@ Bound = tuple[Float[Tensor, "problems"], Float[Tensor, "problems"]]
 def _refine(
     measure: Measure, target: Float[Tensor, "problems"], lower: Bound, upper: Bound, reached: Bool[Tensor, "problems"]
 ) -> Float[Tensor, "problems"]:
-    """Chandrupatla's method on ln β: inverse quadratic steps where they can be trusted, bisection elsewhere.
+    """Refine a bracket of ln β by Chandrupatla's method: inverse quadratic steps where safe, else bisection.
 
     Source: Chandrupatla (1997), "A new hybrid quadratic/bisection algorithm for finding the zero of a nonlinear
     function without using derivatives".
@@ -175,19 +176,20 @@ def _refine(
 
 
 def _share(x1: Tensor, f1: Tensor, x2: Tensor, f2: Tensor, x3: Tensor, f3: Tensor) -> Tensor:
-    """Where in [x1, x2] to look next: the inverse quadratic through three points if monotone there, else half."""
+    """Next point as a share of [x1, x2]: inverse quadratic through three points if that is monotone, else 1/2."""
     xi, phi = (x1 - x2) / (x3 - x2), (f1 - f2) / (f3 - f2)
     trusted = (phi.square() < xi) & ((1 - phi).square() < 1 - xi)
     step = f1 / (f2 - f1) * f3 / (f2 - f3) + (x3 - x1) / (x2 - x1) * f1 / (f3 - f1) * f2 / (f3 - f2)
     return torch.where(trusted & step.isfinite(), step, 0.5)
 
 
-def report(found: Search, target: Float[Tensor, "problems"], unreachable: Unreachable, what: str) -> None:
-    if unreachable == "raise" and not bool(found.reached.all()):
-        problem = int((~found.reached).nonzero()[0])
+def report(search: Search, target: Float[Tensor, "problems"], unreachable: Unreachable, what: str) -> None:
+    """Raise ConfigError for the first problem whose target was not reached, if `unreachable` says so."""
+    if unreachable == "raise" and not bool(search.reached.all()):
+        problem = int((~search.reached).nonzero()[0])
         raise ConfigError(
             f"problem {problem} has no β with {what} {float(target[problem]):.6g}: its policies reach from "
-            f"{float(found.least[problem]):.6g} to {float(found.most[problem]):.6g}; choose a budget in between"
+            f"{float(search.least[problem]):.6g} to {float(search.most[problem]):.6g}; choose a budget in between"
         )
 
 

@@ -1,4 +1,4 @@
-"""Exact optima over a finite set of actions, batched over problems, in float64 (docs/theory.md, DESIGN 2.3).
+"""Exact optima over a finite set of actions, batched over problems, in float64 (docs/method.md 9.1).
 
     ordinary   max E_π[r] − β Σ π ln(π/π₀)              π* ∝ π₀ exp(r/β)
     weighted   max E_π[r] − β D_w(π‖π₀)                 π* = π₀ exp((r − ν)/(βw))
@@ -12,35 +12,33 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.errors import ConfigError, DataError
+from surefoot.maths.objectives import Form
 
 __all__ = ["Form", "Optimum", "divergence", "literal_optimum", "optimum", "ordinary_optimum", "weighted_optimum"]
 
-Form = Literal["generalized", "literal"]
-
 _ITERATIONS = 200
-"""Newton's bound is about 60 (see `_root`); reaching this means a bug, not a hard problem."""
+"""Largest number of Newton steps; about 60 is the bound of `_root`, so reaching this is a bug."""
 _PROMISED = 1e-18
-"""Residual ln Σπ that the next step must promise before a root is done; a hundredth of rounding, for safety."""
+"""Predicted residual ln Σπ after the next step at which a root is accepted; a hundredth of rounding, for safety."""
 _EARLY, _FAR = 6, 1e-3
-"""In the first iterations, rows are not looked at one by one while the largest residual is above this."""
+"""For so many iterations, single rows are not tested for convergence while the largest residual is above this."""
 _ROUNDING = 2.0**-51
 _FIRST = 1e-8
-"""Stands for the residual before the first, so that one step alone is trusted only from below 1e-11."""
+"""Used as the residual before the first one, so that one step alone is accepted only from below 1e-11."""
 _NORMALISED = 1e-6
 _PRODUCTS = (1e-280, 1e280)
-"""Range of βw, in units of reward."""
+"""Smallest and largest βw, in units of reward, for which 1/(βw) can be computed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Optimum:
-    """The best policy of each problem.
+    """The optimal policy of each problem.
 
     Args:
         log_ratio: (problems, actions) ln(π*/π₀), in nats; exact to rounding even where π₀ is tiny.
@@ -73,7 +71,7 @@ def divergence(
     log_reference: Float[Tensor, "problems actions"],
     weight: Float[Tensor, "problems actions"] | None = None,
 ) -> Float[Tensor, "problems"]:
-    """D_w(π‖π₀) = Σ w π₀ (u eᵘ − eᵘ + 1) with u = ln(π/π₀), in nats; w = 1 gives KL(π‖π₀).
+    """Generalised KL D_w(π‖π₀) = Σ w π₀ (u eᵘ − eᵘ + 1), u = ln(π/π₀), in nats; w = 1 gives KL(π‖π₀).
 
     Written with expm1, so that a KL of 1e-16 still has eight digits.
 
@@ -97,7 +95,7 @@ def ordinary_optimum(
     log_reference: Float[Tensor, "problems actions"],
     beta: Float[Tensor, "problems"] | float,
 ) -> Optimum:
-    """π* ∝ π₀ exp(r/β), with ν = β ln Σ π₀ exp(r/β).
+    """Optimum of the ordinary objective: π* ∝ π₀ exp(r/β), with ν = β ln Σ π₀ exp(r/β).
 
     Args:
         reward: (problems, actions) r.
@@ -126,7 +124,7 @@ def weighted_optimum(
     weight: Float[Tensor, "problems actions"],
     beta: Float[Tensor, "problems"] | float,
 ) -> Optimum:
-    """π* = π₀ exp((r − ν)/(βw)), ν the one root of Σπ* = 1: the optimum of E_π[r] − β D_w(π‖π₀).
+    """Optimum of E_π[r] − β D_w(π‖π₀): π* = π₀ exp((r − ν)/(βw)), ν the one root of Σπ* = 1.
 
     Adding a constant to r adds it to ν and changes no policy. ν is exact to rounding: |ln Σπ*| ≤ 1e-12 for weights
     over 12 orders of magnitude.
@@ -143,14 +141,14 @@ def weighted_optimum(
         ConfigError: β isn't positive and finite.
 
     >>> half = torch.full((1, 2), 0.5, dtype=torch.float64).log()
-    >>> found = weighted_optimum(torch.tensor([[0.0, 1.0]]), half, torch.tensor([[1.0, 4.0]]), 0.5)
-    >>> round(float(found.policy.sum()), 12)
+    >>> best = weighted_optimum(torch.tensor([[0.0, 1.0]]), half, torch.tensor([[1.0, 4.0]]), 0.5)
+    >>> round(float(best.policy.sum()), 12)
     1.0
     """
     r, log_ref, reference, w, b = _checked(reward, log_reference, weight, beta)
     slope = torch.mul(w, b[:, None]).reciprocal_()
-    # ν is kept as its distance δ to one action's reward. Which action: the one whose own probability alone forces ν
-    # to be at least as large. Without this, (r − ν)/(βw) would lose all digits where w is small.
+    # ν is kept as its distance δ to one action's reward: the action whose own probability (at most 1)
+    # gives the largest lower bound of ν. Otherwise (r − ν)/(βw) would lose all digits where w is small.
     pivot = torch.addcdiv(r, log_ref, slope).max(dim=1, keepdim=True).indices
     base = r.gather(1, pivot)
     shifted = r - base
@@ -166,7 +164,7 @@ def literal_optimum(
     weight: Float[Tensor, "problems actions"],
     beta: Float[Tensor, "problems"] | float,
 ) -> Optimum:
-    """The optimum of the paper's E_π[r] − β E_π[w ln(π/π₀)]: `weighted_optimum` with r ← r − βw (DESIGN 2.3).
+    """Optimum of the paper's E_π[r] − β E_π[w ln(π/π₀)], `weighted_optimum` with r ← r − βw (docs/method.md 7.4).
 
     β enters twice. As β → ∞ the policy does not return to π₀ but to the minimiser of E_π[w ln(π/π₀)], which leans
     towards small weights.
@@ -184,7 +182,7 @@ def optimum(
     beta: Float[Tensor, "problems"] | float,
     form: Form = "generalized",
 ) -> Optimum:
-    """The optimum for the weights and form of an `Objective`: no weights is the ordinary KL."""
+    """Optimum for the weights and form of an `Objective`; None for the weights is the ordinary KL."""
     if weight is None:
         return ordinary_optimum(reward, log_reference, beta)
     solve = literal_optimum if form == "literal" else weighted_optimum
@@ -235,7 +233,7 @@ def _jensen_bound(
     reference: Float[Tensor, "problems actions"],
     slope: Float[Tensor, "problems actions"],
 ) -> Float[Tensor, "problems"]:
-    """A bound below the root: ln Σ π₀ exp(x) ≥ Σ π₀ x puts ν above the mean of r weighted by π₀/w, less rounding."""
+    """Lower bound of the root: by ln Σ π₀ exp(x) ≥ Σ π₀ x, ν is at least the mean of r weighted by π₀/w."""
     weight = reference * slope
     total = weight.sum(dim=1)
     terms = weight.mul_(reward)
@@ -255,7 +253,7 @@ def _checked(
     weight: Float[Tensor, "rows columns"],
     beta: Float[Tensor, "problems"] | float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """r, ln π₀, π₀, w and β in float64, or an error that names the first bad one. Cheap where all is well."""
+    """Check the inputs and return r, ln π₀, π₀, w and β in float64; an error names the first bad value."""
     r, log_ref, w = (x.to(torch.float64) for x in (reward, log_reference, weight))
     if not math.isfinite(float(r.sum())):
         _refuse(~r.isfinite(), r, "the reward", "it must be finite")
@@ -267,7 +265,7 @@ def _checked(
 
 
 def _normalised(log_reference: Float[Tensor, "problems actions"]) -> tuple[Tensor, Tensor]:
-    """ln π₀ and π₀; what float32 left of a sum other than 1 is divided out."""
+    """ln π₀ and π₀, normalised again where float32 left a sum other than 1."""
     reference = log_reference.exp()
     total = reference.sum(dim=1)
     off = (total - 1).abs()

@@ -1,4 +1,6 @@
-"""Closed-form risks of the quadratic updates when the reward's error is Gaussian (arXiv:2507.15906; DESIGN 2.4).
+"""Closed-form risks of the quadratic updates when the reward's error is Gaussian (docs/method.md 11.2).
+
+Source: arXiv:2507.15906.
 
 R ~ N(r*, Σ) is what the update is computed from, r* what it is judged by. An update is d ∝ M_D R, with M_D the
 inverse of a diagonal metric D on directions that sum to zero: D = 1 vanilla, D = Σ variance-aware. Then r*·d is
@@ -37,7 +39,7 @@ Full = Float[Tensor, "problems actions actions"]
 
 
 def risk(margin: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Φ(−z): the probability that the update is no better than staying.
+    """Probability Φ(−z) that the update is no better than staying at the reference.
 
     >>> float(risk(torch.tensor(0.0, dtype=torch.float64)))
     0.5
@@ -46,12 +48,12 @@ def risk(margin: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 def log_risk(margin: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """ln Φ(−z), where Φ(−z) itself may be too small for float64."""
+    """Log probability ln Φ(−z), finite where Φ(−z) is too small for float64."""
     return torch.special.log_ndtr(-margin)
 
 
 def vanilla_margin(true_reward: Diagonal, variance: Diagonal) -> Float[Tensor, "problems"]:
-    """z = ‖Pr*‖²/√(r*ᵀPΣPr*) for max R·d with ‖d‖² ≤ ε; 0 where all true rewards are equal.
+    """Safety margin z = ‖Pr*‖²/√(r*ᵀPΣPr*) of the vanilla update; 0 where all true rewards are equal.
 
     Args:
         true_reward: (problems, actions) r*.
@@ -64,7 +66,7 @@ def vanilla_margin(true_reward: Diagonal, variance: Diagonal) -> Float[Tensor, "
 
 
 def variance_aware_margin(true_reward: Diagonal, variance: Diagonal) -> Float[Tensor, "problems"]:
-    """z = √(r*ᵀMr*) for max R·d with dᵀΣd ≤ ε̃; never below `vanilla_margin`, by Cauchy–Schwarz.
+    """Safety margin z = √(r*ᵀMr*) of the variance-aware update; never below `vanilla_margin` (docs/method.md 11.3).
 
     Args: see `vanilla_margin`.
     """
@@ -73,7 +75,7 @@ def variance_aware_margin(true_reward: Diagonal, variance: Diagonal) -> Float[Te
 
 
 def margin(true_reward: Diagonal, metric: Diagonal, covariance: Diagonal | Full) -> Float[Tensor, "problems"]:
-    """z of the update d ∝ M_D R, for any diagonal metric D and any covariance Σ of the errors.
+    """Safety margin z of the update d ∝ M_D R, for any diagonal metric D and any covariance Σ of the errors.
 
     Args:
         true_reward: (problems, actions) r*.
@@ -95,7 +97,7 @@ def margin(true_reward: Diagonal, metric: Diagonal, covariance: Diagonal | Full)
 
 
 def full_margin(true_reward: Diagonal, covariance: Full) -> Float[Tensor, "problems"]:
-    """z = √(r*ᵀMr*) with M made of the full Σ: the smallest risk of any linear update, for who knows Σ.
+    """Safety margin z = √(r*ᵀMr*) with M from the full Σ: the largest that any linear update can have.
 
     Raises:
         DataError: a covariance isn't positive definite on directions that sum to zero.
@@ -119,13 +121,13 @@ def _zero_sum_basis(actions: int) -> Float[Tensor, "actions free"]:
 
 
 def expected_gain(true_reward: Diagonal, metric: Diagonal, beta: float) -> Float[Tensor, "problems"]:
-    """E[r*·d] = r*ᵀM_D r*/β of the update d = M_D R/β, in reward; Σ doesn't enter."""
+    """Expected true gain E[r*·d] = r*ᵀM_D r*/β of the update d = M_D R/β, in reward; Σ doesn't enter."""
     d = project(true_reward, metric)
     return (metric.to(d) * d.square()).sum(dim=1) / beta
 
 
 def expected_gap(metric: Diagonal, variance: Diagonal, beta: float) -> Float[Tensor, "problems"]:
-    """E[(R − r*)·d] = tr(M_D Σ)/β of the update d = M_D R/β: what the proxy promises and the truth doesn't keep.
+    """Expected over-optimisation E[(R − r*)·d] = tr(M_D Σ)/β of the update d = M_D R/β, in reward.
 
     For D = Σ it is (actions − 1)/β.
 
@@ -138,10 +140,10 @@ def expected_gap(metric: Diagonal, variance: Diagonal, beta: float) -> Float[Ten
 
 
 def gain(reward: Diagonal, update: Diagonal) -> Float[Tensor, "problems"]:
-    """r·d: what an update d = π − π₀ gains under a reward; with the true reward, what it is worth."""
+    """Gain r·d of an update d = π − π₀ under a reward."""
     return torch.linalg.vecdot(reward, update)
 
 
 def over_optimisation_gap(proxy: Diagonal, true_reward: Diagonal, update: Diagonal) -> Float[Tensor, "problems"]:
-    """Proxy gain minus true gain of an update, (R − r*)·d: the overfitting to the proxy's errors."""
+    """Proxy gain minus true gain of an update, (R − r*)·d."""
     return torch.linalg.vecdot(proxy - true_reward, update)

@@ -1,4 +1,4 @@
-"""The quadratic problems of the risk theorem, batched, in float64 (arXiv:2507.15906, section 4; DESIGN 2.4).
+"""The quadratic problems of the risk theorem, batched, in float64 (arXiv:2507.15906, section 4; docs/method.md 11.1).
 
     max R·d   subject to   Σ d = 0,   dᵀD d ≤ ε,   and optionally   d ≥ −π₀
 
@@ -29,7 +29,7 @@ __all__ = [
 def project(
     reward: Float[Tensor, "problems actions"], metric: Float[Tensor, "problems actions"]
 ) -> Float[Tensor, "problems actions"]:
-    """M_D R = (R − c)/D with c the mean of R weighted by 1/D, so that it sums to zero.
+    """Direction M_D R = (R − c)/D of the update, c the mean of R weighted by 1/D; it sums to zero.
 
     M_D = D⁻¹ − D⁻¹11ᵀD⁻¹/(1ᵀD⁻¹1): the inverse of D on updates that sum to zero; P for D = 1.
 
@@ -56,7 +56,7 @@ def update(
     metric: Float[Tensor, "problems actions"],
     beta: Float[Tensor, "problems"] | float,
 ) -> Float[Tensor, "problems actions"]:
-    """d = M_D R/β, the optimum of R·d − (β/2) dᵀDd with Σd = 0."""
+    """Optimum d = M_D R/β of R·d − (β/2) dᵀDd with Σd = 0."""
     scale = torch.as_tensor(beta, dtype=torch.float64, device=reward.device).reshape(-1, 1)
     if not bool((scale > 0).all()):
         raise ConfigError(f"β must be positive, got {float(scale.min())}")
@@ -68,7 +68,7 @@ def update_within(
     metric: Float[Tensor, "problems actions"],
     radius: Float[Tensor, "problems"] | float,
 ) -> Float[Tensor, "problems actions"]:
-    """d = √ε M_D R/√(RᵀM_D R), the optimum of R·d with Σd = 0 and dᵀDd ≤ ε; 0 where all rewards are equal.
+    """Optimum d = √ε M_D R/√(RᵀM_D R) of R·d with Σd = 0 and dᵀDd ≤ ε; 0 where all rewards are equal.
 
     Args:
         radius: (problems,) or one ε > 0, in units of D.
@@ -85,10 +85,10 @@ def simplex_update(
     metric: Float[Tensor, "problems actions"],
     beta: Float[Tensor, "problems"] | float,
 ) -> Float[Tensor, "problems actions"]:
-    """The optimum of R·d − (β/2) dᵀDd with Σd = 0 and π₀ + d ≥ 0, exactly.
+    """Exact optimum of R·d − (β/2) dᵀDd with Σd = 0 and π₀ + d ≥ 0.
 
     d = max(−π₀, (R − c)/(βD)). Action i is on its floor once c ≥ R_i + βD_iπ₀_i, so with the actions sorted by that
-    value, the free ones come first; c follows from each possible number of them, and the first consistent one is it.
+    value, the free ones come first. Each possible number of them gives a c; the consistent one is taken.
 
     Args:
         reference: (problems, actions) π₀ ≥ 0, each row summing to 1.
@@ -104,7 +104,7 @@ def simplex_update(
 
 
 def _free_actions(r: Tensor, pi: Tensor, stiffness: Tensor) -> Tensor:
-    """(problems, actions) True where the action stays above its floor."""
+    """Which actions stay above their floor −π₀, (problems, actions)."""
     top = r.max(dim=1, keepdim=True).values
     leaves = (r - top) + stiffness * pi
     leaves, order = leaves.sort(dim=1, descending=True)
@@ -135,10 +135,10 @@ def simplex_update_within(
     metric: Float[Tensor, "problems actions"],
     radius: Float[Tensor, "problems"] | float,
 ) -> Float[Tensor, "problems actions"]:
-    """The optimum of R·d with Σd = 0, π₀ + d ≥ 0 and dᵀDd ≤ ε; β found to 1e-12 of itself.
+    """Optimum of R·d with Σd = 0, π₀ + d ≥ 0 and dᵀDd ≤ ε; β has a relative error of 1e-12.
 
-    Where ε allows all probability on the best actions, more of it changes nothing: the update saturates there, with
-    the best actions sharing so that dᵀDd is least.
+    Where ε allows all probability on the best actions, a larger ε changes nothing; equally good actions share the
+    probability so that dᵀDd is least.
 
     Args:
         radius: (problems,) or one ε > 0, in units of D.
@@ -148,8 +148,8 @@ def simplex_update_within(
     target = checked_budget(radius, r)
 
     def measure(beta: Float[Tensor, "some"], rows: Int[Tensor, "some"]) -> Float[Tensor, "some"]:
-        found = simplex_update(r[rows], pi[rows], d[rows], beta)
-        return (d[rows] * found.square()).sum(dim=1)
+        moved = simplex_update(r[rows], pi[rows], d[rows], beta)
+        return (d[rows] * moved.square()).sum(dim=1)
 
     vertex = _best_vertex(r, pi, d)
     bound = (d * vertex.square()).sum(dim=1) <= target
@@ -157,9 +157,9 @@ def simplex_update_within(
     direction = project(r, d)
     start = ((d * direction.square()).sum(dim=1) / target).sqrt()
     start = torch.where(bound | (start <= 0), 1.0, start * (1 + 1e-12))
-    found = find_beta(measure, torch.where(bound, torch.inf, target), start, torch.where(bound, 1.0, 1e-30 * start))
-    inside = simplex_update(r, pi, d, torch.where(found.reached, found.beta, 1.0))
-    return torch.where(found.reached[:, None], inside, vertex)
+    search = find_beta(measure, torch.where(bound, torch.inf, target), start, torch.where(bound, 1.0, 1e-30 * start))
+    inside = simplex_update(r, pi, d, torch.where(search.reached, search.beta, 1.0))
+    return torch.where(search.reached[:, None], inside, vertex)
 
 
 def simplex_update_at_kl(
@@ -181,14 +181,14 @@ def simplex_update_at_kl(
     # An update that moves mass m has KL ≤ m (1 + ln(1/min π₀)) < 750 m; π₀ > 0 in float64 is above 1e-324.
     start = 750 * project(r, d).abs().sum(dim=1) / target
     start = torch.where(start > 0, start, 1.0)
-    found = find_beta(measure, target, start, 1e-30 * start)
-    report(found, target, unreachable, "KL")
-    best = simplex_update(r, pi, d, torch.where(found.reached, found.beta, 1.0))
-    return torch.where(found.reached[:, None], best, torch.nan)
+    search = find_beta(measure, target, start, 1e-30 * start)
+    report(search, target, unreachable, "KL")
+    best = simplex_update(r, pi, d, torch.where(search.reached, search.beta, 1.0))
+    return torch.where(search.reached[:, None], best, torch.nan)
 
 
 def _best_vertex(r: Tensor, pi: Tensor, d: Tensor) -> Tensor:
-    """All probability on the best actions, shared among equals so that dᵀDd is least: the limit β → 0."""
+    """Limit β → 0: all probability on the best actions, shared among equal ones so that dᵀDd is least."""
     best = r == r.max(dim=1, keepdim=True).values
     precision = torch.where(best, d.min(dim=1, keepdim=True).values / d, 0.0)
     freed = torch.where(best, 0.0, pi).sum(dim=1, keepdim=True)

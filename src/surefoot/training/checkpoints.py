@@ -54,10 +54,10 @@ def last_checkpoint_under(output_dir: str | Path, budget: float, *, window: int 
         RunError: there is no checkpoint, none logged its KL, or all are over the budget (the smallest KL is named).
     """
     folder = Path(output_dir)
-    found = _in_order(path.parent for path in folder.glob(f"checkpoint-*/{_STATE}"))
-    if not found:
+    checkpoints = _in_order(path.parent for path in folder.glob(f"checkpoint-*/{_STATE}"))
+    if not checkpoints:
         raise RunError(f"{folder} holds no checkpoint; set save_steps")
-    kls = {path: _kl(read_json(path / _STATE), window) for path in found}
+    kls = {path: _kl(read_json(path / _STATE), window) for path in checkpoints}
     known = {path: kl for path, kl in kls.items() if kl is not None}
     if not known:
         raise RunError(f"no checkpoint in {folder} logged its KL; train with a penalty or a target_kl")

@@ -23,7 +23,7 @@ class VarianceAwareDPOTrainer(PreferenceBridge):
     """Drop-in for TRL's `DPOTrainer` whose log-ratios are weighted by the variance of the rewards.
 
     At the optimum of E_π[r] − β D_w(π‖π₀) the rewards of two completions differ by β(w_c ℓ_c − w_r ℓ_r), with
-    ℓ = ln π/π₀ (DESIGN 2.3), so the loss is −log σ(β[w_c ℓ_c − w_r ℓ_r]); in the literal form, β(w_c − w_r) is added.
+    ℓ = ln π/π₀ (docs/method.md 7.5), so the loss is −log σ(β[w_c ℓ_c − w_r ℓ_r]); the literal form adds β(w_c − w_r).
     With `weights="none"` it is TRL's own DPO.
 
     Args:

@@ -55,7 +55,7 @@ def in_float32(model: nn.Module, accelerator: Any) -> Iterator[None]:
 def _layers(model: nn.Module) -> nn.ModuleList | list[nn.Module]:
     """The list of modules that holds the most parameters."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return max(lists, key=lambda found: sum(value.numel() for value in found.parameters()), default=[])
+    return max(lists, key=lambda layers: sum(value.numel() for value in layers.parameters()), default=[])
 
 
 @contextmanager

@@ -20,10 +20,10 @@ __all__ = ["VarianceAwareGRPOTrainer"]
 class VarianceAwareGRPOTrainer(PenaltyBridge, GRPOTrainer):
     """Drop-in for TRL's `GRPOTrainer` whose reward has a variance and whose KL is weighted by it.
 
-    With weighting on, the objective is E_π[r̃] − β D_w(π‖π₀) (DESIGN 2.3): the penalty is in the reward, per sequence
-    and detached, and TRL's own KL in the loss is off. The policy's log-probabilities are those of the sampling itself,
-    or TRL's where it computes them; vLLM, continuous batching, FSDP, DeepSpeed, tools and images take one more forward
-    of the policy without a gradient. With a preset that doesn't weigh it is TRL's own GRPO.
+    With weighting on, the objective is E_π[r̃] − β D_w(π‖π₀) (docs/method.md 7): the penalty is in the reward, per
+    sequence and detached, and TRL's own KL in the loss is off. The policy's log-probabilities come from the sampling
+    itself, or are TRL's where it computes them; vLLM, continuous batching, FSDP, DeepSpeed, tools and images take one
+    more forward of the policy without a gradient. With a preset that doesn't weigh it is TRL's own GRPO.
 
     Args:
         model: as in TRL. An in-memory model without a path is first saved, since TRL rebuilds the reference from it.

@@ -107,8 +107,8 @@ class SampledLogRatio(TrlTrainer):
         """(batch, tokens) TRL's log-probabilities, in float32 where the model itself isn't."""
         raised = in_float32(model, self.accelerator) if self._in_half_precision else nullcontext()
         with raised:
-            found: torch.Tensor = super()._get_per_token_logps_and_entropies(model, *positional, **keywords)[0]
-        return found.float()
+            logps: torch.Tensor = super()._get_per_token_logps_and_entropies(model, *positional, **keywords)[0]
+        return logps.float()
 
     def _log_ratio(self) -> torch.Tensor:
         """(batch,) ln π/π₀ of the local completions' sampled tokens, in nats, whether or not TRL masks them.
@@ -148,9 +148,9 @@ class SampledLogRatio(TrlTrainer):
         """(batch,) ln π of the sampled tokens: as recorded on all processes, else by one more forward on all."""
         if self._recorder is not None:
             ids, mask, width = positional[:3]
-            found = self._recorder.sequence_log_probability(ids[:, -width:], mask[:, -width:])
-            if bool(gather(torch.tensor([found is not None], device=self.accelerator.device)).all()):
-                return found  # type: ignore[return-value]
+            recorded = self._recorder.sequence_log_probability(ids[:, -width:], mask[:, -width:])
+            if bool(gather(torch.tensor([recorded is not None], device=self.accelerator.device)).all()):
+                return recorded  # type: ignore[return-value]
             warnings.warn(
                 "the completions are not the tokens that were watched while the policy generated: their "
                 "log-probabilities are computed by one more forward of the policy in each step",

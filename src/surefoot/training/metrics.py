@@ -199,10 +199,10 @@ class IdleWeights:
         if self._said or math.isnan(effect) or share > 1 / (1 + _EVEN**2):  # of even weights one hears beforehand
             return
         self._recent.append(effect)
-        if self._left < 0 and (found := statistics.median(self._recent)) < _IDLE:
+        if self._left < 0 and (middle := statistics.median(self._recent)) < _IDLE:
             self._said = True
             warnings.warn(
-                f"weighting adds {found:.1%} of what rewards differ by (weight/effect, median of the last "
+                f"weighting adds {middle:.1%} of what rewards differ by (weight/effect, median of the last "
                 f"{len(self._recent)} batches): β ln(π/π₀) is too small for the weights to act on, and this run is an "
                 f"unweighted one so far. β is {values['beta']:.3g}; start it higher, or raise the learning "
                 "rate (docs/trainers.md)",

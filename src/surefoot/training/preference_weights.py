@@ -44,7 +44,7 @@ def add_variances(
         VarianceError: the source has one member.
     """
     numbers = prompt_numbers(pairs["prompt"], pairs=True)
-    found = {name: torch.full((len(pairs),), torch.nan, dtype=torch.float64) for name in VARIANCES}
+    variances = {name: torch.full((len(pairs),), torch.nan, dtype=torch.float64) for name in VARIANCES}
     kinds: list[str | None] = [None] * len(pairs)
     done = 0
     for block in prompt_blocks(numbers, rows):
@@ -53,14 +53,14 @@ def add_variances(
         groups = torch.from_numpy(numbers[block]).repeat(2)
         estimate = estimate_rows(source, [*part["prompt"], *part["prompt"]], torch.cat(sides), groups, anchors)
         for name, values in zip(VARIANCES, estimate.variance.chunk(2), strict=True):
-            found[name][block] = values
+            variances[name][block] = values
         for row, kind in zip(block.tolist(), anchor_names(estimate)[: len(block)], strict=True):
             kinds[row] = kind
         done += len(block)
         if on_progress is not None:
             on_progress(done / len(pairs))
     pairs = pairs.remove_columns([name for name in (*VARIANCES, ANCHOR) if name in pairs.column_names])
-    for name, values in found.items():
+    for name, values in variances.items():
         pairs = pairs.add_column(name, values.tolist())
     return pairs.add_column(ANCHOR, kinds)
 
@@ -73,7 +73,7 @@ def anchors_of(pairs: Dataset) -> dict[str, float]:
 
 
 def add_weights(pairs: Dataset, floor: float = 0.1, ceiling: float = 10.0) -> Dataset:
-    """The pairs with w = s²/s̄² of either side (DESIGN 2.3), s̄² the mean over both sides of all pairs.
+    """The pairs with w = s²/s̄² of either side (docs/method.md 7.5), s̄² the mean over both sides of all pairs.
 
     Raises:
         DataError: a variance column is missing, or holds None or NaN (the row is named).

@@ -133,10 +133,10 @@ def dataset_completions(row: dict[str, Any]) -> list[Text]:
     Raises:
         DataError: it holds none.
     """
-    found = [row[name] for name in OWN_COLUMNS if row.get(name) is not None]
-    if not found:
+    completions = [row[name] for name in OWN_COLUMNS if row.get(name) is not None]
+    if not completions:
         raise DataError(
             "anchor: dataset needs a completion, or chosen and rejected, beside every prompt; this row has "
             f"{', '.join(sorted(row))}. Use anchor: reference"
         )
-    return found
+    return completions

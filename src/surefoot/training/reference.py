@@ -97,10 +97,10 @@ class ReferenceSampling(TrlTrainer):
             "rollout_func samples the policy": getattr(self, "rollout_func", None) is not None,
             "the reference would have to call your tools": bool(getattr(self, "tools", None)),
         }
-        found = [reason for reason, holds in reasons.items() if holds]
-        if found:
+        blocking = [reason for reason, holds in reasons.items() if holds]
+        if blocking:
             raise ConfigError(
-                f"anchor: reference draws completions of the reference policy, but {found[0]}. Give the anchors of "
+                f"anchor: reference draws completions of the reference policy, but {blocking[0]}. Give the anchors of "
                 "all prompts by anchor_file (`surefoot anchors`), or choose anchor: dataset or calibration"
             )
 

@@ -20,7 +20,7 @@ __all__ = ["VarianceAwareRLOOTrainer"]
 class VarianceAwareRLOOTrainer(PenaltyBridge, RLOOTrainer):
     """Drop-in for TRL's `RLOOTrainer` whose reward has a variance and whose KL is weighted by it.
 
-    The objective is E_π[r̃] − β D_w(π‖π₀) (DESIGN 2.3); its policy gradient is exact, with the penalty inside the
+    The objective is E_π[r̃] − β D_w(π‖π₀) (docs/method.md 7); its policy gradient is exact, with the penalty inside the
     reward, per sequence and detached. With a preset that doesn't weigh (`vanilla`, `mean`, …) it is TRL's own RLOO.
 
     Args:

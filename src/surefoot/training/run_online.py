@@ -209,8 +209,8 @@ def summarise(trainer: Any) -> dict[str, Any]:
 
 def averages(rows: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, float | None]:
     """Mean of each logged figure over the rows that have it; None where none has."""
-    found: dict[str, float | None] = {}
+    means: dict[str, float | None] = {}
     for name in names:
         values = [row[name] for row in rows if row.get(name) is not None]
-        found[name] = sum(values) / len(values) if values else None
-    return found
+        means[name] = sum(values) / len(values) if values else None
+    return means

@@ -52,7 +52,7 @@ def shape_rewards(
     log_ratio: Float[Tensor, "batch"],
     beta: float,
 ) -> ShapedRewards:
-    """Apply an objective to one batch of scored completions.
+    """Apply an objective to one batch of scored completions (docs/method.md 7 and 8.2).
 
     Args:
         source: gave `scores`; must be calibrated on the reference policy if the objective weighs by variance.

@@ -56,9 +56,9 @@ class TokenRecorder:
     def _settle(self, chosen: Int[Tensor, "batch"]) -> None:
         logits, self._pending = self._pending, None
         assert logits is not None
-        found = logits.gather(1, chosen.to(logits.device)[:, None]).squeeze(1) - logits.logsumexp(dim=1)
+        log_probability = logits.gather(1, chosen.to(logits.device)[:, None]).squeeze(1) - logits.logsumexp(dim=1)
         self._tokens.append(chosen)
-        self._log_probabilities.append(found)
+        self._log_probabilities.append(log_probability)
 
     def sequence_log_probability(
         self, completion_ids: Int[Tensor, "batch tokens"], mask: Int[Tensor, "batch tokens"]
@@ -86,5 +86,5 @@ class TokenRecorder:
         own = mask[:, :length].bool()
         if bool((tokens != completion_ids[:, :length])[own].any()):
             return None
-        found = torch.stack(self._log_probabilities[:length], dim=1).to(completion_ids.device)
-        return found.masked_fill(~own, 0.0).sum(dim=1)
+        recorded = torch.stack(self._log_probabilities[:length], dim=1).to(completion_ids.device)
+        return recorded.masked_fill(~own, 0.0).sum(dim=1)

@@ -33,10 +33,10 @@ class Plan:
     def batches(self) -> list[list[int]]:
         """Those of all epochs: every pair once an epoch, in an order drawn from the seed."""
         stream = torch.Generator().manual_seed(self.seed)
-        found: list[Any] = []
+        batches: list[Any] = []
         for _ in range(self.epochs):
-            found += [part.tolist() for part in torch.randperm(self.pairs, generator=stream).split(self.batch_size)]
-        return found
+            batches += [part.tolist() for part in torch.randperm(self.pairs, generator=stream).split(self.batch_size)]
+        return batches
 
 
 class PairRun:

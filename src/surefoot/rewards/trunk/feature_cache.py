@@ -103,7 +103,7 @@ class FeatureCache:
         folder = self.directory / fingerprint([weights_hash(trunk), pooling, layer, rows])
         path = folder / "features.safetensors"
         if not path.exists():
-            found = compute()
+            features = compute()
             with whole_directory(folder) as temporary:
-                save_file({"features": found}, temporary / path.name)
+                save_file({"features": features}, temporary / path.name)
         return load_file(path)["features"]

@@ -78,12 +78,12 @@ def read_states(
         _SHARES[trunk] = _agrees(trunk, shared[0], rows, pad_token_id, reads, plain)
     if shared and not _SHARES[trunk]:
         shared, alone = [], list(range(len(rows)))
-    found: list[tuple[list[int], Tensor]] = []
+    parts: list[tuple[list[int], Tensor]] = []
     done = 0
 
     def add(numbers: list[int], states: Tensor) -> None:
         nonlocal done
-        found.append((numbers, states))
+        parts.append((numbers, states))
         done += len(numbers)
         if on_progress is not None:
             on_progress(done / len(rows))
@@ -97,7 +97,7 @@ def read_states(
         add(numbers, plain(ids, mask, numbers))
     width = len(reads) * trunk.config.get_text_config().hidden_size
     result = torch.empty(copies, len(rows), width, device=trunk.device)
-    for numbers, values in found:
+    for numbers, values in parts:
         result[:, numbers] = values.float()
     return result
 
@@ -115,10 +115,10 @@ def _agrees(
     ids, mask = padded([rows[i] for i in numbers], pad, trunk.device)
     expected = plain(ids, mask, numbers).float()
     try:
-        found = _read_shared(trunk, batch, rows, pad, reads)[:, : len(numbers)].float()
+        shared = _read_shared(trunk, batch, rows, pad, reads)[:, : len(numbers)].float()
     except (AttributeError, TypeError, ValueError, RuntimeError):  # an architecture with a cache of its own
         return False
-    return torch.allclose(found, expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
+    return torch.allclose(shared, expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
 
 
 def _unshare(shared: list[SharedBatch], read_at: list[int], rows: list[list[int]]) -> list[int]:
@@ -148,7 +148,7 @@ def _read_shared(
     wanted = any(read.layer != -1 for read in reads)
     before, before_mask, after, after_mask = forward_shared(trunk, batch, pad, output_hidden_states=wanted)
     count = len(batch.rows)
-    found = []
+    features = []
     for read in reads:
         states = _chosen(after, read.layer)
         states = states.view(-1, count, *states.shape[1:])
@@ -156,7 +156,7 @@ def _read_shared(
             starts = [len(rows[i]) - len(rest) for i, rest in zip(batch.rows, batch.rests, strict=True)]
             places = [read.at[i] - s for i, s in zip(batch.rows, starts, strict=True)]
             index = torch.tensor(places, device=trunk.device)
-            found.append(states[:, torch.arange(count, device=trunk.device), index])
+            features.append(states[:, torch.arange(count, device=trunk.device), index])
             continue
         prefix = _chosen(before, read.layer)
         prefix = prefix.view(states.shape[0], -1, *prefix.shape[1:])
@@ -164,8 +164,8 @@ def _read_shared(
         owner = torch.tensor(batch.owner, device=trunk.device)
         second = (states.float() * after_mask[:, :, None]).sum(dim=2)
         lengths = before_mask.sum(dim=1)[owner] + after_mask.sum(dim=1)
-        found.append((first[:, owner] + second) / lengths[:, None])
-    return torch.cat(found, dim=-1)
+        features.append((first[:, owner] + second) / lengths[:, None])
+    return torch.cat(features, dim=-1)
 
 
 def _chosen(output: Any, layer: int) -> Tensor:

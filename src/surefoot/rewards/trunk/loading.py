@@ -45,8 +45,8 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     """The device asked for, or the first accelerator, or the CPU."""
     if device is not None:
         return torch.device(device)
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found or torch.device("cpu")
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")
 
 
 def _dtype(device: torch.device) -> torch.dtype:
@@ -112,9 +112,12 @@ def template_objection(*tokenizers: str | PreTrainedTokenizerBase) -> Objection:
         if isinstance(prompt, str):
             return None
         if not readers:
-            readers.extend(ChatReader(load_tokenizer(one) if isinstance(one, str) else one) for one in tokenizers)
-        found = (reader.objection(prompt, completion) for reader in readers)
-        return next((problem for problem in found if problem is not None), None)
+            readers.extend(
+                ChatReader(load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer)
+                for tokenizer in tokenizers
+            )
+        objections = (reader.objection(prompt, completion) for reader in readers)
+        return next((problem for problem in objections if problem is not None), None)
 
     return objection
 
@@ -185,14 +188,14 @@ def load_encoder(name: str | Path, model: Any, max_length: int) -> TextEncoder:
     """
     tokenizer, size = load_tokenizer(name), model.get_input_embeddings().weight.shape[0]
     outside = {
-        kind: found
+        kind: number
         for kind in _SPECIAL
-        if (found := getattr(tokenizer, f"{kind}_token_id", None)) is not None and found >= size
+        if (number := getattr(tokenizer, f"{kind}_token_id", None)) is not None and number >= size
     }
     if outside:
-        kind, found = next(iter(outside.items()))
+        kind, number = next(iter(outside.items()))
         raise ModelError(
-            f"the {kind} token of the tokenizer of '{name}' has the number {found}, but the model's embedding has "
+            f"the {kind} token of the tokenizer of '{name}' has the number {number}, but the model's embedding has "
             f"{size} rows; resize the model's embedding and save it again, or choose another {kind} token"
         )
     own = model.config.get_text_config().pad_token_id
@@ -263,9 +266,9 @@ def _load(factory: Any, name: str | Path, *, weights: bool = True, **keywords: A
     hf_logging.set_verbosity_error()  # what is missing is checked here
     hf_logging.disable_progress_bar()
     try:
-        found = factory.from_pretrained(path, trust_remote_code=False, **keywords)
-        _refuse_nan(found[0] if isinstance(found, tuple) else found, path)
-        return found
+        loaded = factory.from_pretrained(path, trust_remote_code=False, **keywords)
+        _refuse_nan(loaded[0] if isinstance(loaded, tuple) else loaded, path)
+        return loaded
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"can't load '{path}': {error}") from error
     finally:

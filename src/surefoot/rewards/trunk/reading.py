@@ -79,15 +79,15 @@ def read_rewards(model: Any, rows: list[list[int]], pad_token_id: int) -> Float[
         trunk = getattr(model, model.base_model_prefix)
         states = read_states(trunk, rows, pad_token_id=pad_token_id, tokens=tokens, read_at=places)[0]
         return apply_head(head, states)[:, 0].cpu()
-    found = torch.full((len(rows),), torch.nan)
+    rewards = torch.full((len(rows),), torch.nan)
     if own_pad(model) is None:
         tokens = 1  # its forward may refuse batches then, since it can't tell where rows end
     with head_in_float32(model):
         for batch, ids, mask in length_sorted_batches(
             rows, pad_token_id=pad_token_id, tokens=tokens, device=model.device
         ):
-            found[batch] = model(input_ids=ids, attention_mask=mask).logits[:, 0].float().cpu()
-    return found
+            rewards[batch] = model(input_ids=ids, attention_mask=mask).logits[:, 0].float().cpu()
+    return rewards
 
 
 @contextmanager

@@ -28,11 +28,11 @@ def layers_of(trunk: nn.Module) -> nn.ModuleList:
         ModelError: they are in no known place.
     """
     for path in _LISTS:
-        found: Any = trunk
+        part: Any = trunk
         for name in path.split("."):
-            found = getattr(found, name, None)
-        if isinstance(found, nn.ModuleList):
-            return found
+            part = getattr(part, name, None)
+        if isinstance(part, nn.ModuleList):
+            return part
     raise ModelError(
         f"{type(trunk).__name__} keeps its layers in none of {', '.join(_LISTS)}: members can't share the lower ones"
     )

@@ -70,8 +70,8 @@ class LiteralTokens:
         return [token for piece in marked.split(MARK) for token in self._ids(piece, split=True)]
 
     def _ids(self, text: str, *, split: bool) -> list[int]:
-        found: Any = self.tokenizer(text, add_special_tokens=False, split_special_tokens=split, verbose=False)
-        ids: list[int] = found["input_ids"]
+        encoding: Any = self.tokenizer(text, add_special_tokens=False, split_special_tokens=split, verbose=False)
+        ids: list[int] = encoding["input_ids"]
         return ids
 
 

@@ -1,1 +1,1 @@
-"""The tables of `surefoot theory`: the paper's claims, computed exactly."""
+"""Tables of `surefoot theory`: exact computations that check the paper's claims."""

@@ -15,11 +15,11 @@ __all__ = ["closed_form_table", "simulated_risks"]
 ACTIONS = (3, 10, 30, 100)
 HETERO = (0.0, 0.5, 1.0, 2.0)
 _CHUNK = 500_000
-"""Numbers per chunk of the simulation: 4 MB an array, so that memory stays small whatever the size asked for."""
+"""Numbers per chunk of the simulation, 4 MB an array, so that memory does not grow with the size of the table."""
 
 
 def closed_form_table(seed: int, problems: int = 25, draws: int = 4000) -> list[Row]:
-    """One row per problem and method: closed form, simulated share, and the latter's standard error.
+    """Table of closed-form and simulated risk, with the simulation's standard error; a row per problem and method.
 
     Args:
         problems: problems for each of the 4 sizes and 4 degrees of unequal variance.

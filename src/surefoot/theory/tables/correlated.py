@@ -1,4 +1,4 @@
-"""Table 5: errors that are correlated, while the method takes Σ to be diagonal."""
+"""Table 5: risk where errors are correlated and the method takes Σ to be diagonal."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ACTIONS = 50
 
 
 def correlated_table(seed: int, problems: int = 500) -> list[Row]:
-    """Mean risk of vanilla, of variance-aware with the true diagonal alone, and of the update that knows all of Σ.
+    """Mean risk of three updates: vanilla, variance-aware with the true diagonal, and with the full Σ.
 
     Σ = S C S with S the standard deviations. A share ρ of each action's variance comes from a shared source:
 
     - "offset": all standardised errors move together, C = (1 − ρ) + ρ11ᵀ;
-    - "factor": along one random direction of signs, C = (1 − ρ) + ρ ssᵀ, as an error about style would;
-    - "along_reward": the signs are those of the centred true rewards, so that the shared error imitates the truth.
+    - "factor": along one random direction of signs, C = (1 − ρ) + ρ ssᵀ, like an error about style;
+    - "along_reward": the signs are those of the centred true rewards, so that the shared error looks true.
     """
     stream = generator(seed, 5)
     return [

@@ -1,4 +1,4 @@
-"""Table 3: the risk when the variance is estimated from the same K members that give the reward (DESIGN 2.2)."""
+"""Table 3: risk when the variance is estimated from the K members that give the reward (docs/method.md 3.2)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ METHODS = ("ignored", "raw", "moderated", "known")
 
 
 def estimated_variance_table(seed: int, draws: int = 4000) -> list[Row]:
-    """For each degree of unequal variance and each K: the risk of four metrics, and paired differences to ignoring.
+    """Risk of four metrics for each degree of unequal variance and each K, and paired differences to ignoring.
 
     A draw is a new problem: true rewards, true variances, K members R_k ~ N(r*, Σ). All methods use the members' mean
     as reward and differ in the metric of the update: 1, the raw s², the moderated s̃² (prior fitted on the same
@@ -45,7 +45,7 @@ def _row(stream: torch.Generator, hetero: float, members: int, draws: int) -> Ro
     raw = scores.var(dim=2, correction=1)
     metrics = (torch.ones_like(raw), raw, moderated_variance(scores), variance)
     lost = {name: _lost(true, scores.mean(dim=2), metric) for name, metric in zip(METHODS, metrics, strict=True)}
-    shares = {name: float(one.double().mean()) for name, one in lost.items()}
+    shares = {name: float(losses.double().mean()) for name, losses in lost.items()}
     errors = {f"{name}_error": standard_error(share, draws) for name, share in shares.items()}
     against = {}
     for name in METHODS[1:]:
@@ -62,20 +62,20 @@ def _lost(
 
 
 def smallest_members(rows: list[Row]) -> list[Row]:
-    """For each degree and method: the smallest K from which it beats ignoring the variance.
+    """Smallest K from which each method beats ignoring the variance, for each degree of unequal variance.
 
-    It beats it by two standard errors at that K, and is not worse by two at any larger K of the table (where both
-    risks may be too small to be told apart). None where no K does.
+    It must be better by two standard errors at that K, and not worse by two at any larger K of the table (where both
+    risks may be too small to be told apart). None if there is no such K.
     """
-    found = []
+    table = []
     for hetero in sorted({row["hetero"] for row in rows}):
         here = sorted((row for row in rows if row["hetero"] == hetero), key=lambda row: -int(row["K"]))
-        found.append({"hetero": hetero} | {name: _smallest(here, name) for name in METHODS[1:]})
-    return found
+        table.append({"hetero": hetero} | {name: _smallest(here, name) for name in METHODS[1:]})
+    return table
 
 
 def _smallest(rows: list[Row], name: str) -> int | None:
-    """Rows from the largest K down."""
+    """The smallest K of one method; `rows` run from the largest K down."""
     smallest = None
     for row in rows:
         gap, error = row[f"{name}_minus_ignored"], row[f"{name}_minus_ignored_error"]

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from surefoot.maths.objectives import Objective, aggregate, preset, weights
 from surefoot.theory.budgets import optimum_at_kl
-from surefoot.theory.exact import Form
 from surefoot.theory.tables.problems import (
     Row,
     difference,
@@ -26,12 +25,12 @@ __all__ = ["METHODS", "frontier_table", "pessimism_table"]
 
 HETERO = (0.0, 0.5, 1.0)
 REWARD_SD = (0.125, 0.5)
-"""Reward gaps: standard deviation of the true rewards, where the members' error has a mean variance of 1."""
+"""Standard deviations of the true rewards (reward gaps); the members' errors have a mean variance of 1."""
 BUDGETS = (0.3, 1.0, 3.0)
 ACTIONS, MEMBERS = 50, 5
 METHODS = ("vanilla", "mean", "variance_aware", "literal", "lcb", "uwo", "wco", "kl_robust", "cvar")
 KNOWN = "variance_aware_known"
-"""Variance-aware with the true variances: what a better estimate could still win."""
+"""Name of variance-aware weighting with the true variances: the upper end for better estimates."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +45,12 @@ class _Problems:
 
 
 def frontier_table(seed: int, problems: int = 1000) -> list[Row]:
-    """For each degree of unequal variance, reward gap, budget and method: risk, spread, mean gain, over-optimisation.
+    """Risk, spread, gain and over-optimisation by degree of unequal variance, reward gap, budget and method.
 
-    A problem has an uneven reference, true rewards, true variances and K = 5 members; "vanilla" trusts the first of
-    them. All methods of a problem see the same members, and each optimises exactly at its own β for the budget.
-    Problems in which some method can't reach the budget (its favourite is too likely already) are left out for all.
+    A problem has an uneven reference, true rewards, true variances and K = 5 members; "vanilla" uses the first
+    member alone. All methods of a problem see the same members, and each optimises exactly at its own β for the
+    budget. Problems in which some method can't reach the budget (its best action is too likely already) are left out
+    for all.
     """
     stream = generator(seed, 4)
     rows = []
@@ -64,10 +64,10 @@ def frontier_table(seed: int, problems: int = 1000) -> list[Row]:
 
 
 def _compare(drawn: _Problems, kl: float) -> list[Row]:
-    found = {method: _gains(drawn, method, kl) for method in (*METHODS, KNOWN)}
-    met = torch.stack([gains for gains, _ in found.values()]).isfinite().all(dim=0)
-    ours = found["variance_aware"][0][met]
-    return [{"method": name} | _row(gains[met], promised[met], ours) for name, (gains, promised) in found.items()]
+    by_method = {method: _gains(drawn, method, kl) for method in (*METHODS, KNOWN)}
+    met = torch.stack([gains for gains, _ in by_method.values()]).isfinite().all(dim=0)
+    ours = by_method["variance_aware"][0][met]
+    return [{"method": name} | _row(gains[met], promised[met], ours) for name, (gains, promised) in by_method.items()]
 
 
 def _draw(stream: torch.Generator, problems: int, hetero: float, reward_sd: float) -> _Problems:
@@ -87,13 +87,12 @@ def _draw(stream: torch.Generator, problems: int, hetero: float, reward_sd: floa
 
 
 def _gains(drawn: _Problems, method: str, kl: float) -> tuple[Float[Tensor, "problems"], Float[Tensor, "problems"]]:
-    """(true gain, gain that the proxy promises) of each problem's optimum; NaN where the budget can't be reached."""
+    """True gain and proxy gain of each problem's optimum; NaN where the budget can't be reached."""
     objective = preset("variance_aware" if method == KNOWN else method)
     proxy = drawn.shaped(aggregate(drawn.estimate, objective))
     variance = drawn.variance if method == KNOWN else drawn.shaped(drawn.estimate.variance)
     weight = _weights(variance, drawn.log_reference, objective) if objective.weights == "variance" else None
-    form: Form = "literal" if objective.form == "literal" else "generalized"
-    best = optimum_at_kl(proxy, drawn.log_reference, weight, kl, form, unreachable="nan")
+    best = optimum_at_kl(proxy, drawn.log_reference, weight, kl, objective.form, unreachable="nan")
     move = best.policy - drawn.log_reference.exp()
     return torch.linalg.vecdot(move, drawn.true), torch.linalg.vecdot(move, proxy)
 
@@ -121,23 +120,23 @@ def _row(gains: Float[Tensor, "met"], promised: Float[Tensor, "met"], ours: Floa
 def _weights(
     variance: Float[Tensor, "problems actions"], log_reference: Float[Tensor, "problems actions"], objective: Objective
 ) -> Float[Tensor, "problems actions"]:
-    """w of each problem, scaled to a mean of 1 under its reference policy before the floor and the ceiling."""
+    """Weights with a mean of 1 under each problem's reference policy, before floor and ceiling."""
     mean = (log_reference.exp() * variance).sum(dim=1, keepdim=True)
     relative = (variance / mean).flatten()
     return weights(relative, 1.0, objective.weight_floor, objective.weight_ceiling).view_as(variance)
 
 
 def pessimism_table(rows: list[Row]) -> list[Row]:
-    """Where variance weighting loses: methods with larger mean gain, or smaller risk, by two paired standard errors.
+    """Methods with a larger mean gain or smaller risk than variance weighting, by two paired standard errors.
 
     One row for each hetero, reward gap and budget.
     """
     keys = sorted({(row["hetero"], row["reward_sd"], row["kl"]) for row in rows})
-    found = []
+    table = []
     for hetero, reward_sd, kl in keys:
         here = [r for r in rows if (r["hetero"], r["reward_sd"], r["kl"]) == (hetero, reward_sd, kl)]
         rivals = [row for row in here if row["method"] != KNOWN]
         gain = [r["method"] for r in rivals if r["gain_over_ours"] > 2 * r["gain_over_ours_error"]]
         risk = [r["method"] for r in rivals if -r["risk_over_ours"] > 2 * r["risk_over_ours_error"]]
-        found.append({"hetero": hetero, "reward_sd": reward_sd, "kl": kl, "larger_gain": gain, "smaller_risk": risk})
-    return found
+        table.append({"hetero": hetero, "reward_sd": reward_sd, "kl": kl, "larger_gain": gain, "smaller_risk": risk})
+    return table

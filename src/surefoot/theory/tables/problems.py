@@ -14,11 +14,11 @@ from surefoot.maths.ensemble import fit_priors
 __all__ = ["Row", "difference", "generator", "moderated_variance", "normal", "standard_error", "uneven_variances"]
 
 Row = dict[str, Any]
-"""One line of a table: plain numbers and words, ready for JSON."""
+"""One line of a table, as plain JSON values."""
 
 
 def generator(seed: int, table: int) -> torch.Generator:
-    """A stream of its own for each table, so that one table's size doesn't change another's numbers."""
+    """Random stream of one table, so that one table's size doesn't change another's numbers."""
     return torch.Generator().manual_seed(1_000_003 * seed + table)
 
 
@@ -36,14 +36,14 @@ def uneven_variances(
 
 
 def moderated_variance(members: Float[Tensor, "problems actions members"]) -> Float[Tensor, "problems actions"]:
-    """s̃² = (d₀s₀² + d s²)/(d₀ + d), with a prior for each problem, fitted on its own actions (DESIGN 2.2)."""
+    """Moderated variance s̃² with a prior for each problem, fitted on its own actions (docs/method.md 3.2)."""
     raw, freedom = members.var(dim=2, correction=1), members.shape[2] - 1
     d0, s0 = (x[:, None] for x in fit_priors(raw, float(freedom)))
     return torch.where(d0.isinf(), s0, (d0 * s0 + freedom * raw) / (d0 + freedom))
 
 
 def standard_error(share: float, draws: int) -> float:
-    """Standard error of a share of `draws` (Agresti and Coull: two more of either sort), so that 0 has one too."""
+    """Standard error of a share, with two more of each outcome (Agresti and Coull), so that 0 has one too."""
     share = (share * draws + 2) / (draws + 4)
     return math.sqrt(share * (1 - share) / (draws + 4))
 

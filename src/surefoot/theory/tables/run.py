@@ -1,4 +1,4 @@
-"""All five tables of `surefoot theory` as one record (docs/theory.md says what each means)."""
+"""Compute the five tables of `surefoot theory` as one record; docs/theory.md explains them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TABLES = ("closed form", "theorem", "estimated variance", "frontier", "correlate
 
 
 def run_theory(seed: int, on_table: Callable[[str], None] | None = None) -> dict[str, Any]:
-    """Compute the tables; a second run with the same seed gives the same numbers.
+    """Compute all tables; the same seed gives the same numbers.
 
     Args:
         on_table: called with the name of each table before it is begun.

@@ -1,4 +1,4 @@
-"""Table 2: the theorem, variance-aware risk ≤ vanilla risk, over many random problems of every kind."""
+"""Table 2: the theorem, variance-aware risk ≤ vanilla risk, checked on random problems of several kinds."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ ROUNDING = 1e-12
 """Relative rounding of two margins in float64, below which they count as equal."""
 
 Draw = Callable[[torch.Generator, int, int], Tensor]
-"""(stream, problems, actions) ↦ true rewards."""
+"""Function of (stream, problems, actions) that gives true rewards."""
 
 
 def theorem_table(seed: int, problems: int = 20_000) -> tuple[Row, list[Row]]:
-    """({problems, violations, …} in all, one row for each kind of problem).
+    """Totals ({problems, violations, …}) and one row for each kind of problem.
 
     Kinds: Gaussian rewards, heavy-tailed rewards, one good action among equals, and rewards that follow the noise
     (the better the action, the noisier, where caution might be expected to lose). "examples" are a few problems'
@@ -60,7 +60,7 @@ def _row(kind: str, hetero: float, rewards: Tensor, variance: Tensor) -> Row:
         "problems": len(rewards),
         "violations": int((aware < vanilla * (1 - ROUNDING)).sum()),
         "largest_excess": float((risks[1] - risks[0]).max()),
-        "examples": [[float(one[i]) for one in risks] for i in range(2, len(rewards), len(rewards) // 5)],
+        "examples": [[float(method[i]) for method in risks] for i in range(2, len(rewards), len(rewards) // 5)],
         "median_vanilla_risk": float(risks[0].median()),
         "median_variance_aware_risk": float(risks[1].median()),
     }
