@@ -12,7 +12,7 @@ from surefoot.reports.disagreement import disagreements_of
 from surefoot.reports.drawing import Drawing
 from surefoot.reports.html import script
 from surefoot.reports.paths import REACHED, WINDOW
-from surefoot.reports.records import Group, Study, known, label_of
+from surefoot.reports.records import Group, Study, label_of
 from surefoot.reports.samples import samples_of
 from surefoot.reports.study_figures import (
     differences_figure,
@@ -36,6 +36,7 @@ from surefoot.reports.study_tables import (
 )
 from surefoot.reports.study_words import best_of, completeness, group_words, proof, study_words
 from surefoot.reports.summary import MEAN, MethodSummary
+from surefoot.run_records import known
 
 __all__ = ["page_values"]
 
@@ -50,9 +51,9 @@ Groups = list[tuple[Group, list[MethodSummary]]]
 def page_values(study: Study, groups: Groups) -> dict[str, Any]:
     """Everything that `study.html.j2` names."""
     return {
-        "title": study.grid["title"],
+        "title": study.grid.title,
         "baseline": label_of(study.baseline),
-        "seeds": study.grid["seeds"],
+        "seeds": list(study.grid.seeds),
         "methods": [label_of(method) for method in study.methods],
         "words": study_words(study, [found for _, found in groups]),
         "completeness": completeness(study),
@@ -65,9 +66,9 @@ def page_values(study: Study, groups: Groups) -> dict[str, Any]:
         "failures": failures_table(study),
         "window": WINDOW,
         "reached": f"{REACHED:.0%}",
-        "config": yaml.safe_dump(study.grid["config"], sort_keys=False, allow_unicode=True),
-        "versions": sorted(study.grid["versions"].items()),
-        "commit": study.grid["commit"],
+        "config": yaml.safe_dump(study.grid.config, sort_keys=False, allow_unicode=True),
+        "versions": sorted(study.grid.versions.items()),
+        "commit": study.grid.commit,
         **script("sorting.js"),
     }
 

@@ -15,6 +15,7 @@ from surefoot.files import fingerprint
 from surefoot.maths.objectives import Objective
 from surefoot.ranges import check_ranges
 from surefoot.redaction import holds_secret
+from surefoot.run_records import CellPlace
 from surefoot.training.objective_config import ObjectiveArguments
 
 __all__ = [
@@ -72,10 +73,9 @@ class Cell:
     key: str
     work: dict[str, Any]
 
-    def place(self) -> dict[str, Any]:
+    def place(self) -> CellPlace:
         """Its coordinates and address, as records and reports name them."""
-        names = ("key", "setting", "source", "method", "kl_budget", "seed")
-        return {name: getattr(self, name) for name in names}
+        return CellPlace(self.key, self.setting, self.source, self.method, self.kl_budget, self.seed)
 
 
 @dataclass(frozen=True)
