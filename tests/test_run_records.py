@@ -1,30 +1,37 @@
 """A study's records: written and read alike, and those of earlier versions are read with unknowns as None."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from surefoot.diagnosis.disagreement import disagreement_of_scores
 from surefoot.errors import RunError
 from surefoot.files import read_json, write_json
 from surefoot.run_records import (
     CellMetrics,
     CellPlace,
     CellRecord,
+    DisagreementRecord,
     FailureRecord,
     Sample,
     TrajectoryRow,
     cell_path,
+    disagreement_path,
     read_cell,
+    read_disagreements,
     read_failure,
     read_study_record,
     write_cell,
+    write_disagreement,
     write_failure,
     write_study_record,
 )
-from tests.reports.synthetic import cell_of, write_study
+from surefoot.typed_json import decode
+from tests.reports.synthetic import as_an_earlier_version_wrote_it, cell_of, write_study
 
 PLACE = CellPlace("0123", "uneven", "heads", "mean", 6.0, 3)
 EARLIER: dict[str, Any] = {
@@ -96,3 +103,32 @@ def test_a_foreign_cell_is_one_error_that_names_the_file(tmp_path: Path, changes
     write_json(tmp_path / "cell.json", EARLIER | changes)
     with pytest.raises(RunError, match=rf"cell\.json is not a cell's record: {said}; delete it and run the study"):
         read_cell(tmp_path / "cell.json")
+
+
+def test_disagreement_is_read_as_written_and_as_earlier_versions_wrote_it(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, seeds=2)
+    grid, path = read_study_record(folder), folder / "disagreement" / "uneven-heads-0.json"
+    before, first = read_json(path), read_disagreements(folder, grid)[0]
+    assert (first.seed, first.prior_freedom, first.error_auroc.sd_over_margin.value) == (0, None, None)
+    write_disagreement(disagreement_path(folder, "uneven-heads-0"), first)
+    assert read_json(path) == before
+    as_an_earlier_version_wrote_it(folder)
+    errors = read_disagreements(folder, grid)[0].known_errors
+    assert errors is not None
+    assert errors.reliability is None
+    write_json(path, before | {"members": "five"})
+    with pytest.raises(RunError, match=r"uneven-heads-0\.json is not a record of members' disagreement: 'members' is"):
+        read_disagreements(folder, grid)
+    write_json(path, before | {"members": "five", "setting": "of an earlier grid"})
+    assert [record.seed for record in read_disagreements(folder, grid)] == [1]
+
+
+def test_what_a_diagnosis_measures_is_what_the_record_holds() -> None:
+    torch.manual_seed(0)
+    measured = disagreement_of_scores(torch.randn(30, 3), torch.zeros(30, 3)).to_dict()
+    record = decode(DisagreementRecord, measured | {"setting": "s", "source": "h", "seed": 0})
+    assert {name: getattr(record, name) for name in ("pairs", "members", "tau", "agreement")} == {
+        name: measured[name] for name in ("pairs", "members", "tau", "agreement")
+    }
+    assert record.error_auroc.margin.value == measured["error_auroc"]["margin"]["value"]
+    assert measured.keys() <= {field.name for field in fields(DisagreementRecord)}

@@ -1,4 +1,4 @@
-"""The records that a study writes and a report reads, as typed values: its grid, its cells and its failures.
+"""The records that a study writes and a report reads, as typed values: grid, cells, failures and disagreement.
 
 Files keep the JSON that earlier versions wrote. What an earlier version didn't write is None here: unknown, not zero.
 """
@@ -18,18 +18,25 @@ __all__ = [
     "CellMetrics",
     "CellPlace",
     "CellRecord",
+    "DisagreementRecord",
+    "ErrorRankings",
     "FailureRecord",
+    "Figure",
+    "KnownErrorsRecord",
     "Sample",
     "StudyRecord",
     "TrajectoryRow",
     "cell_path",
+    "disagreement_path",
     "failure_path",
     "known",
     "read_cell",
+    "read_disagreements",
     "read_failure",
     "read_study_record",
     "study_path",
     "write_cell",
+    "write_disagreement",
     "write_failure",
     "write_study_record",
 ]
@@ -160,6 +167,73 @@ class FailureRecord:
     when: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure with its 95% interval and the number of observations behind it."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRankings:
+    """AUROC of three scores for the mistakes of the members' mean."""
+
+    variance: Figure
+    sd_over_margin: Figure
+    margin: Figure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownErrorsRecord:
+    """The variance against known true rewards; figures as in `surefoot.diagnosis.disagreement.KnownErrors`.
+
+    Args:
+        reliability: correlation of the variances that two halves of the members give.
+    """
+
+    completions: int
+    variance_cv: float | None = None
+    prior_freedom: float | None = None
+    spearman: Figure | None = None
+    mean_correlation: float | None = None
+    member_correlation: float | None = None
+    reliability: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisagreementRecord:
+    """How far the members of one seed's reward source disagree; figures as in
+    `surefoot.diagnosis.disagreement.Disagreement`.
+
+    Args:
+        prior_freedom: None means infinite: no difference between pairs beyond chance.
+        known_errors: None where the true reward of no completion was known.
+    """
+
+    setting: str
+    source: str
+    seed: int
+    pairs: int
+    members: int
+    accuracy_of_members: tuple[Figure, ...]
+    accuracy_of_mean: Figure
+    split: Figure | None = None
+    minority: float | None = None
+    agreement: float | None = None
+    tau: float | None = None
+    offset_overall: float | None = None
+    offset_per_prompt: float | None = None
+    margin_sd: tuple[float | None, ...] | None = None
+    prior_freedom: float | None = None
+    variance_cv: float | None = None
+    error_auroc: ErrorRankings
+    verdict: tuple[str, ...]
+    known_errors: KnownErrorsRecord | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRecord:
     """The grid of a study as it last ran.
@@ -197,6 +271,10 @@ def cell_path(folder: Path, key: str) -> Path:
 
 def failure_path(folder: Path, key: str) -> Path:
     return folder / "failed" / f"{key}.json"
+
+
+def disagreement_path(folder: Path, source_key: str) -> Path:
+    return folder / "disagreement" / f"{source_key}.json"
 
 
 def read_study_record(folder: Path) -> StudyRecord:
@@ -245,6 +323,30 @@ def read_failure(path: Path, place: CellPlace | None = None) -> FailureRecord:
 
 def write_failure(path: Path, record: FailureRecord) -> None:
     write_json(path, _flat(record))
+
+
+def read_disagreements(folder: Path, grid: StudyRecord) -> list[DisagreementRecord]:
+    """Read the records of the grid's own sources and seeds, by seed; errors as for `read_cell`.
+
+    Those of an earlier grid are left out unread.
+    """
+    wanted = {(place.setting, place.source, str(place.seed)) for place in grid.cells}
+    records = []
+    for path in sorted((folder / "disagreement").glob("*.json")):
+        document = _read_object(path)
+        if tuple(str(document.get(name)) for name in ("setting", "source", "seed")) not in wanted:
+            continue
+        try:
+            records.append(decode(DisagreementRecord, document))
+        except Misfit as misfit:
+            raise RunError(
+                f"{path} is not a record of members' disagreement: {misfit}; delete it and run the study again"
+            ) from None
+    return sorted(records, key=lambda record: record.seed)
+
+
+def write_disagreement(path: Path, record: DisagreementRecord) -> None:
+    write_json(path, asdict(record))
 
 
 def _read_placed(kind: type[T], path: Path, place: CellPlace | None, name: str) -> T:

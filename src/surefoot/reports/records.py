@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from surefoot.errors import RunError
-from surefoot.files import read_json
 from surefoot.run_records import (
     CellMetrics,
     CellPlace,
     CellRecord,
+    DisagreementRecord,
     FailureRecord,
     StudyRecord,
     cell_path,
     failure_path,
     known,
     read_cell,
+    read_disagreements,
     read_failure,
     read_study_record,
 )
@@ -41,7 +41,6 @@ LABELS = {
     "brme": "BRME",
     "rvpo": "RVPO",
 }
-Record = dict[str, Any]
 Place = tuple[str, str, float | None]
 """Setting, source and KL budget."""
 
@@ -103,7 +102,7 @@ class Study:
     grid: StudyRecord
     cells: list[CellRecord]
     failed: list[FailureRecord]
-    disagreement: list[Record]
+    disagreement: list[DisagreementRecord]
 
     @property
     def methods(self) -> list[str]:
@@ -154,22 +153,8 @@ def read_study(directory: str | Path) -> Study:
     if not cells:
         hint = f"; {len(failed)} failed, see {folder / 'failed'}" if failed else "; start it, or let it go on"
         raise RunError(f"{folder} holds a study without any finished cell{hint}")
-    return Study(grid, cells, failed, _read_disagreement(folder, grid))
+    return Study(grid, cells, failed, read_disagreements(folder, grid))
 
 
 def _group_of(place: CellPlace) -> Place:
     return place.setting, place.source, place.kl_budget
-
-
-def _read_disagreement(folder: Path, grid: StudyRecord) -> list[Record]:
-    wanted = {(place.setting, place.source, place.seed) for place in grid.cells}
-    paths = sorted((folder / "disagreement").glob("*.json"))
-    found = [_dict(read_json(path), path) for path in paths]
-    mine = [one for one in found if (one.get("setting"), one.get("source"), one.get("seed")) in wanted]
-    return sorted(mine, key=lambda one: int(one["seed"]))
-
-
-def _dict(found: Any, path: Path) -> Record:
-    if not isinstance(found, dict):
-        raise RunError(f"{path} must hold one JSON object; delete it and run the study again")
-    return found

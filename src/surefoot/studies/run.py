@@ -16,17 +16,20 @@ from typing import Any
 import torch
 
 from surefoot.errors import RunError, SurefootError
-from surefoot.files import fingerprint, read_json, write_json
+from surefoot.files import fingerprint, read_json
 from surefoot.locks import LOCK, hold
 from surefoot.quiet import quieten
 from surefoot.records import commit, holds_other_files, versions
 from surefoot.rewards.gold import refuse_members
 from surefoot.run_records import (
+    DisagreementRecord,
     FailureRecord,
     StudyRecord,
     cell_path,
+    disagreement_path,
     failure_path,
     study_path,
+    write_disagreement,
     write_failure,
     write_study_record,
 )
@@ -37,6 +40,7 @@ from surefoot.studies.exact_cell import candidates_of, check_exact
 from surefoot.studies.reward_sources import check_source, prepare_source, source_key
 from surefoot.studies.runners.local import InlineRunner, Runner, tick
 from surefoot.studies.settings import WORLD, Setting, build_setting
+from surefoot.typed_json import decode
 
 __all__ = ["STAGES", "Outcome", "check_study", "run_study"]
 
@@ -226,12 +230,13 @@ def _disagreement(cells: list[Cell], folder: Path) -> None:
     for cell in cells:
         role = "variance" if "variance" in cell.work["sources"] else "reward"
         key = source_key(cell.work, role)
-        prepared, target = folder / "sources" / key / "prepared.json", folder / "disagreement" / f"{key}.json"
+        prepared, target = folder / "sources" / key / "prepared.json", disagreement_path(folder, key)
         if target.exists() or not prepared.exists():
             continue
-        found = read_json(prepared)["disagreement"]
-        if found is not None:
-            write_json(target, {"setting": cell.setting, "source": cell.source, "seed": cell.seed} | found)
+        measured = read_json(prepared)["disagreement"]
+        if measured is not None:
+            place = {"setting": cell.setting, "source": cell.source, "seed": cell.seed}
+            write_disagreement(target, decode(DisagreementRecord, place | measured))
 
 
 # --- in the workers --------------------------------------------------------------------------------------------------
