@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 from surefoot.cli.parsing import parse
 from surefoot.errors import ConfigError, RunError
 from surefoot.quiet import quieten
-from surefoot.ranges import check_ranges
 
 
 @dataclass
 class StudyArguments:
     """The grid, and where it runs. The axes are best written in a YAML file (examples/study_world.yaml)."""
 
-    YAML_KINDS: ClassVar[dict[str, Any]] = {"methods": list[str] | dict, "seeds": int | list[int]}
+    YAML_KINDS: ClassVar[dict[str, Any]] = {
+        "methods": list[str] | dict,
+        "seeds": int | list[int],
+        "kl_budgets": list[float | None] | None,
+    }
     """What a file may give where a word of the command line can't."""
 
     output_dir: str = field(metadata={"help": "Where records go; the same again goes on with what is missing."})
@@ -91,34 +94,11 @@ def configure(study: StudyArguments) -> Any:
     Raises:
         ConfigError: an axis is empty or unknown.
     """
-    from surefoot.studies.config import StudyConfig, method_settings
+    from surefoot.studies.config import StudyConfig
 
-    return StudyConfig(
-        settings=_named(study.settings, "settings"),
-        sources=_named(study.sources, "sources"),
-        methods=method_settings(study.methods),
-        kl_budgets=tuple(float(budget) for budget in study.kl_budgets) if study.kl_budgets else (None,),
-        seeds=_seeds(study.seeds, study.first_seed),
-        trainer=study.trainer,
-        policy=study.policy,
-        evaluation_completions=study.evaluation_completions,
-        samples_kept=study.samples_kept,
-        monitor_gold=study.monitor_gold,
-    )
-
-
-def _seeds(given: Any, first: int) -> tuple[int, ...]:
-    """A count of seeds from the first on, or their list."""
-    if isinstance(given, list):
-        return tuple(given)
-    check_ranges({"first_seed": first} | ({"seed": first + given - 1} if given > 0 else {}))
-    return tuple(range(first, first + given))
-
-
-def _named(given: Any, what: str) -> dict[str, dict[str, Any]]:
-    if not isinstance(given, dict) or not all(isinstance(value, dict) for value in given.values()):
-        raise ConfigError(f"{what} must be `name: {{key: value}}` lines in the config file")
-    return given
+    command = {each.name for each in fields(StudyArguments)}
+    grid = {*(each.name for each in fields(StudyConfig)), "first_seed"} & command
+    return StudyConfig.from_dict({name: getattr(study, name) for name in grid})
 
 
 def workers_of(given: int) -> int:

@@ -139,7 +139,7 @@ def _announce(config: StudyConfig, cells: Iterable[Cell], folder: Path, title: s
     """`study.json`: the grid as it now stands, before its first cell, so that a report can tell what is missing."""
     record = StudyRecord(
         title=title,
-        config={"title": title, "output_dir": str(folder)} | config.to_yaml(),
+        config={"title": title, "output_dir": str(folder)} | config.to_dict(),
         settings=tuple(config.settings),
         sources=tuple(config.sources),
         methods=tuple(config.methods),
