@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from surefoot.cli.parsing import parse
+from surefoot.cli.progress import progress
 from surefoot.errors import ConfigError, RunError
 from surefoot.quiet import quieten
 
@@ -113,7 +114,7 @@ def _run(study: StudyArguments, config: Any) -> None:
     from surefoot.studies.run import run_study
 
     folder, console = Path(study.output_dir), Console()
-    with progress_bars() as show:
+    with progress() as show:
         outcome = run_study(
             config,
             folder,
@@ -155,25 +156,3 @@ def _shard(shard: str | None) -> tuple[int, int] | None:
     if not (number.isdigit() and count.isdigit() and int(number) < int(count)):
         raise ConfigError(f"shard must be i/n with 0 ≤ i < n, got '{shard}'")
     return int(number), int(count)
-
-
-class progress_bars:
-    """One bar for each stage, with the time that is left."""
-
-    def __enter__(self) -> Any:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description:<15}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-        self._bars = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(elapsed_when_finished=True))
-        self._bars.__enter__()
-        tasks: dict[str, Any] = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = self._bars.add_task(stage, total=total)
-            self._bars.update(tasks[stage], completed=done, total=total)
-
-        return show
-
-    def __exit__(self, *about: Any) -> None:
-        self._bars.__exit__(*about)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from surefoot.errors import ConfigError
+from surefoot.errors import ConfigError, did_you_mean
 from surefoot.files import fingerprint
 from surefoot.maths.objectives import Objective
 from surefoot.ranges import check_ranges
@@ -310,8 +309,7 @@ def check_keys(given: Collection[str], known: Collection[str], what: str) -> Non
     """
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, sorted(known), 1)
-            hint = f"; did you mean '{near[0]}'?" if near else f" (known: {', '.join(sorted(known))})"
+            hint = did_you_mean(key, known) or f" (known: {', '.join(sorted(known))})"
             raise ConfigError(f"unknown key '{key}' in {what}{hint}")
 
 
