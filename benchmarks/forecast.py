@@ -25,7 +25,7 @@ import torch
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from surefoot.files import read_json, write_json
+from surefoot.files import write_json
 from surefoot.forecast.candidates import Texts, group_texts
 from surefoot.forecast.draws import draw_errors
 from surefoot.forecast.evaluate import judge_by_draws, judge_by_gold, objective_policies
@@ -36,6 +36,7 @@ from surefoot.metrics.intervals import bootstrap_mean
 from surefoot.metrics.runs import values_at
 from surefoot.quiet import quieten
 from surefoot.reports.paths import path_of
+from surefoot.run_records import CellRecord, read_cell
 from surefoot.studies.config import objective_of
 from surefoot.studies.evaluation import judge_policy
 from surefoot.studies.reward_sources import load_sources
@@ -62,9 +63,9 @@ def main() -> None:
         )
     quieten()
     torch.set_num_threads(1)
-    cells = whole_seeds([read_json(path) for path in sorted((options.folder / "cells").glob("*.json"))], options.seeds)
+    cells = whole_seeds([read_cell(path) for path in sorted((options.folder / "cells").glob("*.json"))], options.seeds)
     told, drawn = foretell(options, cells)
-    trained = {budget: final_gains(cells, budget) for budget in sorted({cell["kl_budget"] for cell in cells})}
+    trained = {budget: final_gains(cells, budget) for budget in sorted({cell.place.kl_budget for cell in cells})}
     reached = {budget: gains_on_the_way(cells, budget) for budget in options.budgets}
     rows = [
         compared("gold", budget, f"trained, {other:g} nats", told[budget], gains)
@@ -84,19 +85,19 @@ def main() -> None:
         write_json(options.json, held)
 
 
-def whole_seeds(cells: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+def whole_seeds(cells: list[CellRecord], most: int) -> list[CellRecord]:
     """The cells of the first seeds at which all methods are finished."""
-    places = {(cell["source"], cell["method"], cell["kl_budget"]) for cell in cells}
+    places = {(cell.place.source, cell.place.method, cell.place.kl_budget) for cell in cells}
     counts: dict[int, int] = {}
     for cell in cells:
-        counts[cell["seed"]] = counts.get(cell["seed"], 0) + 1
+        counts[cell.place.seed] = counts.get(cell.place.seed, 0) + 1
     whole = sorted(seed for seed, count in counts.items() if count == len(places))[:most]
-    return [cell for cell in cells if cell["seed"] in whole]
+    return [cell for cell in cells if cell.place.seed in whole]
 
 
-def foretell(options: Any, cells: list[dict[str, Any]]) -> tuple[dict[float, Gains], dict[float, Gains]]:
+def foretell(options: Any, cells: list[CellRecord]) -> tuple[dict[float, Gains], dict[float, Gains]]:
     """Gains of the exact policies by budget: judged by gold, and by the source's draws."""
-    setting = build_setting(cells[0]["config"]["setting"], options.folder)
+    setting = build_setting(cells[0].config["setting"], options.folder)
     model = AutoModelForCausalLM.from_pretrained(setting.policy)
     tokenizer = AutoTokenizer.from_pretrained(setting.policy)
     count = options.candidates * len(setting.evaluation_prompts)
@@ -105,27 +106,25 @@ def foretell(options: Any, cells: list[dict[str, Any]]) -> tuple[dict[float, Gai
     gold = torch.tensor(judged["gold"], dtype=torch.float64)[texts.order]
     told: dict[float, Gains] = {budget: {} for budget in options.budgets}
     drawn: dict[float, Gains] = {budget: {} for budget in options.budgets}
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[CellRecord]] = {}
     for cell in cells:
-        groups.setdefault(f"{cell['seed']} {cell['config']['sources']}", []).append(cell)
+        groups.setdefault(f"{cell.place.seed} {cell.config['sources']}", []).append(cell)
     for some in groups.values():
         one_source(options, some, texts, gold, told, drawn)
     return told, drawn
 
 
-def one_source(
-    options: Any, cells: list[dict[str, Any]], texts: Texts, gold: torch.Tensor, told: Any, drawn: Any
-) -> None:
+def one_source(options: Any, cells: list[CellRecord], texts: Texts, gold: torch.Tensor, told: Any, drawn: Any) -> None:
     """Score the candidates once, then every method of this source and seed."""
-    source = load_sources(cells[0]["config"], options.folder)
+    source = load_sources(cells[0].config, options.folder)
     found = source_candidates(source, texts, source.score(texts.prompts, texts.completions), gold)
     draws = None
     if found.candidates.estimate.has_variance:
         draws = draw_errors(source, found.rows, found.candidates.estimate, 64)
     assert found.truth is not None
-    for name in sorted({cell["method"] for cell in cells}):
-        cell = next(cell for cell in cells if cell["method"] == name)
-        objective = served_by(objective_of(cell["config"]["method"]), found.candidates.estimate)
+    for name in sorted({cell.place.method for cell in cells}):
+        cell = next(cell for cell in cells if cell.place.method == name)
+        objective = served_by(objective_of(cell.config["method"]), found.candidates.estimate)
         policies = objective_policies(found.candidates, objective, options.budgets)
         outcomes = {"gold": judge_by_gold(found.candidates, policies, found.truth)}
         if draws is not None:
@@ -134,25 +133,25 @@ def one_source(
             if judge in outcomes:
                 for place, budget in enumerate(options.budgets):
                     gain = float(outcomes[judge].gains[:, place].mean())
-                    held[budget].setdefault((cell["source"], name), {})[cell["seed"]] = gain
+                    held[budget].setdefault((cell.place.source, name), {})[cell.place.seed] = gain
 
 
-def final_gains(cells: list[dict[str, Any]], budget: float) -> Gains:
+def final_gains(cells: list[CellRecord], budget: float) -> Gains:
     """Where runs of a budget ended."""
-    return collected(cells, budget, lambda cell: float(cell["metrics"]["gold_gain"]))
+    return collected(cells, budget, lambda cell: float(cell.metrics.gold_gain))
 
 
-def gains_on_the_way(cells: list[dict[str, Any]], level: float) -> Gains:
+def gains_on_the_way(cells: list[CellRecord], level: float) -> Gains:
     """Where runs of the largest budget first reach a KL."""
-    largest = max(cell["kl_budget"] for cell in cells)
+    largest = max(cell.place.kl_budget for cell in cells)
     return collected(cells, largest, lambda cell: float(values_at(*path_of(cell), [level])[0]))
 
 
-def collected(cells: list[dict[str, Any]], budget: float, value: Callable[[dict[str, Any]], float]) -> Gains:
+def collected(cells: list[CellRecord], budget: float, value: Callable[[CellRecord], float]) -> Gains:
     found: Gains = {}
     for cell in cells:
-        if cell["kl_budget"] == budget:
-            found.setdefault((cell["source"], cell["method"]), {})[cell["seed"]] = value(cell)
+        if cell.place.kl_budget == budget:
+            found.setdefault((cell.place.source, cell.place.method), {})[cell.place.seed] = value(cell)
     return found
 
 

@@ -22,7 +22,7 @@ import yaml
 from surefoot.cli.demo import LINEAR, demo_study
 from surefoot.cli.main import main as surefoot
 from surefoot.files import read_json, write_json
-from surefoot.studies.cell import cell_path
+from surefoot.run_records import cell_path
 from surefoot.studies.config import method_settings
 from surefoot.studies.run import run_study
 from surefoot.studies.runners.local import LocalRunner

@@ -27,6 +27,7 @@ from surefoot.reports.records import BASELINE, Group, read_study
 from surefoot.reports.study_figures import trajectory_figure
 from surefoot.reports.study_files import csv_text
 from surefoot.reports.summary import MEAN, summarise_group, summary_rows
+from surefoot.run_records import CellRecord
 from surefoot.studies.config import objective_of
 
 Record = dict[str, Any]
@@ -115,7 +116,11 @@ def joined(groups: list[Group]) -> tuple[Group, dict[str, tuple[str, str]]]:
         for method in group.planned_methods
     }
     names = {place: name for name, place in places.items()}
-    cells = [cell | {"method": names[group.source, cell["method"]]} for group in groups for cell in group.cells]
+    cells = [
+        replace(cell, place=replace(cell.place, method=names[group.source, cell.place.method]))
+        for group in groups
+        for cell in group.cells
+    ]
     whole = replace(
         groups[0],
         methods=list(places),
@@ -137,8 +142,8 @@ def one_model(groups: list[Group]) -> tuple[str, str]:
 
 def complete(group: Group) -> Group:
     """The group at the seeds that every method has finished."""
-    seeds = set.intersection(*({cell["seed"] for cell in group.of(method)} for method in group.planned_methods))
-    return replace(group, cells=[cell for cell in group.cells if cell["seed"] in seeds])
+    seeds = set.intersection(*({cell.place.seed for cell in group.of(method)} for method in group.planned_methods))
+    return replace(group, cells=[cell for cell in group.cells if cell.place.seed in seeds])
 
 
 # --- the tables ------------------------------------------------------------------------------------------------------
@@ -172,9 +177,10 @@ def anchor(group: Group, name: str) -> Record:
     """
     kind, completions = anchor_of(group, name)
     first = group.of(name)[0]
-    method = first["config"].get("method", {})
-    if kind is None and "anchor" not in first and "prompt_gains" in first and objective_of(method).needs_anchor:
-        given = first["config"]["policy"] | method
+    config = first.config or {}
+    method = config.get("method", {})
+    if kind is None and first.prompt_gains is not None and objective_of(method).needs_anchor:
+        given = config["policy"] | method
         kind, completions = given.get("anchor", "reference"), given.get("anchor_completions")
     return {"anchor": kind, "anchor_completions": completions}
 
@@ -226,7 +232,7 @@ def picture(groups: list[Group]) -> str:
     linear = [group for group in groups if group.source == "linear"]
     group = min(linear, key=lambda one: one.kl_budget or 0.0)
     shown = [method for method in SHOWN if method in group.finished_methods]
-    few = replace(group, methods=shown, cells=[cell for cell in group.cells if cell["method"] in shown])
+    few = replace(group, methods=shown, cells=[cell for cell in group.cells if cell.place.method in shown])
     return svg(trajectory_figure(few), "risk", standalone=True)
 
 
@@ -248,21 +254,21 @@ def number(value: float | None) -> str:
 MEASURED = ("gold_gain", "prompt_risk", "kl_final", "beta_final", "cpu_seconds", "source_cpu_seconds")
 
 
-def run_row(study: str, group: Group, cell: Record) -> Record:
+def run_row(study: str, group: Group, cell: CellRecord) -> Record:
     """One run: its place, where it ended, its largest KL, and how much weights added on the way (median)."""
-    effects = [row["effect"] for row in cell["trajectory"] if row.get("effect") is not None]
+    effects = [row.effect for row in cell.trajectory if row.effect is not None]
     place = {"study": study, "setting": group.setting} | {
-        name: cell[name] for name in ("source", "method", "kl_budget", "seed")
+        name: getattr(cell.place, name) for name in ("source", "method", "kl_budget", "seed")
     }
-    return place | {name: rounded(cell["metrics"].get(name)) for name in MEASURED} | {
+    return place | {name: rounded(getattr(cell.metrics, name)) for name in MEASURED} | {
         "kl_peak": rounded(peak(cell)),
         "weight_effect": rounded(statistics.median(effects) if effects else None),
     }  # fmt: skip
 
 
-def peak(cell: Record) -> float:
+def peak(cell: CellRecord) -> float:
     """The largest mean KL of ten updates in a row."""
-    kl = [row["kl"] for row in cell["trajectory"] if row["kl"] is not None]
+    kl = [row.kl for row in cell.trajectory if row.kl is not None]
     width = min(10, len(kl))
     return max(statistics.fmean(kl[i : i + width]) for i in range(len(kl) - width + 1))
 

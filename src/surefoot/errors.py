@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import difflib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "RunError",
     "SurefootError",
     "VarianceError",
+    "did_you_mean",
     "naming_rows",
+    "nearest",
 ]
 
 
@@ -65,3 +68,25 @@ class RunError(SurefootError, RuntimeError):
 
 class VarianceError(SurefootError, ValueError):
     """A variance was asked of something that has none, such as a single member."""
+
+
+def nearest(name: str, names: Iterable[str], *, likeness: float = 0.6) -> str | None:
+    """The name that is spelt most like `name`; None if none is.
+
+    Args:
+        likeness: how alike two names must be at least, from 0 (any) to 1 (equal), as of `difflib`.
+
+    >>> nearest("vanila", ["mean", "vanilla"]), nearest("x", ["mean"])
+    ('vanilla', None)
+    """
+    return next(iter(difflib.get_close_matches(name, list(names), 1, likeness)), None)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The end of a message on an unknown name: the nearest known one, or nothing.
+
+    >>> did_you_mean("vanila", ["mean", "vanilla"])
+    "; did you mean 'vanilla'?"
+    """
+    known = nearest(name, names)
+    return "" if known is None else f"; did you mean '{known}'?"

@@ -16,7 +16,7 @@ from surefoot.files import fingerprint, read_json, remove_abandoned, write_json
 from surefoot.locks import LOCK, hold
 from surefoot.redaction import redacted
 
-__all__ = ["claim_directory", "commit", "holds_other_files", "make_record", "versions", "write_record"]
+__all__ = ["claim_directory", "commit", "holds_other_files", "make_record", "provenance", "versions", "write_record"]
 
 RECORD = "record.json"
 CLAIM = "run.json"
@@ -58,13 +58,20 @@ def make_record(
     """The record of a run: what was asked (secrets left out), on what, with which versions, and what came out."""
     return {
         "kind": kind,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": redacted(config),
+        **provenance(config),
         "seed": seed,
         "data_hash": data_hash,
+        "metrics": metrics,
+    }
+
+
+def provenance(config: dict[str, Any]) -> dict[str, Any]:
+    """When, with which settings (secrets left out), and with which commit and versions a run was made."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": redacted(config),
         "commit": commit(),
         "versions": versions(),
-        "metrics": metrics,
     }
 
 

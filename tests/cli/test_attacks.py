@@ -220,7 +220,7 @@ def test_a_study_reads_the_seeds_that_it_writes(seeds: tuple[int, ...], tmp_path
     """A list, with or without `first_seed`, is the seeds themselves."""
     grid = configure(StudyArguments(str(tmp_path), **STUDY | {"seeds": list(seeds), "first_seed": seeds[0]}))
     assert grid.seeds == seeds
-    again = StudyArguments(str(tmp_path), **grid.to_yaml())
+    again = StudyArguments(str(tmp_path), **grid.to_dict())
     assert configure(again) == grid
     assert isinstance(grid, StudyConfig)
 

@@ -26,7 +26,7 @@ def test_what_is_not_a_study(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no study \(no study\.json\)"):
         read_study(tmp_path)
     write_json(tmp_path / "study.json", {"kind": "study", "methods": ["mean"]})
-    with pytest.raises(RunError, match=r"study\.json is no study that this version reads \(missing: title"):
+    with pytest.raises(RunError, match=r"study\.json is no study that this version reads \('title' is missing"):
         read_study(tmp_path)
 
 
@@ -44,9 +44,11 @@ def test_a_study_that_has_only_begun(study: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [("{", "is not valid JSON"), ("[]", "must hold one JSON object"), ("{}", "'metrics' is missing"),
-     ('{"metrics": {}, "trajectory": null, "samples": []}', "'trajectory' is missing or no list"),
-     ('{"metrics": {}, "trajectory": [{"kl": 0}], "samples": []}', "trajectory[0] lacks some of gold, kl"),
-     ('{"metrics": {}, "trajectory": [], "samples": [], "prompt_gains": 1}', "'prompt_gains' is no list")],
+     ('{"metrics": {}, "trajectory": null, "samples": []}', "'trajectory' is no list"),
+     ('{"metrics": {}, "trajectory": [{"kl": 0}], "samples": []}', "'trajectory[0].gold' is missing"),
+     ('{"metrics": {}, "trajectory": [], "samples": [], "prompt_gains": 1}', "'prompt_gains' is no list"),
+     ('{"metrics": {"gold_gain": "high"}, "trajectory": [], "samples": []}', "'metrics.gold_gain' is no number"),
+     ('{"kind": "reward", "metrics": {}}', "it is a record of kind 'reward'")],
 )  # fmt: skip
 def test_a_broken_cell_is_named(study: Path, text: str, said: str) -> None:
     path = cell_file(study, "mean", 1)

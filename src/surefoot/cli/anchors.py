@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from surefoot.cli.parsing import parse
+from surefoot.cli.progress import progress
 from surefoot.quiet import quieten
 
 
 def run(arguments: list[str]) -> None:
     """Draw, score, and write one file of anchors, with a progress bar."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from surefoot.training.prepare_anchors import AnchorArguments, prepare_anchors
 
     quieten()
     (args,) = parse((AnchorArguments,), arguments, "anchors", judges=True)
-    columns = (TextColumn("prompts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bars:
-        task = bars.add_task("prompts", total=None)
-        store = prepare_anchors(args, lambda done, total: bars.update(task, completed=done, total=total))
+    with progress() as show:
+        store = prepare_anchors(args, partial(show, "prompts"))
     console = Console()
     unknown = store.unscored()
     if unknown:

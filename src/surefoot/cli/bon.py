@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from surefoot.cli.parsing import given_settings, parse
+from surefoot.cli.progress import progress
 from surefoot.quiet import quieten
 
 
 def run(arguments: list[str]) -> None:
     """Sample, score, choose, and print the best-of-n curve."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Table
 
     from surefoot.training.best_of_n import CHOSEN, BestOfNArguments, run_best_of_n
 
     quieten()
     (args,) = parse((BestOfNArguments,), arguments, "bon", judges=True)
-    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()) as bars:
-        task = bars.add_task("prompts", total=None)
-        record = run_best_of_n(
-            args, given_settings(arguments), lambda done, total: bars.update(task, completed=done, total=total)
-        )
+    with progress() as show:
+        record = run_best_of_n(args, given_settings(arguments), partial(show, "prompts"))
     metrics = record["metrics"]
     names = [name for name in ("reward", "reward_mean", "gold") if name in metrics]
     table = Table(title=f"best of n by {args.preset}, {metrics['prompts']} prompts, mean [95%]")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surefoot.cli.parsing import parse
-from surefoot.cli.study import progress_bars, workers_of
+from surefoot.cli.progress import progress
+from surefoot.cli.study import workers_of
 from surefoot.errors import RunError
 from surefoot.quiet import quieten
 from surefoot.reports.wording import number
@@ -101,7 +102,7 @@ def _study(demo: DemoConfig, folder: Path) -> None:
     from surefoot.studies.runners.local import LocalRunner
 
     config = demo_study(demo.variant, demo.pairs, range(demo.first_seed, demo.first_seed + demo.seeds))
-    with progress_bars() as show:
+    with progress() as show:
         outcome = run_study(
             config,
             folder,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from surefoot.cli.parsing import given_settings, parse
+from surefoot.cli.progress import progress
 from surefoot.quiet import quieten
 
 
@@ -90,14 +92,14 @@ def run(arguments: list[str]) -> None:
     folder = Path(config.output_dir or config.source or ".")
     key = source_hash(source, config.source)
     cache = None if key is None else folder / "scores" / key
-    with hold(folder / LOCK), _progress(console) as show:
+    with hold(folder / LOCK), progress() as show:
         scored = score_comparisons(
-            source, comparisons, far_items=config.far_items, cache=cache, on_progress=show("preferences")
+            source, comparisons, far_items=config.far_items, cache=cache, on_progress=partial(show, "preferences")
         )
         samples = None
         if others is not None:
             prompts, completions, truth = others
-            rows = score_texts(source, prompts, completions, cache=cache, on_progress=show("completions"))
+            rows = score_texts(source, prompts, completions, cache=cache, on_progress=partial(show, "completions"))
             samples = (rows, prompts, truth)
     found = diagnose(source, comparisons, scored, samples=samples, anchors=anchors)
     print_diagnosis(console, found)
@@ -186,27 +188,3 @@ def _write_result_files(
 def _model_name(name: str) -> str:
     """organisation/model of a hub name; local/NAME of a directory."""
     return f"local/{Path(name).resolve().name}" if Path(name).exists() or name.count("/") != 1 else name
-
-
-class _progress:
-    """A bar for each thing that is scored."""
-
-    def __init__(self, console: Any) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.bars = Progress(
-            TextColumn("scoring {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=console, transient=True,
-        )  # fmt: skip
-
-    def __enter__(self) -> Any:
-        self.bars.start()
-
-        def show(what: str) -> Any:
-            task = self.bars.add_task(what, total=None)
-            return lambda done, total: self.bars.update(task, completed=done, total=total)
-
-        return show
-
-    def __exit__(self, *_: Any) -> None:
-        self.bars.stop()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from surefoot.cli.parsing import given_settings, parse
+from surefoot.cli.progress import progress
 from surefoot.quiet import quieten
 
 
 def run(arguments: list[str]) -> None:
     """Draw and score candidates, solve every objective exactly, print the advice, and write page, JSON and config."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     from surefoot.forecast import ForecastArguments, run_forecast
     from surefoot.reports.forecast import build_forecast, print_forecast
@@ -19,15 +19,7 @@ def run(arguments: list[str]) -> None:
     quieten()
     (args,) = parse((ForecastArguments,), arguments, "forecast")
     settings = given_settings(arguments)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
+    with progress() as show:
         found = run_forecast(args, settings, show)
     console = Console()
     print_forecast(console, found)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from pathlib import Path
 from typing import Any, NoReturn
 
 from surefoot.cli.kinds import checked_kinds
-from surefoot.errors import ConfigError, SurefootError
+from surefoot.errors import ConfigError, SurefootError, did_you_mean
 from surefoot.ranges import check_ranges
 from surefoot.redaction import redacted
 from surefoot.rewards.kinds.judge.access import JudgeArguments
@@ -132,6 +131,4 @@ def _read(path: Path) -> dict[str, Any]:
 def _check(key: str, known: set[str], where: str) -> None:
     if key in known or (key.startswith("no_") and key[3:] in known):
         return
-    near = difflib.get_close_matches(key, sorted(known), 1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise ConfigError(f"unknown setting '{key}' in {where}{hint}")
+    raise ConfigError(f"unknown setting '{key}' in {where}{did_you_mean(key, known)}")

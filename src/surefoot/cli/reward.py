@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from surefoot.cli.parsing import given_settings, parse
+from surefoot.cli.progress import progress
 from surefoot.quiet import quieten
 from surefoot.rewards.kinds.judge.access import JudgeAccess, JudgeArguments
 
@@ -98,8 +99,6 @@ def arguments_of(arguments: list[str]) -> Any:
 
 
 def _train(arguments: list[str]) -> tuple[str, dict[str, Any]]:
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
     from surefoot.rewards.run import run_reward
 
     quieten()
@@ -107,13 +106,6 @@ def _train(arguments: list[str]) -> tuple[str, dict[str, Any]]:
     own = JudgeAccess.of_settings(vars(args))
     if own is not None:  # for whoever loads the source in this process
         JudgeArguments(own.endpoint, own.key_variable, own.cache).publish()
-    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def show(what: str, share: float) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=1.0)
-            bars.update(tasks[what], completed=share)
-
-        record = run_reward(args, given_settings(arguments), show)
+    with progress() as show:
+        record = run_reward(args, given_settings(arguments), lambda what, share: show(what, float(share), 1.0))
     return args.output_dir, record

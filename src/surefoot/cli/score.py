@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from surefoot.cli.parsing import given_settings, parse
+from surefoot.cli.progress import progress
 from surefoot.quiet import quieten
 
 
@@ -35,7 +37,6 @@ class ScoreConfig:
 def run(arguments: list[str]) -> None:
     """Score every row, with a progress bar, and write one file."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from surefoot.data.loading import open_dataset
     from surefoot.rewards.anchors import AnchorStore
@@ -46,9 +47,7 @@ def run(arguments: list[str]) -> None:
     table = open_dataset(config.dataset_name, split=config.split, config=config.dataset_config)
     source = _source(config, table)
     anchors = None if config.anchor_file is None else AnchorStore.load(config.anchor_file, source)
-    columns = (TextColumn("rows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bars:
-        task = bars.add_task("rows", total=len(table))
+    with progress() as show:
         path = score_dataset(
             source,
             table,
@@ -57,7 +56,7 @@ def run(arguments: list[str]) -> None:
             chunk_rows=config.chunk_rows,
             settings=given_settings(arguments),
             name=config.dataset_name,
-            on_progress=lambda done, total: bars.update(task, completed=done),
+            on_progress=partial(show, "rows"),
         )
     if hasattr(source, "heard"):
         Console().print(source.heard.line, soft_wrap=True)

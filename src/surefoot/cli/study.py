@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 from surefoot.cli.parsing import parse
+from surefoot.cli.progress import progress
 from surefoot.errors import ConfigError, RunError
 from surefoot.quiet import quieten
-from surefoot.ranges import check_ranges
 
 
 @dataclass
 class StudyArguments:
     """The grid, and where it runs. The axes are best written in a YAML file (examples/study_world.yaml)."""
 
-    YAML_KINDS: ClassVar[dict[str, Any]] = {"methods": list[str] | dict, "seeds": int | list[int]}
+    YAML_KINDS: ClassVar[dict[str, Any]] = {
+        "methods": list[str] | dict,
+        "seeds": int | list[int],
+        "kl_budgets": list[float | None] | None,
+    }
     """What a file may give where a word of the command line can't."""
 
     output_dir: str = field(metadata={"help": "Where records go; the same again goes on with what is missing."})
@@ -91,34 +95,11 @@ def configure(study: StudyArguments) -> Any:
     Raises:
         ConfigError: an axis is empty or unknown.
     """
-    from surefoot.studies.config import StudyConfig, method_settings
+    from surefoot.studies.config import StudyConfig
 
-    return StudyConfig(
-        settings=_named(study.settings, "settings"),
-        sources=_named(study.sources, "sources"),
-        methods=method_settings(study.methods),
-        kl_budgets=tuple(float(budget) for budget in study.kl_budgets) if study.kl_budgets else (None,),
-        seeds=_seeds(study.seeds, study.first_seed),
-        trainer=study.trainer,
-        policy=study.policy,
-        evaluation_completions=study.evaluation_completions,
-        samples_kept=study.samples_kept,
-        monitor_gold=study.monitor_gold,
-    )
-
-
-def _seeds(given: Any, first: int) -> tuple[int, ...]:
-    """A count of seeds from the first on, or their list."""
-    if isinstance(given, list):
-        return tuple(given)
-    check_ranges({"first_seed": first} | ({"seed": first + given - 1} if given > 0 else {}))
-    return tuple(range(first, first + given))
-
-
-def _named(given: Any, what: str) -> dict[str, dict[str, Any]]:
-    if not isinstance(given, dict) or not all(isinstance(value, dict) for value in given.values()):
-        raise ConfigError(f"{what} must be `name: {{key: value}}` lines in the config file")
-    return given
+    command = {each.name for each in fields(StudyArguments)}
+    grid = {*(each.name for each in fields(StudyConfig)), "first_seed"} & command
+    return StudyConfig.from_dict({name: getattr(study, name) for name in grid})
 
 
 def workers_of(given: int) -> int:
@@ -133,7 +114,7 @@ def _run(study: StudyArguments, config: Any) -> None:
     from surefoot.studies.run import run_study
 
     folder, console = Path(study.output_dir), Console()
-    with progress_bars() as show:
+    with progress() as show:
         outcome = run_study(
             config,
             folder,
@@ -175,25 +156,3 @@ def _shard(shard: str | None) -> tuple[int, int] | None:
     if not (number.isdigit() and count.isdigit() and int(number) < int(count)):
         raise ConfigError(f"shard must be i/n with 0 ≤ i < n, got '{shard}'")
     return int(number), int(count)
-
-
-class progress_bars:
-    """One bar for each stage, with the time that is left."""
-
-    def __enter__(self) -> Any:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description:<15}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-        self._bars = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(elapsed_when_finished=True))
-        self._bars.__enter__()
-        tasks: dict[str, Any] = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = self._bars.add_task(stage, total=total)
-            self._bars.update(tasks[stage], completed=done, total=total)
-
-        return show
-
-    def __exit__(self, *about: Any) -> None:
-        self._bars.__exit__(*about)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from surefoot.cli.progress import progress
+
 __all__ = ["print_plan"]
 
 
@@ -18,13 +20,12 @@ def print_plan(config: Any, folder: Path, workers: int, model_size: str | None, 
     from rich.console import Console
 
     from surefoot.cli.plan import memory_plan, memory_table
-    from surefoot.cli.study import progress_bars
     from surefoot.studies.planning import plan_study
 
     console = Console()
     if model_size is not None:  # first: it needs no pilot
         console.print(memory_table(memory_plan(model_size, memory)))
-    with progress_bars() as show:
+    with progress() as show:
         plan = plan_study(config, folder, show)
     for line in plan_lines(plan, workers):
         console.print(line, highlight=False)

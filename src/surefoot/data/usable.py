@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Sequence
 from typing import Literal
 
 from datasets import Dataset
 
-from surefoot.errors import DataError
+from surefoot.errors import DataError, nearest
 
 __all__ = ["BadRows", "keep_usable", "require_columns"]
 
@@ -48,6 +47,6 @@ def keep_usable(
 def require_columns(table: Dataset, columns: tuple[str, ...], name: str) -> None:
     for column in columns:
         if column not in table.column_names:
-            near = difflib.get_close_matches(column, table.column_names, 1, cutoff=0.5)
-            hint = f"; did you mean to rename '{near[0]}'?" if near else ""
+            near = nearest(column, table.column_names, likeness=0.5)
+            hint = f"; did you mean to rename '{near}'?" if near else ""
             raise DataError(f"{name} has no column '{column}'; it has {', '.join(table.column_names)}{hint}")

@@ -9,7 +9,6 @@ are in reward².
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from surefoot.errors import ConfigError, VarianceError
+from surefoot.errors import ConfigError, VarianceError, did_you_mean
 from surefoot.types import RewardEstimate
 
 __all__ = [
@@ -227,9 +226,7 @@ class Objective:
 
 def _known(what: str, name: str, names: Collection[str]) -> None:
     if name not in names:
-        near = difflib.get_close_matches(name, list(names), 1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"unknown {what} '{name}'{hint} (known: {', '.join(names)})")
+        raise ConfigError(f"unknown {what} '{name}'{did_you_mean(name, names)} (known: {', '.join(names)})")
 
 
 PRESETS: dict[str, Objective] = {

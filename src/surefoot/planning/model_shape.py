@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 from typing import Any
 
-from surefoot.errors import ConfigError, ModelError
+from surefoot.errors import ConfigError, ModelError, nearest
 from surefoot.planning.shapes import ModelShape
 
 __all__ = ["NAMED", "model_shape", "shape_of"]
@@ -69,7 +68,7 @@ def _nearest(name: str) -> str:
     try:
         size = float(name.rstrip("B"))
     except ValueError:
-        return (difflib.get_close_matches(name, NAMED, 1, 0.0) or list(NAMED))[0]
+        return nearest(name, NAMED, likeness=0.0) or next(iter(NAMED))
     return min(NAMED, key=lambda known: abs(float(known.rstrip("B")) - size))
 
 

@@ -1,73 +1,76 @@
-"""What the variance of a reward source saw, over the seeds of a study."""
+"""How far the members of a study's reward sources disagree, over its seeds, as rows of text."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 from surefoot.metrics.intervals import Interval
 from surefoot.reports.records import Study
 from surefoot.reports.wording import counted, interval, number
+from surefoot.run_records import DisagreementRecord, Figure, KnownErrorsRecord, known
 
-__all__ = ["NOISY", "disagreement_rows", "disagreements_of", "reliabilities_of"]
+__all__ = ["NOISY", "disagreement_rows", "disagreements_of", "interval_of", "mean_accuracy", "reliabilities_of"]
 
 NOISY = 0.6
 """Weights made of a variance whose reliability is below this are mostly noise (docs/theory.md)."""
 
-Record = dict[str, Any]
-_FIGURES = (
-    ("accuracy of the members' mean", "accuracy_of_mean", 3),
-    ("accuracy of one member (mean)", "accuracy_of_members", 3),
-    ("share of pairs whose winner they don't agree on", "split", 3),
-    ("members on the losing side of those", "minority", 2),
-    ("agreement of two members", "agreement", 3),
-    ("Kendall's τ of two members' margins", "tau", 3),
-    ("share of the raw variance that is one offset per member", "offset_overall", 2),
-    ("share of the raw variance that is an offset per prompt", "offset_per_prompt", 2),
-    ("median sd of the margin", "margin_sd", 2),
-    ("prior degrees of freedom d₀ of the variance", "prior_freedom", 1),
-    ("coefficient of variation of the variance", "variance_cv", 2),
-    ("AUROC for mistakes: variance", "error_auroc.variance", 3),
-    ("AUROC for mistakes: sd over |margin|", "error_auroc.sd_over_margin", 3),
-    ("AUROC for mistakes: −|margin|, the baseline", "error_auroc.margin", 3),
-    ("reference's completions: correlation of the mean with the truth", "known_errors.mean_correlation", 2),
-    ("reference's completions: of one member", "known_errors.member_correlation", 2),
-    ("reference's completions: coefficient of variation of the variance", "known_errors.variance_cv", 2),
-    ("reference's completions: d₀ of the variance", "known_errors.prior_freedom", 1),
-    ("reference's completions: variance against true squared error, ρ", "known_errors.spearman", 2),
-)
-"""(what, where in the record, digits) of each line."""
+Records = list[DisagreementRecord]
+Value = Figure | float | None
+Text = Callable[[Records], str | None]
+"""The text of a line for the records of all seeds; None if no seed knows the figure."""
 
 
 def disagreements_of(study: Study) -> list[dict[str, Any]]:
     """One entry for each setting and source that has members: its place, rows, verdict and records by seed."""
-    return [_describe(place, found) for place, found in _by_place(study).items()]
+    return [_describe(place, records) for place, records in _by_place(study).items()]
 
 
-def reliabilities_of(study: Study) -> list[Record]:
+def reliabilities_of(study: Study) -> list[dict[str, Any]]:
     """`setting`, `source`, `seeds` and mean `reliability` of each source's variance; of those that have one."""
-    found = {place: _reliabilities(records) for place, records in _by_place(study).items()}
+    by_place = {place: _reliabilities(records) for place, records in _by_place(study).items()}
     return [
         {"setting": place[0], "source": place[1], "seeds": len(values), "reliability": statistics.fmean(values)}
-        for place, values in found.items()
+        for place, values in by_place.items()
         if values
     ]
 
 
-def _by_place(study: Study) -> dict[tuple[str, str], list[Record]]:
-    found: dict[tuple[str, str], list[Record]] = {}
-    for one in study.disagreement:
-        found.setdefault((one["setting"], one["source"]), []).append(one)
-    return found
+def disagreement_rows(records: Records) -> list[tuple[str, str]]:
+    """(what, figure) of each line that any seed knows: the figure with its interval for one seed, the median and the
+    range over several."""
+    lines = [(words, text(records)) for words, text in _LINES]
+    return [(words, told) for words, told in lines if told is not None]
 
 
-def _reliabilities(found: list[Record]) -> list[float]:
-    values = [(one.get("known_errors") or {}).get("reliability") for one in found]
-    return [value for value in values if value is not None]
+def mean_accuracy(record: DisagreementRecord) -> float:
+    """Mean accuracy of one member."""
+    return statistics.fmean(known(member.value) for member in record.accuracy_of_members)
 
 
-def _on_reliability(found: list[Record]) -> str | None:
-    values = _reliabilities(found)
+def interval_of(figure: Figure) -> Interval:
+    """The figure as numbers, NaN where it is unknown."""
+    return Interval(known(figure.value), known(figure.low), known(figure.high), figure.n)
+
+
+def _by_place(study: Study) -> dict[tuple[str, str], Records]:
+    by_place: dict[tuple[str, str], Records] = {}
+    for record in study.disagreement:
+        by_place.setdefault((record.setting, record.source), []).append(record)
+    return by_place
+
+
+def _errors(records: Records) -> list[KnownErrorsRecord]:
+    return [record.known_errors for record in records if record.known_errors is not None]
+
+
+def _reliabilities(records: Records) -> list[float]:
+    return [errors.reliability for errors in _errors(records) if errors.reliability is not None]
+
+
+def _on_reliability(records: Records) -> str | None:
+    values = _reliabilities(records)
     if not values:
         return None
     mean = statistics.fmean(values)
@@ -79,62 +82,62 @@ def _on_reliability(found: list[Record]) -> str | None:
     )
 
 
-def _describe(place: tuple[str, str], found: list[Record]) -> dict[str, Any]:
-    first = found[0]
+def _describe(place: tuple[str, str], records: Records) -> dict[str, Any]:
+    first = records[0]
     return {
         "place": place,
-        "seeds": len(found),
-        "members": first["members"],
-        "pairs": first["pairs"],
-        "rows": disagreement_rows(found),
-        "reliability": _on_reliability(found),
-        "verdict": first["verdict"],
-        "verdict_seed": first["seed"],
-        "records": found,
+        "seeds": len(records),
+        "members": first.members,
+        "pairs": first.pairs,
+        "rows": disagreement_rows(records),
+        "reliability": _on_reliability(records),
+        "verdict": first.verdict,
+        "verdict_seed": first.seed,
+        "records": records,
     }
 
 
-def disagreement_rows(found: list[Record]) -> list[tuple[str, str]]:
-    """(what, figure) of each line that any seed knows: the figure with its interval for one seed, the median and the
-    range over several.
+def _of_pairs(value: Callable[[DisagreementRecord], Value], digits: int) -> Text:
+    """A figure of the held-out pairs."""
 
-    Args:
-        found: `Disagreement.to_dict()` of each seed, with `known_errors` or without.
-    """
-    return [
-        (words, _over_seeds([_look_up(one, where) for one in found], where, digits))
-        for words, where, digits in _FIGURES
-        if any(_present(one, where) for one in found)
-    ]
+    def text(records: Records) -> str | None:
+        values = [value(record) for record in records]
+        return None if all(each is None for each in values) else _over_seeds(values, digits)
+
+    return text
 
 
-def _present(found: Record, where: str) -> bool:
-    top = where.split(".", maxsplit=1)[0]
-    return found.get(top) is not None or top == "prior_freedom"
+def _of_errors(value: Callable[[KnownErrorsRecord], Value], digits: int) -> Text:
+    """A figure of the reference's completions, whose true reward is known."""
+
+    def text(records: Records) -> str | None:
+        errors = _errors(records)
+        return _over_seeds([value(each) for each in errors], digits) if errors else None
+
+    return text
 
 
-def _look_up(found: Record, where: str) -> Any:
-    value: Any = found
-    for name in where.split("."):
-        value = None if value is None else value.get(name)
-    if where == "accuracy_of_members":
-        return statistics.fmean(one["value"] for one in value)
-    return value[1] if where == "margin_sd" else value
-
-
-def _over_seeds(values: list[Any], where: str, digits: int) -> str:
-    if where.endswith("prior_freedom"):
-        return _freedom(values)
+def _over_seeds(values: list[Value], digits: int) -> str:
     if len(values) == 1:
-        return _one(values[0], digits)
-    plain = [value for one in values if (value := _plain(one)) is not None]
+        return _alone(values[0], digits)
+    plain = [known_value for value in values if (known_value := _value_of(value)) is not None]
     if not plain:
         return number(None)
     return f"{number(statistics.median(plain), digits)} ({number(min(plain), digits)} to {number(max(plain), digits)})"
 
 
-def _freedom(values: list[float | None]) -> str:
-    """None means infinite here: no difference beyond chance."""
+def _alone(value: Value, digits: int) -> str:
+    return interval(interval_of(value), digits) if isinstance(value, Figure) else number(value, digits)
+
+
+def _value_of(value: Value) -> float | None:
+    return value.value if isinstance(value, Figure) else value
+
+
+def _freedom(values: list[float | None]) -> str | None:
+    """None among the values means infinite: no difference beyond chance."""
+    if not values:
+        return None
     finite = [value for value in values if value is not None]
     if not finite:
         return "infinite"
@@ -143,12 +146,43 @@ def _freedom(values: list[float | None]) -> str:
     return f"{text}; infinite at {missing} of {len(values)} seeds" if missing else text
 
 
-def _plain(one: Any) -> float | None:
-    return one["value"] if isinstance(one, dict) else one
-
-
-def _one(found: Any, digits: int) -> str:
-    if not isinstance(found, dict):
-        return number(found, digits)
-    known = {name: float("nan") if found[name] is None else found[name] for name in ("value", "low", "high")}
-    return interval(Interval(known["value"], known["low"], known["high"], found["n"]), digits)
+_LINES: tuple[tuple[str, Text], ...] = (
+    ("accuracy of the members' mean", _of_pairs(lambda record: record.accuracy_of_mean, 3)),
+    ("accuracy of one member (mean)", _of_pairs(mean_accuracy, 3)),
+    ("share of pairs whose winner they don't agree on", _of_pairs(lambda record: record.split, 3)),
+    ("members on the losing side of those", _of_pairs(lambda record: record.minority, 2)),
+    ("agreement of two members", _of_pairs(lambda record: record.agreement, 3)),
+    ("Kendall's τ of two members' margins", _of_pairs(lambda record: record.tau, 3)),
+    (
+        "share of the raw variance that is one offset per member",
+        _of_pairs(lambda record: record.offset_overall, 2),
+    ),
+    ("share of the raw variance that is an offset per prompt", _of_pairs(lambda record: record.offset_per_prompt, 2)),
+    ("median sd of the margin", _of_pairs(lambda record: record.margin_sd[1] if record.margin_sd else None, 2)),
+    (
+        "prior degrees of freedom d₀ of the variance",
+        lambda records: _freedom([record.prior_freedom for record in records]),
+    ),
+    ("coefficient of variation of the variance", _of_pairs(lambda record: record.variance_cv, 2)),
+    ("AUROC for mistakes: variance", _of_pairs(lambda record: record.error_auroc.variance, 3)),
+    ("AUROC for mistakes: sd over |margin|", _of_pairs(lambda record: record.error_auroc.sd_over_margin, 3)),
+    ("AUROC for mistakes: −|margin|, the baseline", _of_pairs(lambda record: record.error_auroc.margin, 3)),
+    (
+        "reference's completions: correlation of the mean with the truth",
+        _of_errors(lambda errors: errors.mean_correlation, 2),
+    ),
+    ("reference's completions: of one member", _of_errors(lambda errors: errors.member_correlation, 2)),
+    (
+        "reference's completions: coefficient of variation of the variance",
+        _of_errors(lambda errors: errors.variance_cv, 2),
+    ),
+    (
+        "reference's completions: d₀ of the variance",
+        lambda records: _freedom([errors.prior_freedom for errors in _errors(records)]),
+    ),
+    (
+        "reference's completions: variance against true squared error, ρ",
+        _of_errors(lambda errors: errors.spearman, 2),
+    ),
+)
+"""(what, its text over seeds) of each line, in order."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,8 @@ from surefoot.metrics.runs import (
     settled_value,
     values_at,
 )
-from surefoot.reports.records import Group, known
+from surefoot.reports.records import Group
+from surefoot.run_records import CellRecord, known
 
 __all__ = ["REACHED", "SETTLED", "WINDOW", "gains_at", "gaps", "level_of", "path_of", "paths_of", "settled_gains"]
 
@@ -28,7 +28,7 @@ SETTLED = (0.8, 0.1)
 from below, so that runs sit somewhat under their budget."""
 
 
-def path_of(cell: dict[str, Any]) -> Path:
+def path_of(cell: CellRecord) -> Path:
     """(KL, gain) along one run: running means of both, from the reference (0, 0) on.
 
     The gain is the batches' true reward minus the reference's on the same training prompts. Empty where the true
@@ -38,21 +38,21 @@ def path_of(cell: dict[str, Any]) -> Path:
     return (np.insert(kl, 0, 0.0), np.insert(gain, 0, 0.0)) if len(kl) else (kl, gain)
 
 
-def _steps(cell: dict[str, Any]) -> Path:
+def _steps(cell: CellRecord) -> Path:
     """(KL, gain) of every update of which both are known, as they were measured."""
-    origin = known(cell["metrics"].get("gold_reference_train"))
+    origin = known(cell.metrics.gold_reference_train)
     rows = [
-        (row["kl"], row["gold"] - origin)
-        for row in cell["trajectory"]
-        if row["kl"] is not None and row["gold"] is not None and not math.isnan(origin)
+        (row.kl, row.gold - origin)
+        for row in cell.trajectory
+        if row.kl is not None and row.gold is not None and not math.isnan(origin)
     ]
     return np.array([kl for kl, _ in rows]), np.array([gain for _, gain in rows])
 
 
 def paths_of(group: Group, method: str) -> dict[int, Path]:
     """Seed to path, of the runs that have one."""
-    found = {int(cell["seed"]): path_of(cell) for cell in group.of(method)}
-    return {seed: path for seed, path in found.items() if len(path[0])}
+    paths = {cell.place.seed: path_of(cell) for cell in group.of(method)}
+    return {seed: path for seed, path in paths.items() if len(path[0])}
 
 
 def level_of(group: Group) -> float:
@@ -67,18 +67,16 @@ def level_of(group: Group) -> float:
 
 def gains_at(group: Group, method: str, level: float) -> dict[int, float]:
     """Seed to gain where the run first reached that KL; NaN if it never did."""
-    found = {int(cell["seed"]): path_of(cell) for cell in group.of(method)}
-    return {seed: float(values_at(kl, gain, [level])[0]) for seed, (kl, gain) in found.items()}
+    paths = {cell.place.seed: path_of(cell) for cell in group.of(method)}
+    return {seed: float(values_at(kl, gain, [level])[0]) for seed, (kl, gain) in paths.items()}
 
 
 def settled_gains(group: Group, method: str) -> dict[int, float]:
     """Seed to gain at `SETTLED` of the budget late in the run; NaN where it was not there, or without a budget."""
     level, within = (share * (group.kl_budget or math.nan) for share in SETTLED)
-    return {int(cell["seed"]): settled_value(*_steps(cell), level, within, window=WINDOW) for cell in group.of(method)}
+    return {cell.place.seed: settled_value(*_steps(cell), level, within, window=WINDOW) for cell in group.of(method)}
 
 
 def gaps(group: Group, method: str) -> list[float]:
     """Over-optimisation gap of each of the method's runs."""
-    return [
-        over_optimisation_gap([known(row["gold"]) for row in cell["trajectory"]], WINDOW) for cell in group.of(method)
-    ]
+    return [over_optimisation_gap([known(row.gold) for row in cell.trajectory], WINDOW) for cell in group.of(method)]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from surefoot.metrics.intervals import Floats, Interval
 from surefoot.metrics.runs import prompt_risk, prompt_risk_difference
-from surefoot.reports.records import Group, known
+from surefoot.reports.records import Group
+from surefoot.run_records import CellRecord, known
 
 __all__ = ["MIXED", "anchor_of", "completions_of_a_prompt", "gains_by_prompt", "paired_prompt_risk", "risk_of_prompts"]
 
@@ -24,9 +24,9 @@ def gains_by_prompt(group: Group, method: str) -> dict[int, Floats]:
     Runs whose records don't hold them (made by an earlier version) are left out.
     """
     return {
-        int(cell["seed"]): np.array([known(gain) for gain in cell["prompt_gains"]])
+        cell.place.seed: np.array([known(gain) for gain in cell.prompt_gains])
         for cell in group.of(method)
-        if cell.get("prompt_gains")
+        if cell.prompt_gains
     }
 
 
@@ -53,7 +53,7 @@ def _stacked(rows: list[Floats]) -> Floats:
 
 def completions_of_a_prompt(group: Group) -> int | None:
     """How many completions of the final policy stand behind a prompt's gain, in the median; None if unknown."""
-    counts = [count for cell in group.cells for count in cell.get("prompt_completions", ())]
+    counts = [count for cell in group.cells for count in cell.prompt_completions or ()]
     return round(median(counts)) if counts else None
 
 
@@ -62,12 +62,11 @@ def anchor_of(group: Group, method: str) -> tuple[str | None, int | None]:
 
     (None, None) where records don't tell, ("mixed", None) where runs differ.
     """
-    found = list(dict.fromkeys(_anchor(cell) for cell in group.of(method)))
-    if len(found) > 1:
+    anchors = list(dict.fromkeys(_anchor(cell) for cell in group.of(method)))
+    if len(anchors) > 1:
         return MIXED, None
-    return found[0] if found else (None, None)
+    return anchors[0] if anchors else (None, None)
 
 
-def _anchor(cell: dict[str, Any]) -> tuple[str | None, int | None]:
-    kind = cell.get("anchor")
-    return kind, cell.get("anchor_completions") if kind == "reference" else None
+def _anchor(cell: CellRecord) -> tuple[str | None, int | None]:
+    return cell.anchor, cell.anchor_completions if cell.anchor == "reference" else None

@@ -6,6 +6,7 @@ from typing import Any
 
 from surefoot.reports.records import Group, label_of
 from surefoot.reports.wording import number
+from surefoot.run_records import Sample
 
 __all__ = ["samples_of"]
 
@@ -22,10 +23,10 @@ def samples_of(group: Group, best: str | None) -> tuple[int | None, list[dict[st
         best: a method to show besides the usual ones.
     """
     methods = _methods(group, best)
-    cells = {method: {int(cell["seed"]): cell for cell in group.of(method)} for method in methods}
+    cells = {method: {cell.place.seed: cell for cell in group.of(method)} for method in methods}
     shared = set.intersection(*(set(by_seed) for by_seed in cells.values())) if cells else set()
     for seed in sorted(shared):
-        answers = [(method, cells[method][seed]["samples"]) for method in methods]
+        answers = [(method, cells[method][seed].samples) for method in methods]
         count = min(_SHOWN_SAMPLES, *(len(samples) for _, samples in answers))
         if count:
             return seed, [_sample([(method, samples[i]) for method, samples in answers]) for i in range(count)]
@@ -38,20 +39,21 @@ def _methods(group: Group, best: str | None) -> list[str]:
     return [method for method in group.finished_methods if method in {*shown, best}]
 
 
-def _sample(answers: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+def _sample(answers: list[tuple[str, Sample]]) -> dict[str, Any]:
     first = answers[0][1]
     reference = {
         "label": "reference",
-        "text": _cut(first["reference"]),
-        "figures": f"true reward {number(first['gold_reference'])}",
+        "text": _cut(first.reference),
+        "figures": f"true reward {number(first.gold_reference)}",
     }
-    return {"prompt": _cut(first["prompt"]), "entries": [reference, *(_entry(method, one) for method, one in answers)]}
+    entries = [reference, *(_entry(method, sample) for method, sample in answers)]
+    return {"prompt": _cut(first.prompt), "entries": entries}
 
 
-def _entry(method: str, one: dict[str, Any]) -> dict[str, str]:
-    variance = "unknown" if one["variance"] is None else number(one["variance"])
-    figures = f"true reward {number(one['gold'])}, reward {number(one['proxy'])}, variance {variance}"
-    return {"label": label_of(method), "text": _cut(one["completion"]), "figures": figures}
+def _entry(method: str, sample: Sample) -> dict[str, str]:
+    variance = "unknown" if sample.variance is None else number(sample.variance)
+    figures = f"true reward {number(sample.gold)}, reward {number(sample.proxy)}, variance {variance}"
+    return {"label": label_of(method), "text": _cut(sample.completion), "figures": figures}
 
 
 def _cut(text: str) -> str:

@@ -32,7 +32,7 @@ GAIN = "true reward over the reference"
 
 def ends_figure(group: Group, found: list[MethodSummary]) -> Drawing:
     """Gain of every run, with each method's mean and interval, and how many ended below the reference."""
-    gains = {one.method: list(group.metric(one.method, "gold_gain").values()) for one in found}
+    gains = {one.method: list(group.by_seed(one.method, lambda metrics: metrics.gold_gain).values()) for one in found}
     span = padded((value for values in gains.values() for value in values), include=0.0)
     words = _listed("Gains of all runs", [f"{one.label} mean {interval(one.gain)}" for one in found])
     axes = _rows(len(found), span, f"{GAIN} at the end", words, 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection
+from dataclasses import asdict
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,9 @@ from surefoot.reports.disagreement import reliabilities_of
 from surefoot.reports.paths import REACHED, SETTLED, WINDOW
 from surefoot.reports.records import Study
 from surefoot.reports.summary import ALPHA, MethodSummary, summary_rows
+from surefoot.run_records import CellRecord
 
 __all__ = ["csv_text", "write_study_files"]
-
-_PLACE = ("setting", "source", "method", "kl_budget", "seed", "key")
 
 
 def write_study_files(
@@ -36,7 +36,7 @@ def write_study_files(
 def _head(study: Study) -> dict[str, Any]:
     return {
         "kind": "study_summary",
-        "title": study.grid["title"],
+        "title": study.grid.title,
         "baseline": study.baseline,
         "planned": study.planned,
         "finished": len(study.cells),
@@ -48,13 +48,15 @@ def _head(study: Study) -> dict[str, Any]:
         "settled_at_share_of_budget": SETTLED[0],
         "settled_within_share_of_budget": SETTLED[1],
         "reliability_of_variances": reliabilities_of(study),
-        "commit": study.grid["commit"],
-        "versions": study.grid["versions"],
+        "commit": study.grid.commit,
+        "versions": study.grid.versions,
     }
 
 
-def _cell_row(cell: dict[str, Any]) -> dict[str, Any]:
-    return {name: cell[name] for name in _PLACE} | cell["metrics"]
+def _cell_row(cell: CellRecord) -> dict[str, Any]:
+    place = asdict(cell.place)
+    key = place.pop("key")  # last, since it tells a reader least
+    return place | {"key": key} | asdict(cell.metrics)
 
 
 def csv_text(rows: list[dict[str, Any]]) -> str:

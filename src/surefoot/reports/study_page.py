@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import yaml
 from markupsafe import Markup
 
 from surefoot.metrics.intervals import Interval
-from surefoot.reports.disagreement import disagreements_of
+from surefoot.reports.disagreement import disagreements_of, interval_of, mean_accuracy
 from surefoot.reports.drawing import Drawing
 from surefoot.reports.html import script
 from surefoot.reports.paths import REACHED, WINDOW
-from surefoot.reports.records import Group, Study, known, label_of
+from surefoot.reports.records import Group, Study, label_of
 from surefoot.reports.samples import samples_of
 from surefoot.reports.study_figures import (
     differences_figure,
@@ -36,13 +37,12 @@ from surefoot.reports.study_tables import (
 )
 from surefoot.reports.study_words import best_of, completeness, group_words, proof, study_words
 from surefoot.reports.summary import MEAN, MethodSummary
+from surefoot.run_records import DisagreementRecord
 
 __all__ = ["page_values"]
 
 _OPEN = 3
 """Up to so many groups are shown unfolded."""
-_MEMBERS = (("one member", "accuracy_of_members"), ("their mean", "accuracy_of_mean"))
-_ERRORS = (("variance", "variance"), ("sd / |margin|", "sd_over_margin"), ("−|margin|, the baseline", "margin"))
 
 Groups = list[tuple[Group, list[MethodSummary]]]
 
@@ -50,9 +50,9 @@ Groups = list[tuple[Group, list[MethodSummary]]]
 def page_values(study: Study, groups: Groups) -> dict[str, Any]:
     """Everything that `study.html.j2` names."""
     return {
-        "title": study.grid["title"],
+        "title": study.grid.title,
         "baseline": label_of(study.baseline),
-        "seeds": study.grid["seeds"],
+        "seeds": list(study.grid.seeds),
         "methods": [label_of(method) for method in study.methods],
         "words": study_words(study, [found for _, found in groups]),
         "completeness": completeness(study),
@@ -65,9 +65,9 @@ def page_values(study: Study, groups: Groups) -> dict[str, Any]:
         "failures": failures_table(study),
         "window": WINDOW,
         "reached": f"{REACHED:.0%}",
-        "config": yaml.safe_dump(study.grid["config"], sort_keys=False, allow_unicode=True),
-        "versions": sorted(study.grid["versions"].items()),
-        "commit": study.grid["commit"],
+        "config": yaml.safe_dump(study.grid.config, sort_keys=False, allow_unicode=True),
+        "versions": sorted(study.grid.versions.items()),
+        "commit": study.grid.commit,
         **script("sorting.js"),
     }
 
@@ -112,26 +112,27 @@ def _figures(group: Group, found: list[MethodSummary], best: str | None) -> dict
     return {name: None if drawing is None else _drawn(drawing) for name, drawing in drawn.items()}
 
 
-def _disagreement(found: dict[str, Any]) -> dict[str, Any]:
-    records = found["records"]
-    members = [(what, [_accuracy(one[key]) for one in records]) for what, key in _MEMBERS]
-    errors = [(what, [_interval(one["error_auroc"][key]) for one in records]) for what, key in _ERRORS]
-    return found | {
-        "accuracy": _drawn(disagreement_figure(members, "accuracy on held-out pairs", None)),
+def _disagreement(described: dict[str, Any]) -> dict[str, Any]:
+    records: list[DisagreementRecord] = described["records"]
+    rankings = [record.error_auroc for record in records]
+    accuracy = [
+        ("one member", [_mean_accuracy(record) for record in records]),
+        ("their mean", [interval_of(record.accuracy_of_mean) for record in records]),
+    ]
+    errors = [
+        ("variance", [interval_of(each.variance) for each in rankings]),
+        ("sd / |margin|", [interval_of(each.sd_over_margin) for each in rankings]),
+        ("−|margin|, the baseline", [interval_of(each.margin) for each in rankings]),
+    ]
+    return described | {
+        "accuracy": _drawn(disagreement_figure(accuracy, "accuracy on held-out pairs", None)),
         "errors": _drawn(disagreement_figure(errors, "AUROC for the mean's mistakes", 0.5)),
     }
 
 
-def _accuracy(found: Any) -> Interval:
-    """Of the mean with its interval; of the members their average, which has none."""
-    if isinstance(found, dict):
-        return _interval(found)
-    average = sum(one["value"] for one in found) / len(found)
-    return Interval(average, float("nan"), float("nan"), len(found))
-
-
-def _interval(found: dict[str, Any]) -> Interval:
-    return Interval(known(found["value"]), known(found["low"]), known(found["high"]), found["n"])
+def _mean_accuracy(record: DisagreementRecord) -> Interval:
+    """The members' average, which has no interval."""
+    return Interval(mean_accuracy(record), math.nan, math.nan, record.members)
 
 
 def _drawn(drawing: Drawing) -> Markup:

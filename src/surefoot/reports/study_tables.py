@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from surefoot.metrics.intervals import Interval
 from surefoot.reports.paths import SETTLED
@@ -23,6 +22,7 @@ from surefoot.reports.wording import (
     probability,
     times,
 )
+from surefoot.run_records import CellPlace
 
 __all__ = ["Entry", "Table", "differences_table", "ends_table", "failures_table", "groups_table", "matched_table",
            "name_of", "price_table", "prompts_table", "settled_table"]  # fmt: skip
@@ -49,9 +49,10 @@ class Table:
 
 def name_of(place: tuple[str, str, float | None], study: Study) -> str:
     """A group by what tells it from the others of its study."""
-    axes = (("settings", place[0]), ("sources", place[1]), ("kl_budgets", budget(place[2])))
-    told = [str(name) for axis, name in axes if len(study.grid[axis]) > 1]
-    return " · ".join(told) or str(place[0])
+    setting, source, kl_budget = place
+    grid = study.grid
+    axes = ((grid.settings, setting), (grid.sources, source), (grid.kl_budgets, budget(kl_budget)))
+    return " · ".join(name for axis, name in axes if len(axis) > 1) or setting
 
 
 def ends_table(found: list[MethodSummary]) -> Table:
@@ -234,22 +235,22 @@ def failures_table(study: Study) -> Table | None:
         return None
     rows = [
         [
-            Entry(_cell_name(one), _cell_name(one)),
-            Entry(_first_line(one["error"]), _first_line(one["error"]), prose=True),
-            Entry(str(one["when"]), str(one["when"])),
+            Entry(_cell_name(failure.place), _cell_name(failure.place)),
+            Entry(_first_line(failure.error), _first_line(failure.error), prose=True),
+            Entry(failure.when, failure.when),
         ]
-        for one in study.failed
+        for failure in study.failed
     ]
     return Table("The full errors are in failed/.", ["cell", "error", "when"], rows)
 
 
-def _cell_name(one: dict[str, Any]) -> str:
-    place = [one["setting"], one["source"], label_of(one["method"]), budget(one["kl_budget"]), f"seed {one['seed']}"]
-    return " · ".join(str(part) for part in place)
+def _cell_name(place: CellPlace) -> str:
+    parts = (place.setting, place.source, label_of(place.method), budget(place.kl_budget), f"seed {place.seed}")
+    return " · ".join(parts)
 
 
 def _first_line(error: str) -> str:
-    lines = str(error).strip().splitlines()
+    lines = error.strip().splitlines()
     return lines[0][:300] if lines else "no message"
 
 

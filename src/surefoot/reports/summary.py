@@ -22,6 +22,7 @@ from surefoot.metrics.runs import detectable_difference, detectable_risk_differe
 from surefoot.reports.paths import gains_at, gaps, level_of, settled_gains
 from surefoot.reports.prompts import anchor_of, completions_of_a_prompt, paired_prompt_risk, risk_of_prompts
 from surefoot.reports.records import Group, Study, label_of
+from surefoot.run_records import CellMetrics
 
 __all__ = ["ALPHA", "MEAN", "Comparison", "Cost", "MethodSummary", "summarise", "summarise_group", "summary_rows"]
 
@@ -130,7 +131,7 @@ def summarise(study: Study) -> list[MethodSummary]:
 def summarise_group(group: Group) -> list[MethodSummary]:
     """The methods that have a finished run, Holm's correction made over them."""
     level = level_of(group)
-    ends = {method: group.metric(method, "gold_gain") for method in group.finished_methods}
+    ends = {method: group.by_seed(method, _gain) for method in group.finished_methods}
     at_level = {method: gains_at(group, method, level) for method in group.finished_methods}
     late = {method: settled_gains(group, method) for method in group.finished_methods}
     return _adjusted([_summary(group, method, level, ends, at_level, late) for method in group.finished_methods])
@@ -166,7 +167,7 @@ def _summary(
         spread=spread(gains),
         spread_p=math.nan if itself else brown_forsythe(gains, baseline),
         worst=lower_tail(gains),
-        kl=_mean(group.metric(method, "kl_final").values()),
+        kl=_mean(group.by_seed(method, lambda metrics: metrics.kl_final).values()),
         gap=_bootstrap(gaps(group, method)),
         paired=_compare(ends, method, group.baseline),
         to_mean=_compare(ends, method, MEAN),
@@ -220,7 +221,7 @@ def _adjusted(found: list[MethodSummary]) -> list[MethodSummary]:
 
 
 def _cost(group: Group, method: str) -> Cost:
-    policy, source = group.metric(method, "cpu_seconds"), group.metric(method, "source_cpu_seconds")
+    policy, source = group.by_seed(method, _policy_cpu), group.by_seed(method, _source_cpu)
     total, other = _total(group, method), _total(group, group.baseline)
     shared = [seed for seed in total if not math.isnan(total[seed] + other.get(seed, math.nan))]
     below = sum(other[seed] for seed in shared)
@@ -228,14 +229,26 @@ def _cost(group: Group, method: str) -> Cost:
         _mean(policy.values()),
         _mean(source.values()),
         sum(total[seed] for seed in shared) / below if below > 0 else math.nan,
-        _mean(group.metric(method, "seconds").values()),
-        _mean(group.metric(method, "peak_memory_mb").values()),
+        _mean(group.by_seed(method, lambda metrics: metrics.seconds).values()),
+        _mean(group.by_seed(method, lambda metrics: metrics.peak_memory_mb).values()),
     )
 
 
 def _total(group: Group, method: str) -> BySeed:
-    source = group.metric(method, "source_cpu_seconds")
-    return {seed: own + source[seed] for seed, own in group.metric(method, "cpu_seconds").items()}
+    source = group.by_seed(method, _source_cpu)
+    return {seed: own + source[seed] for seed, own in group.by_seed(method, _policy_cpu).items()}
+
+
+def _gain(metrics: CellMetrics) -> float | None:
+    return metrics.gold_gain
+
+
+def _policy_cpu(metrics: CellMetrics) -> float | None:
+    return metrics.cpu_seconds
+
+
+def _source_cpu(metrics: CellMetrics) -> float | None:
+    return metrics.source_cpu_seconds
 
 
 def _bootstrap(values: list[float]) -> Interval:

@@ -7,8 +7,8 @@ import resource
 import shutil
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 from surefoot.errors import ConfigError
 from surefoot.files import read_json, write_json
 from surefoot.ranges import check_ranges
-from surefoot.records import make_record
+from surefoot.records import provenance
 from surefoot.rewards.source import RewardSource
+from surefoot.run_records import CellMetrics, CellRecord, Sample, TrajectoryRow, cell_path, read_cell, write_cell
 from surefoot.studies.config import Cell, check_keys, check_numbers, objective_of
 from surefoot.studies.evaluation import judge_policy, prompt_gains, prompt_risk, reference_anchors, reference_of
 from surefoot.studies.exact_cell import EXACT_SETTINGS, run_exact
@@ -32,7 +33,7 @@ from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.run_online import TRAINERS, with_model_settings
 
-__all__ = ["cell_path", "check_policy", "run_cell", "trajectory", "work_path"]
+__all__ = ["check_policy", "run_cell", "trajectory", "work_path"]
 
 _CONFIGS: dict[str, Any] = {"rloo": VarianceAwareRLOOConfig, "grpo": VarianceAwareGRPOConfig}
 _OURS = ("output_dir", "seed", "target_kl", "preset", "aggregate", "aggregate_parameter", "weights", "objective")
@@ -57,16 +58,12 @@ def check_policy(trainer: str, policy: dict[str, Any]) -> None:
     check_ranges(policy, "policy.")
 
 
-def cell_path(folder: Path, key: str) -> Path:
-    return folder / "cells" / f"{key}.json"
-
-
 def work_path(folder: Path, key: str) -> Path:
     """What an interrupted cell goes on from; gone when its record is there."""
     return folder / "work" / key
 
 
-def run_cell(setting: Setting, cell: Cell, folder: Path, on_step: Callable[[], None] | None = None) -> dict[str, Any]:
+def run_cell(setting: Setting, cell: Cell, folder: Path, on_step: Callable[[], None] | None = None) -> CellRecord:
     """Train one policy and measure its true reward; the record is written whole, and returned if it already exists.
 
     With `save_steps` in the policy's settings, an interrupted run goes on from its last whole checkpoint, and its time
@@ -77,8 +74,7 @@ def run_cell(setting: Setting, cell: Cell, folder: Path, on_step: Callable[[], N
     """
     path = cell_path(folder, cell.key)
     if path.exists():
-        record: dict[str, Any] = read_json(path)
-        return record
+        return read_cell(path)
     place = work_path(folder, cell.key)
     spent = _Spent(place / "spent.json")
     source = load_sources(cell.work, folder)
@@ -94,12 +90,17 @@ def run_cell(setting: Setting, cell: Cell, folder: Path, on_step: Callable[[], N
             trainer.add_callback(spent)
             trainer.train(resume_from_checkpoint=last_whole_checkpoint(place))
             record = _record(setting, cell, folder, trainer, source)
-    record["warnings"] = sorted({str(one.message) for one in caught if one.category is UserWarning})
-    record["metrics"] |= spent.so_far() | {
-        "source_cpu_seconds": cost_of(cell.work, folder)[0],
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
-    write_json(path, record)
+    record = replace(
+        record,
+        warnings=tuple(sorted({str(each.message) for each in caught if each.category is UserWarning})),
+        metrics=replace(
+            record.metrics,
+            **spent.so_far(),
+            source_cpu_seconds=cost_of(cell.work, folder)[0],
+            peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        ),
+    )
+    write_cell(path, record)
     shutil.rmtree(place, ignore_errors=True)
     return record
 
@@ -160,7 +161,7 @@ class _Spent(TrainerCallback):
         write_json(self.path, self.so_far())
 
 
-_TRAJECTORY = {
+_LOGGED_AS = {
     "kl": "sequence_kl",
     "proxy": "reward/mean_of_members",
     "gold": "monitor/gold",
@@ -171,105 +172,109 @@ _TRAJECTORY = {
 }
 
 
-def trajectory(history: list[dict[str, Any]]) -> list[dict[str, float | None]]:
-    """The trainer's log as rows of step, kl, proxy, gold, variance, weight, effect and beta; None if unknown."""
-    rows = [entry for entry in history if "sequence_kl" in entry]
-    return [
-        {"step": row["step"]} | {ours: _known(row.get(theirs)) for ours, theirs in _TRAJECTORY.items()} for row in rows
-    ]
+def trajectory(history: list[dict[str, Any]]) -> tuple[TrajectoryRow, ...]:
+    """The trainer's log as rows; an unknown figure is None."""
+    return tuple(
+        TrajectoryRow(step=entry["step"], **{ours: _known(entry.get(theirs)) for ours, theirs in _LOGGED_AS.items()})
+        for entry in history
+        if "sequence_kl" in entry
+    )
 
 
 def _known(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _record(setting: Setting, cell: Cell, folder: Path, trainer: Any, source: RewardSource) -> dict[str, Any]:
+def _record(setting: Setting, cell: Cell, folder: Path, trainer: Any, source: RewardSource) -> CellRecord:
     work = cell.work
     count, tokens = work["evaluation_completions"], work["policy"].get("max_completion_length") or 256
     reference = reference_of(setting, folder, count, tokens)
     final = judge_policy(setting, trainer.model, trainer.processing_class, setting.evaluation_prompts, count, tokens)
     path = trajectory(trainer.state.log_history)
     gains, completions = prompt_gains(reference, final)
-    metrics = {
-        "gold_reference": reference["mean"],
-        "gold_reference_train": reference["train_mean"],
-        "gold_final": final["mean"],
-        "gold_gain": final["mean"] - reference["mean"],
-        "prompt_risk": prompt_risk(gains),
-        "kl_final": _tail(path, "kl"),
-        "proxy_reference": path[0]["proxy"],
-        "proxy_final": _tail(path, "proxy"),
-        "beta_final": path[-1]["beta"],
-    }
-    digest = cost_of(work, folder)[1]
-    record = make_record("cell", work, seed=cell.seed, data_hash=digest, metrics=metrics)
-    read = trainer.objective.needs_anchor
-    measured = {
-        "anchor": trainer.args.anchor if read else None,
-        "anchor_completions": trainer.args.anchor_completions if read else None,
-        "trajectory": path,
-        "samples": _samples(source, reference, final, work["samples_kept"], trainer.args.anchor_completions),
-        "prompt_gains": gains,
-        "prompt_completions": completions,
-    }
-    return record | cell.place() | measured
+    metrics = CellMetrics(
+        gold_reference=reference["mean"],
+        gold_reference_train=reference["train_mean"],
+        gold_final=final["mean"],
+        gold_gain=final["mean"] - reference["mean"],
+        prompt_risk=prompt_risk(gains),
+        kl_final=_tail_mean([row.kl for row in path]),
+        proxy_reference=path[0].proxy,
+        proxy_final=_tail_mean([row.proxy for row in path]),
+        beta_final=path[-1].beta,
+    )
+    centred = trainer.objective.needs_anchor
+    return CellRecord(
+        place=cell.place(),
+        **provenance(work),
+        data_hash=cost_of(work, folder)[1],
+        metrics=metrics,
+        anchor=trainer.args.anchor if centred else None,
+        anchor_completions=trainer.args.anchor_completions if centred else None,
+        trajectory=path,
+        samples=_samples(source, reference, final, work["samples_kept"], trainer.args.anchor_completions),
+        prompt_gains=tuple(gains),
+        prompt_completions=tuple(completions),
+    )
 
 
-def _exact_record(setting: Setting, cell: Cell, folder: Path, source: RewardSource) -> dict[str, Any]:
+def _exact_record(setting: Setting, cell: Cell, folder: Path, source: RewardSource) -> CellRecord:
     """The record of a cell whose policy is exact: the same figures, judged on the candidates themselves."""
     work = cell.work
     run = run_exact(setting, work, folder, source)
     gain, last = sum(run.gains) / len(run.gains), run.trajectory[-1]
-    metrics = {
-        "gold_reference": run.level,
-        "gold_reference_train": run.level,
-        "gold_final": run.level + gain,
-        "gold_gain": gain,
-        "prompt_risk": prompt_risk([*run.gains]),
-        "kl_final": last["kl"],
-        "proxy_reference": run.trajectory[0]["proxy"],
-        "proxy_final": last["proxy"],
-        "beta_final": last["beta"],
-    }
-    record = make_record("cell", work, seed=cell.seed, data_hash=cost_of(work, folder)[1], metrics=metrics)
-    count, read = work["policy"]["candidates"], objective_of(work["method"]).needs_anchor
-    measured = {
-        "anchor": "group" if read else None,
-        "anchor_completions": count if read else None,
-        "trajectory": run.trajectory,
-        "samples": _samples(source, run.reference, run.final, work["samples_kept"], count),
-        "prompt_gains": run.gains,
-        "prompt_completions": [count] * len(run.gains),
-    }
-    return record | cell.place() | measured
+    metrics = CellMetrics(
+        gold_reference=run.level,
+        gold_reference_train=run.level,
+        gold_final=run.level + gain,
+        gold_gain=gain,
+        prompt_risk=prompt_risk([*run.gains]),
+        kl_final=last.kl,
+        proxy_reference=run.trajectory[0].proxy,
+        proxy_final=last.proxy,
+        beta_final=last.beta,
+    )
+    count, centred = work["policy"]["candidates"], objective_of(work["method"]).needs_anchor
+    return CellRecord(
+        place=cell.place(),
+        **provenance(work),
+        data_hash=cost_of(work, folder)[1],
+        metrics=metrics,
+        anchor="group" if centred else None,
+        anchor_completions=count if centred else None,
+        trajectory=run.trajectory,
+        samples=_samples(source, run.reference, run.final, work["samples_kept"], count),
+        prompt_gains=tuple(run.gains),
+        prompt_completions=(count,) * len(run.gains),
+    )
 
 
-def _tail(path: list[dict[str, float | None]], name: str) -> float | None:
-    """Mean over the last tenth of the updates."""
-    values = [value for row in path[-max(1, len(path) // 10) :] if (value := row[name]) is not None]
-    return sum(values) / len(values) if values else None
+def _tail_mean(values: Sequence[float | None]) -> float | None:
+    """Mean over the last tenth of the updates, of what is known."""
+    known = [value for value in values[-max(1, len(values) // 10) :] if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 @torch.no_grad()
 def _samples(
     source: RewardSource, reference: dict[str, Any], final: dict[str, Any], count: int, anchor_completions: int
-) -> list[dict[str, Any]]:
+) -> tuple[Sample, ...]:
     """The first `count` completions, with reward and variance centred by the reference's completions of the prompt."""
     prompts, completions = final["prompts"][:count], final["completions"][:count]
     if not prompts:
-        return []
+        return ()
     anchors = reference_anchors(source, reference, prompts, anchor_completions) if source.centred else None
     estimate = source.estimate(source.score(prompts, completions), anchors)
     texts = [as_texts(rows) for rows in (prompts, reference["completions"][:count], completions)]
-    return [
-        {
-            "prompt": texts[0][i],
-            "reference": texts[1][i],
-            "completion": texts[2][i],
-            "proxy": _known(float(estimate.mean[i])),
-            "variance": _known(float(estimate.variance[i])) if estimate.has_variance else None,
-            "gold": final["gold"][i],
-            "gold_reference": reference["gold"][i],
-        }
+    return tuple(
+        Sample(
+            prompt=texts[0][i],
+            reference=texts[1][i],
+            completion=texts[2][i],
+            proxy=_known(float(estimate.mean[i])),
+            variance=_known(float(estimate.variance[i])) if estimate.has_variance else None,
+            gold=final["gold"][i],
+            gold_reference=reference["gold"][i],
+        )
         for i in range(len(estimate))
-    ]
+    )

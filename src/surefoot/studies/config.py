@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from surefoot.errors import ConfigError
+from surefoot.errors import ConfigError, did_you_mean
 from surefoot.files import fingerprint
 from surefoot.maths.objectives import Objective
 from surefoot.ranges import check_ranges
 from surefoot.redaction import holds_secret
 from surefoot.rewards.registry import source_class
+from surefoot.run_records import CellPlace
 from surefoot.training.objective_config import ObjectiveArguments
 
 __all__ = [
@@ -34,6 +34,7 @@ _METHOD_KEYS = (
     *("anchor", "anchor_completions"),
 )
 TRAINERS = ("rloo", "grpo", "exact")
+_COMMAND_KEYS = ("title", "output_dir")
 _USUAL: dict[str, Any] = {
     "beta": 1.0,
     "lr_scheduler_type": "constant",
@@ -73,15 +74,14 @@ class Cell:
     key: str
     work: dict[str, Any]
 
-    def place(self) -> dict[str, Any]:
+    def place(self) -> CellPlace:
         """Its coordinates and address, as records and reports name them."""
-        names = ("key", "setting", "source", "method", "kl_budget", "seed")
-        return {name: getattr(self, name) for name in names}
+        return CellPlace(self.key, self.setting, self.source, self.method, self.kl_budget, self.seed)
 
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """A whole study as its YAML file states it.
+    """A whole study: the axes of its grid, and how policies are trained and judged.
 
     Args:
         settings: name to what `surefoot.studies.settings.build_setting` reads.
@@ -141,20 +141,46 @@ class StudyConfig:
         if len(set(self.seeds)) < len(self.seeds):
             raise ConfigError("seeds names one twice; every seed is an independent pipeline")
 
-    def to_yaml(self) -> dict[str, Any]:
-        """What `surefoot study --config` reads back; seeds are a count where they follow one another."""
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> StudyConfig:
+        """Read a study as a config file states it, or as `to_dict` wrote it.
+
+        Args:
+            values: the fields. `methods` may also be a list of presets, `seeds` a count from `first_seed` (0) on, and
+                `kl_budgets` None. `title` and `output_dir`, which belong to the command, are passed over.
+
+        Raises:
+            ConfigError: an unknown key, or whatever the study itself refuses.
+        """
+        names = {each.name for each in fields(cls)}
+        check_keys(values, {*names, *_COMMAND_KEYS, "first_seed"}, "a study")
+        grid = {name: value for name, value in values.items() if name in names}
+        axes = {
+            "settings": _named(values.get("settings") or {}, "settings"),
+            "sources": _named(values.get("sources") or {}, "sources"),
+            "methods": method_settings(values.get("methods") or {}),
+            "kl_budgets": _budgets(values.get("kl_budgets")),
+            "seeds": _seeds(values.get("seeds") or (), values.get("first_seed") or 0),
+        }
+        return cls(**grid | axes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The study as plain values, which `from_dict` and `surefoot study --config` read back to an equal one.
+
+        Seeds are a count where they follow one another, and methods a list where all are presets.
+        """
         first, count = self.seeds[0], len(self.seeds)
-        plain = all(spec == {"preset": name} for name, spec in self.methods.items())
+        follow = self.seeds == tuple(range(first, first + count))
+        presets = all(spec == {"preset": name} for name, spec in self.methods.items())
         values: dict[str, Any] = {
             "settings": self.settings,
             "sources": self.sources,
-            "methods": list(self.methods) if plain else self.methods,
-            "kl_budgets": [budget for budget in self.kl_budgets if budget is not None] or None,
-            "seeds": count if self.seeds == tuple(range(first, first + count)) else list(self.seeds),
+            "methods": list(self.methods) if presets else self.methods,
+            "kl_budgets": None if self.kl_budgets == (None,) else list(self.kl_budgets),
+            "seeds": count if follow else list(self.seeds),
             "first_seed": first,
         }
-        names = ("trainer", "policy", "evaluation_completions", "samples_kept", "monitor_gold")
-        return values | {name: getattr(self, name) for name in names}
+        return values | {each.name: getattr(self, each.name) for each in fields(self) if each.name not in values}
 
     def cells(self) -> list[Cell]:
         """Every cell of the grid, seeds outermost, so that methods are compared from early on."""
@@ -187,6 +213,28 @@ class StudyConfig:
             "monitor_gold": self.monitor_gold,
         }
         return Cell(setting, source, method, budget, seed, fingerprint(work), work)
+
+
+def _named(axis: Any, what: str) -> dict[str, dict[str, Any]]:
+    if not isinstance(axis, dict) or not all(isinstance(value, dict) for value in axis.values()):
+        raise ConfigError(f"{what} must be `name: {{key: value}}` lines in the config file")
+    return axis
+
+
+def _budgets(budgets: Sequence[float | None] | None) -> tuple[float | None, ...]:
+    """Without any budget β stays constant. Budgets become floats, so that 6 and 6.0 are one address."""
+    try:
+        return tuple(None if budget is None else float(budget) for budget in budgets or (None,))
+    except (TypeError, ValueError):
+        raise ConfigError(f"kl_budgets must be a list of numbers, got {budgets!r}") from None
+
+
+def _seeds(seeds: int | Sequence[int], first: int) -> tuple[int, ...]:
+    """A count of seeds from the first on, or their list."""
+    if not isinstance(seeds, int):
+        return tuple(seeds)
+    check_ranges({"first_seed": first} | ({"seed": first + seeds - 1} if seeds > 0 else {}))
+    return tuple(range(first, first + seeds))
 
 
 def without_methods(source: dict[str, Any]) -> dict[str, Any]:
@@ -268,8 +316,7 @@ def check_keys(given: Collection[str], known: Collection[str], what: str) -> Non
     """
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, sorted(known), 1)
-            hint = f"; did you mean '{near[0]}'?" if near else f" (known: {', '.join(sorted(known))})"
+            hint = did_you_mean(key, known) or f" (known: {', '.join(sorted(known))})"
             raise ConfigError(f"unknown key '{key}' in {what}{hint}")
 
 

@@ -19,6 +19,7 @@ from surefoot.forecast.policies import Policies, largest_budget
 from surefoot.forecast.scored import Candidates, source_candidates
 from surefoot.maths.objectives import Objective, weights
 from surefoot.rewards.source import RewardSource
+from surefoot.run_records import TrajectoryRow
 from surefoot.studies.config import objective_of
 from surefoot.studies.evaluation import reference_of
 from surefoot.studies.settings import Setting
@@ -42,7 +43,7 @@ class ExactRun:
         reference: the candidates with their true rewards. final: some of them, drawn from the policy.
     """
 
-    trajectory: list[dict[str, float | None]]
+    trajectory: tuple[TrajectoryRow, ...]
     gains: list[float]
     level: float
     reference: dict[str, Any]
@@ -106,7 +107,7 @@ def run_exact(setting: Setting, work: dict[str, Any], folder: Path, source: Rewa
 
 def _trajectory(
     candidates: Candidates, objective: Objective, policies: Policies, gold: Float[Tensor, "budgets"], level: float
-) -> list[dict[str, float | None]]:
+) -> tuple[TrajectoryRow, ...]:
     """Rows as of a trained run, from the reference to the cell's budget; a budget out of reach is left out."""
     estimate, under = candidates.estimate, [candidates.log_reference.exp(), *policies.policy]
     seen = {"proxy": candidates.table(estimate.mean)}
@@ -117,12 +118,17 @@ def _trajectory(
         seen["weight"] = candidates.table(weights(estimate.variance, candidates.reference_variance, *bounds))
     kl, beta = [0.0, *policies.kl.tolist()], [None, *policies.beta.tolist()]
     true = [level, *gold.tolist()]
-    return [
-        {"step": step + 1, "kl": kl[step], "gold": true[step], "beta": beta[step], "effect": None}
-        | {name: _mean(under[step], seen[name]) if name in seen else None for name in ("proxy", "variance", "weight")}
+    return tuple(
+        TrajectoryRow(
+            step=step + 1,
+            kl=kl[step],
+            gold=true[step],
+            beta=beta[step],
+            **{name: _mean(under[step], values) for name, values in seen.items()},
+        )
         for step in range(len(under))
         if math.isfinite(kl[step])
-    ]
+    )
 
 
 def _mean(policy: Float[Tensor, "prompts candidates"], values: Float[Tensor, "prompts candidates"]) -> float:

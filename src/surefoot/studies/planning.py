@@ -7,14 +7,13 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from surefoot.errors import RunError
 from surefoot.files import read_json
-from surefoot.studies.cell import cell_path
+from surefoot.run_records import CellMetrics, cell_path, failure_path, known, read_cell, read_failure
 from surefoot.studies.config import Cell, StudyConfig
 from surefoot.studies.reward_sources import source_key
-from surefoot.studies.run import failure_path, run_study
+from surefoot.studies.run import run_study
 from surefoot.studies.runners.local import LocalRunner
 
 __all__ = ["Plan", "plan_study"]
@@ -61,20 +60,19 @@ def plan_study(config: StudyConfig, folder: Path, on_progress: Callable[[str, in
     missing = [cell for cell in cells if not cell_path(folder, cell.key).exists()]
     needed = {source_key(cell.work, role) for cell in missing for role in cell.work["sources"]}
     untrained = [key for key in needed if not (folder / "sources" / key / "prepared.json").exists()]
-    records = [read_json(cell_path(folder, cell.key)) for cell in cells if cell not in missing]
-    figures = _of_records(records, folder, cells) if records else _of_pilot(config, on_progress)
+    finished = [read_cell(cell_path(folder, cell.key)).metrics for cell in cells if cell not in missing]
+    figures = _of_records(finished, folder, cells) if finished else _of_pilot(config, on_progress)
     return Plan(len(cells), len(cells) - len(missing), len(untrained), *figures)
 
 
-def _of_records(records: list[dict[str, Any]], folder: Path, cells: list[Cell]) -> tuple[float, float, float, str]:
-    metrics = [record["metrics"] for record in records]
+def _of_records(finished: list[CellMetrics], folder: Path, cells: list[Cell]) -> tuple[float, float, float, str]:
     keys = {source_key(cell.work, role) for cell in cells for role in cell.work["sources"]}
     paths = [path for key in keys if (path := folder / "sources" / key / "prepared.json").exists()]
     return (
-        statistics.fmean(one["seconds"] for one in metrics),
+        statistics.fmean(known(metrics.seconds) for metrics in finished),
         statistics.fmean(read_json(path)["cpu_seconds"] for path in paths),
-        max(one["peak_memory_mb"] for one in metrics),
-        f"{len(records)} finished cells",
+        max(known(metrics.peak_memory_mb) for metrics in finished),
+        f"{len(finished)} finished cells",
     )
 
 
@@ -92,8 +90,8 @@ def _of_pilot(
             pilot = replace(small, policy=config.policy | longer)
             run_study(pilot, Path(place), title="pilot", runner=LocalRunner(1), on_progress=on_progress)
             metrics = [_measured(Path(place), cell) for cell in pilot.cells()]
-            seconds.append(statistics.fmean(one["seconds"] for one in metrics))
-            memory.append(max(one["peak_memory_mb"] for one in metrics))
+            seconds.append(statistics.fmean(known(each.seconds) for each in metrics))
+            memory.append(max(known(each.peak_memory_mb) for each in metrics))
         prepared = [read_json(path) for path in Path(place).glob("sources/*/prepared.json")]
     sources, memory_mb = statistics.fmean(one["cpu_seconds"] for one in prepared), max(memory)
     if config.trainer == "exact":
@@ -109,11 +107,10 @@ def _of_pilot(
     )
 
 
-def _measured(folder: Path, cell: Cell) -> dict[str, Any]:
+def _measured(folder: Path, cell: Cell) -> CellMetrics:
     path = cell_path(folder, cell.key)
     if not path.exists():
         failed = failure_path(folder, cell.key)
-        error = read_json(failed)["error"] if failed.exists() else "no record was written"
+        error = read_failure(failed).error if failed.exists() else "no record was written"
         raise RunError(f"the pilot cell of the plan failed: {error}")
-    found: dict[str, Any] = read_json(path)["metrics"]
-    return found
+    return read_cell(path).metrics

@@ -16,25 +16,37 @@ from typing import Any
 import torch
 
 from surefoot.errors import RunError, SurefootError
-from surefoot.files import fingerprint, read_json, write_json
+from surefoot.files import fingerprint, read_json
 from surefoot.locks import LOCK, hold
 from surefoot.quiet import quieten
 from surefoot.records import commit, holds_other_files, versions
 from surefoot.rewards.gold import refuse_members
-from surefoot.studies.cell import cell_path, check_policy, run_cell, work_path
+from surefoot.run_records import (
+    DisagreementRecord,
+    FailureRecord,
+    StudyRecord,
+    cell_path,
+    disagreement_path,
+    failure_path,
+    study_path,
+    write_disagreement,
+    write_failure,
+    write_study_record,
+)
+from surefoot.studies.cell import check_policy, run_cell, work_path
 from surefoot.studies.config import Cell, StudyConfig
 from surefoot.studies.evaluation import reference_of
 from surefoot.studies.exact_cell import candidates_of, check_exact
 from surefoot.studies.reward_sources import check_source, prepare_source, source_key
 from surefoot.studies.runners.local import InlineRunner, Runner, tick
 from surefoot.studies.settings import WORLD, Setting, build_setting
+from surefoot.typed_json import decode
 
 __all__ = ["STAGES", "Outcome", "check_study", "run_study"]
 
 STAGES = ("reference", "reward sources", "policies")
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); `done` counts policy updates in the last stage, tasks in the others."""
-STUDY = "study.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +122,8 @@ def check_study(config: StudyConfig, folder: Path) -> None:
     Raises:
         ConfigError, DataError, ModelError, RunError: see the message.
     """
-    if not (folder / STUDY).exists() and holds_other_files(folder, STUDY, WORLD):
+    path = study_path(folder)
+    if not path.exists() and holds_other_files(folder, path.name, WORLD):
         raise RunError(f"{folder} is not empty and holds no study; choose another output directory")
     check_policy(config.trainer, config.policy)
     if config.trainer == "exact":
@@ -122,28 +135,21 @@ def check_study(config: StudyConfig, folder: Path) -> None:
             check_source(name, source, setting.policy)
 
 
-def failure_path(folder: Path, key: str) -> Path:
-    return folder / "failed" / f"{key}.json"
-
-
 def _announce(config: StudyConfig, cells: Iterable[Cell], folder: Path, title: str) -> None:
     """`study.json`: the grid as it now stands, before its first cell, so that a report can tell what is missing."""
-    write_json(
-        folder / STUDY,
-        {
-            "kind": "study",
-            "title": title,
-            "config": {"title": title, "output_dir": str(folder)} | config.to_yaml(),
-            "settings": list(config.settings),
-            "sources": list(config.sources),
-            "methods": list(config.methods),
-            "kl_budgets": list(config.kl_budgets),
-            "seeds": list(config.seeds),
-            "cells": [cell.place() for cell in cells],
-            "versions": versions(),
-            "commit": commit(),
-        },
+    record = StudyRecord(
+        title=title,
+        config={"title": title, "output_dir": str(folder)} | config.to_dict(),
+        settings=tuple(config.settings),
+        sources=tuple(config.sources),
+        methods=tuple(config.methods),
+        kl_budgets=config.kl_budgets,
+        seeds=config.seeds,
+        cells=tuple(cell.place() for cell in cells),
+        versions=versions(),
+        commit=commit(),
     )
+    write_study_record(folder, record)
 
 
 def _remove_work(cells: list[Cell], folder: Path) -> None:
@@ -224,12 +230,13 @@ def _disagreement(cells: list[Cell], folder: Path) -> None:
     for cell in cells:
         role = "variance" if "variance" in cell.work["sources"] else "reward"
         key = source_key(cell.work, role)
-        prepared, target = folder / "sources" / key / "prepared.json", folder / "disagreement" / f"{key}.json"
+        prepared, target = folder / "sources" / key / "prepared.json", disagreement_path(folder, key)
         if target.exists() or not prepared.exists():
             continue
-        found = read_json(prepared)["disagreement"]
-        if found is not None:
-            write_json(target, {"setting": cell.setting, "source": cell.source, "seed": cell.seed} | found)
+        measured = read_json(prepared)["disagreement"]
+        if measured is not None:
+            place = {"setting": cell.setting, "source": cell.source, "seed": cell.seed}
+            write_disagreement(target, decode(DisagreementRecord, place | measured))
 
 
 # --- in the workers --------------------------------------------------------------------------------------------------
@@ -270,7 +277,7 @@ def _said(error: Exception) -> str:
 
 def _record_failure(cell: Cell, folder: Path, error: str) -> None:
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(failure_path(folder, cell.key), cell.place() | {"error": error, "when": when})
+    write_failure(failure_path(folder, cell.key), FailureRecord(cell.place(), error, when))
 
 
 def _setting_of(cell: Cell, folder: Path) -> Setting:
