@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from surefoot.rewards.kinds.judge import client
 from surefoot.rewards.kinds.judge.closing import close_later, wait_for_closings
 from surefoot.rewards.kinds.judge.groups import Groups
 from surefoot.rewards.kinds.judge.lane import Lane
+
+from surefoot.rewards.kinds.judge import client
 from surefoot.rewards.kinds.judge.messages import Reply
 from surefoot.rewards.kinds.judge.reply_cache import Booking, Entry, ReplyCache
 from surefoot.rewards.kinds.judge.source import JudgeSource

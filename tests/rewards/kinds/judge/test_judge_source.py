@@ -5,7 +5,6 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from surefoot.errors import ConfigError, DataError
 from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.functions import FunctionMembers
 from surefoot.rewards.kinds.borrowed import BorrowedVariance
-from surefoot.rewards.kinds.judge import extra
+from surefoot.rewards.kinds.judge import source as judge_source
 from surefoot.rewards.kinds.judge.access import JudgeAccess
 from surefoot.rewards.kinds.judge.config import JudgeConfig
 from surefoot.rewards.kinds.judge.source import JudgeSource
@@ -87,10 +86,7 @@ def test_settings_that_can_t_be_meant(judge: Make) -> None:
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Any:
-        raise ModuleNotFoundError(f"No module named '{name}'", name=name)
-
-    monkeypatch.setattr(extra, "import_module", missing)
+    monkeypatch.setattr(judge_source, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs openai, which is not installed: pip install 'surefoot\[judge\]'"):
         JudgeSource("m", JudgeConfig(cache="x"))
 

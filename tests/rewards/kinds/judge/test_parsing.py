@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from surefoot.rewards.kinds.judge.bodies import read_body
 from surefoot.rewards.kinds.judge.messages import Reply, Unreadable
 from surefoot.rewards.kinds.judge.parsing import read_distribution, read_rating
+from surefoot.rewards.kinds.judge.reply_body import read_body
 from tests.rewards.kinds.judge.servers import reply
 
 

@@ -15,7 +15,7 @@ from surefoot.errors import RunError
 from surefoot.rewards.kinds.judge import owners
 from surefoot.rewards.kinds.judge.messages import Reply
 from surefoot.rewards.kinds.judge.owners import is_alive
-from surefoot.rewards.kinds.judge.reply_cache import Booking, Entry, ReplyCache
+from surefoot.rewards.kinds.judge.reply_cache import Booking, ReplyCache
 from surefoot.rewards.kinds.judge.source import JudgeSource
 from tests.rewards.kinds.judge.servers import JudgeServer, number_in, rated
 
@@ -24,7 +24,7 @@ SCORE = """
 import sys
 from surefoot.rewards.kinds.judge.client import ask
 from surefoot.rewards.kinds.judge.config import JudgeConfig
-from surefoot.rewards.kinds.judge.questions import Questions
+from surefoot.rewards.kinds.judge.prompts import Questions
 from surefoot.rewards.kinds.judge.rubrics import load_rubric
 endpoint, cache, rows = sys.argv[1], sys.argv[2], int(sys.argv[3])
 config = JudgeConfig(endpoint=endpoint, cache=cache, samples=2, structured="none", concurrency=4, deadline_s=20)
@@ -122,7 +122,7 @@ def test_a_reply_is_booked_in_one_transaction(tmp_path: Path) -> None:
     assert cache.claim("k-0", 60, 10, 0.1, INFINITE) == "ours"
     assert other.claim("k-0", 60, 10, 0.1, INFINITE) == "theirs"
     assert other.claim("k-1", 60, 10, 0.0, (15.0, 1.0)) == "spent"  # what is in flight counts
-    cache.settle([Entry("k-0", Reply("7"), Booking("reply", 1, 3, 4, 0.5, 0.1))])
+    cache.settle("k-0", Reply("7"), Booking("reply", 1, 3, 4, 0.5, 0.1))
     assert other.claim("k-0", 60, 10, 0.1, INFINITE) == "answered"
     assert other.claim("k-0", 60, 10, 0.1, (1e9, 1e9)) == "answered"
     assert other.claim("k-1", 60, 8, 0.0, (15.0, 1.0)) == "ours"

@@ -1,50 +1,50 @@
-"""Calls of many completions at once, as an iterable gives them; every call has an outcome.
+"""Ask an OpenAI-compatible server many calls at once. Each call ends in a reply, or in a reason why there is none.
 
-`ask` opens the cache and the connections, and closes them when every call is answered or given up, so nothing lives
-between two batches, and a process may fork. A stop (budget, refused key) lets calls in flight finish and starts no
-more. Completions are taken, and what came of them is read, while other calls are in flight.
+A call holds one of `concurrency` slots from its claim in the cache until its reply, with its cost, is on disk, also
+while it waits to be tried again. So a killed process loses no more replies than there are slots. When something stops
+the batch (budget, refused key), calls that were sent are finished and booked, and no further one is sent.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+import math
+import random
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from surefoot.rewards.kinds.judge.closing import close_later
+import httpx2
+import openai
+from aiolimiter import AsyncLimiter
+
+from surefoot.errors import ModelError, RunError
 from surefoot.rewards.kinds.judge.config import JudgeConfig
-from surefoot.rewards.kinds.judge.endpoint import Endpoint
-from surefoot.rewards.kinds.judge.gate import Clock, Gate
-from surefoot.rewards.kinds.judge.lane import Lane
-from surefoot.rewards.kinds.judge.messages import Call, Missing, Reply
-from surefoot.rewards.kinds.judge.paying import Paying
-from surefoot.rewards.kinds.judge.rates import Rates
-from surefoot.rewards.kinds.judge.reply_cache import ReplyCache, default_path
-from surefoot.rewards.kinds.judge.tries import Tries
+from surefoot.rewards.kinds.judge.messages import Call, Missing, Outcome, Reply, Unreadable
+from surefoot.rewards.kinds.judge.reply_body import read_body
+from surefoot.rewards.kinds.judge.reply_cache import Booking, ReplyCache, default_path
+from surefoot.rewards.kinds.judge.server import Refused, Retriable, connect, failure
 
 __all__ = ["Answers", "ask"]
 
-Outcome = Reply | Missing
-_NEW_OBJECTS = 10_000
 Read = TypeVar("Read")
+_POLL_S = 0.05
+"""How often a call that is being made elsewhere, or that the budget may hold later, is looked up."""
+_SPENT = (
+    "the budget of {} is spent: no further call was made. Replies so far are in {}; raise the budget and run the same "
+    "again to go on"
+)
+_TOO_LONG = (
+    "{0.endpoint} answers {1} and asks to wait {2:.0f} s (Retry-After), longer than deadline_s, {0.deadline_s:g}. Run "
+    "the same again then, or raise deadline_s; replies so far are in {3}"
+)
 
 
-@dataclass
-class Answers(Generic[Read]):
-    """What came of a batch.
+class Answers(NamedTuple, Generic[Read]):
+    """What was read of each completion's outcomes, in order; and what the server said when it last refused."""
 
-    Args:
-        read: what was made of each completion's outcomes, in order; not in the repr, which asyncio makes of a
-            finished task and which would take longer than a reply.
-        refusal: what the server said when it last refused a request.
-    """
-
-    read: list[Read] = field(repr=False)
-    refusal: str | None = None
+    read: list[Read]
+    refusal: str | None
 
 
 def ask(
@@ -56,143 +56,215 @@ def ask(
     """Answer every call: from the cache, or from the server.
 
     Args:
-        completions: the calls of each completion; calls with equal keys are made once.
+        completions: the calls of each completion; of calls with equal keys, those that follow a reply have it too.
         read: makes what is wanted of a completion's calls and their outcomes.
 
     Raises:
-        RunError: the budget is spent; what was answered before is in the cache.
+        RunError: the budget is spent, or the server asks to wait past the deadline; replies so far are in the cache.
         ModelError: the server refuses the key or the model. ConfigError: there is no key.
     """
-    with _few_garbage_collections():
-        return _run(_ask(model, config, completions, read))
-
-
-@contextmanager
-def _few_garbage_collections() -> Iterator[None]:
-    """Collections inside look at new objects only, and only after many.
-
-    A full one over all that torch and its friends keep holds up every call for 0.1 s or more, a small one for some
-    milliseconds.
-    """
-    if gc.get_freeze_count():  # somebody else's
-        yield
-        return
-    usual = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(_NEW_OBJECTS, *usual[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*usual)
-        gc.unfreeze()
-
-
-def _run(coroutine: Any) -> Any:
-    """Run to the end, also where a loop runs already, as in a notebook."""
+    work = _Batch(model, config).run(completions, read)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(coroutine)
-    found: list[Any] = []
-
-    def work() -> None:
-        try:
-            found.append((asyncio.run(coroutine), None))
-        except BaseException as error:
-            found.append((None, error))
-
-    thread = threading.Thread(target=work, name="surefoot-judge")
-    thread.start()
-    thread.join()
-    result, error = found[0]
-    if error is not None:
-        raise error
-    return result
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as thread:  # a loop runs here already, as in a notebook
+        return thread.submit(asyncio.run, work).result()
 
 
-async def _ask(model: str, config: JudgeConfig, completions: Iterable[Sequence[Call]], read: Any) -> Answers[Any]:
-    cache = ReplyCache(config.cache or default_path(), config.account(model))
-    try:
-        async with Endpoint(config, model) as endpoint:
-            batch = _Batch(config, cache, endpoint, model)
-            return Answers(await batch.all(completions, read), endpoint.said)
-    finally:
-        close_later(cache.close)
+class _Deadline:
+    """When all calls of one completion must have ended, in the loop's time; unknown until the first has a slot."""
+
+    end = math.inf
+
+    def start(self, seconds: float) -> float:
+        self.end = min(self.end, asyncio.get_running_loop().time() + seconds)
+        return self.end
 
 
 class _Batch:
     """The state of one `ask`."""
 
-    def __init__(self, config: JudgeConfig, cache: ReplyCache, endpoint: Endpoint, model: str) -> None:
-        self.cache, self.gate = cache, Gate(config)
-        self.seconds, self.width = config.deadline_s, config.concurrency + _ahead(config.concurrency)
-        self.rates = Rates(config.requests_per_minute, config.tokens_per_minute)
-        self.paying = Paying(self.gate, cache, Tries(self.gate, endpoint, self.rates, cache, model))
-        self.lane = Lane()
-        self.under_way = asyncio.Semaphore(self.width)
-        self.known: dict[str, Outcome] = {}
-        self.pending: dict[str, asyncio.Future[Outcome]] = {}
+    def __init__(self, model: str, config: JudgeConfig) -> None:
+        self.model, self.config = model, config
+        self.cache = ReplyCache(config.cache or default_path(), config.account(model))
+        self.client: openai.AsyncOpenAI | None = None  # opened by the first request: cached replies need no key
+        self.slots = asyncio.Semaphore(config.concurrency)
+        self.requests, self.tokens = (_limiter(n) for n in (config.requests_per_minute, config.tokens_per_minute))
+        self.stopped: Exception | None = None
+        self.refusal: str | None = None
+        self.paying, self.succeeded = 0, False  # calls that are being made; whether one had a response
+        self.resume_at = 0.0  # after a Retry-After, in the loop's time
+        self.fact = f"{'top_logprobs' if config.reading == 'logprobs' else 'structured'} {config.endpoint} {model}"
+        self.form = self.cache.fact(self.fact)  # which of a call's `forms` the server is known to take
 
-    async def all(self, completions: Iterable[Sequence[Call]], read: Any) -> list[Any]:
-        """What was read of all completions; so many are under way as calls may be in flight or made ready."""
-        found: dict[int, Any] = {}
-        places = enumerate(completions)
+    async def run(self, completions: Iterable[Sequence[Call]], read: Any) -> Answers[Any]:
+        """All of `ask`; some more completions are under way than slots, so that requests are ready."""
+        results: dict[int, Any] = {}
+        numbered = enumerate(completions)
 
         async def work() -> None:
-            await self.lane.turn()
-            with self.gate.stopping():
-                for place, calls in places:
-                    outcomes = await self.completion(calls)
-                    await self.lane.turn()
-                    found[place] = read(calls, outcomes)
-                    if self.gate.stopped is not None:
+            try:
+                for place, calls in numbered:
+                    results[place] = read(calls, await self.outcomes(calls))
+                    if self.stopped is not None:
                         return
+                    await asyncio.sleep(0)  # replies that have come go first
+            except Exception as error:
+                self.stop(error)
 
-        await asyncio.gather(*(work() for _ in range(self.width)))
-        if self.gate.stopped is not None:
-            raise self.gate.stopped
-        return [found[place] for place in range(len(found))]
-
-    async def completion(self, calls: Sequence[Call]) -> list[Outcome]:
-        """Outcomes of one completion's calls; those that another completion is making are awaited."""
-        new = [call for call in calls if call.key not in self.known and call.key not in self.pending]
-        self.known |= self.cache.replies(call.key for call in new)
-        own = {call.key: call for call in new if call.key not in self.known}
-        theirs = {key: self.pending[key] for key in (call.key for call in calls) if key in self.pending}
         try:
-            await self._made(own)
+            await asyncio.gather(*(work() for _ in range(1 + self.config.concurrency * 3 // 2)))
         finally:
-            for key in own:
-                future = self.pending.pop(key)
-                if not future.done():
-                    future.set_result(Missing("interrupted"))
-        for key, future in theirs.items():
-            self.known.setdefault(key, await future)
-        return [self.known[call.key] for call in calls]
+            if self.client is not None:
+                await self.client.close()
+            self.cache.close()
+        if self.stopped is not None:
+            raise self.stopped
+        return Answers([results[place] for place in range(len(results))], self.refusal)
 
-    async def _made(self, own: dict[str, Call]) -> None:
-        self.pending |= {key: asyncio.get_running_loop().create_future() for key in own}
-        for call in own.values():  # before the clock starts: our own limits are not the server's delay
-            await self.rates.wait(call)
-        clock = Clock(self.seconds)
-        if len(own) > 1:
-            await asyncio.gather(*(self._in_turn(call, clock) for call in own.values()))
-        for call in own.values() if len(own) == 1 else ():
-            await self._resolve(call, clock)
+    def stop(self, error: Exception) -> None:
+        """Send no further request; the first reason counts."""
+        self.stopped = self.stopped or error
 
-    async def _in_turn(self, call: Call, clock: Clock) -> None:
-        await self.lane.turn()
-        await self._resolve(call, clock)
+    async def outcomes(self, calls: Sequence[Call]) -> list[Outcome]:
+        """Of one completion's calls."""
+        stored = self.cache.replies(call.key for call in calls)
+        new, deadline = {call.key: call for call in calls if call.key not in stored}, _Deadline()
+        for call in new.values():  # before the deadline runs: our own limits are not the server's delay
+            await self.wait_for_rate(call)
+        made = await asyncio.gather(*(self.outcome(call, deadline) for call in new.values()))
+        known: dict[str, Outcome] = {**stored, **dict(zip(new, made, strict=True))}
+        return [known[call.key] for call in calls]
 
-    async def _resolve(self, call: Call, clock: Clock) -> None:
-        outcome: Outcome = Missing("stopped")
-        with self.gate.stopping():
-            async with self.under_way:
-                outcome = await self.paying.outcome(call, clock)
-        self.known[call.key] = outcome
-        self.pending[call.key].set_result(outcome)
+    async def wait_for_rate(self, call: Call) -> None:
+        for limiter, amount in ((self.requests, 1.0), (self.tokens, float(call.likely_tokens))):
+            while limiter is not None and amount > 0 and self.stopped is None:
+                await limiter.acquire(min(amount, limiter.max_rate))
+                amount -= limiter.max_rate
+
+    async def outcome(self, call: Call, deadline: _Deadline) -> Outcome:
+        """Make the call when it has a slot and is ours to make, or take the reply that another process has got."""
+        config, loop, tokens = self.config, asyncio.get_running_loop(), call.prompt_tokens + call.most_said
+        seconds, money = config.deadline_s + config.timeout_s, config.cost(call.prompt_tokens, call.most_said)
+        try:
+            while loop.time() < deadline.end:
+                async with self.slots:
+                    if self.stopped is not None:
+                        return Missing("stopped")
+                    claim = self.cache.claim(call.key, seconds, tokens, money, config.budget)
+                    if claim == "ours":
+                        return await self.paid(call, deadline.start(config.deadline_s))
+                    if claim == "answered":
+                        return self.cache.replies([call.key])[call.key]
+                    if claim == "spent" and not self.paying:
+                        raise RunError(_SPENT.format(config.budget_in_words, self.cache.path))
+                deadline.start(config.deadline_s)
+                await asyncio.sleep(_POLL_S)
+            return Missing("deadline")
+        except Exception as error:
+            self.stop(error)
+            return Missing("stopped")
+
+    async def paid(self, call: Call, end: float) -> Outcome:
+        """Make a claimed call, and book what came of it before anybody sees it and before its slot is free."""
+        loop, booked = asyncio.get_running_loop(), False
+        start = loop.time()
+        self.paying += 1
+        try:
+            outcome, tries = await self.tried(call, end)
+            if tries:
+                reply = outcome if isinstance(outcome, Reply) else None
+                used = (0, 0) if reply is None else reply.usage(call)
+                what = "reply" if isinstance(outcome, Reply) else outcome.reason
+                booking = Booking(what, tries, *used, self.config.cost(*used), loop.time() - start)
+                self.cache.settle(call.key, reply, booking)
+                booked = True
+            return outcome
+        finally:
+            self.paying -= 1
+            if not booked:
+                self.cache.release(call.key)
+
+    async def tried(self, call: Call, end: float) -> tuple[Outcome, int]:
+        """Try until there is a reply, or trying is no use, or would pass `end`: the outcome, and how many tries."""
+        config, loop, reason, tries, wait = self.config, asyncio.get_running_loop(), "deadline", 0, 0.0
+        try:
+            async with asyncio.timeout_at(end):
+                while tries <= config.retries and await self.may_send(wait, end):
+                    if tries:
+                        await self.wait_for_rate(call)
+                    wait = random.uniform(0.5, 1.0) * min(config.backoff_limit_s, config.backoff_s * 2.0**tries)
+                    tries += 1
+                    try:
+                        async with asyncio.timeout(config.timeout_s):
+                            return await self.send(call), tries
+                    except TimeoutError:
+                        reason = "timeout"
+                    except Unreadable:
+                        reason = "not a chat completion"
+                    except Retriable as error:
+                        reason, wait = error.reason, max(wait, error.wait)
+                        self.resume_at = max(self.resume_at, loop.time() + error.wait)
+                        if error.wait >= config.deadline_s:
+                            self.stop(RunError(_TOO_LONG.format(config, reason, error.wait, self.cache.path)))
+        except TimeoutError:
+            reason = "deadline"
+        except Refused as error:
+            reason = str(error)
+        except ModelError as error:
+            self.stop(error)
+        return Missing(reason if tries or self.stopped is None else "stopped"), tries
+
+    async def may_send(self, wait: float, end: float) -> bool:
+        """Wait so long, and for any Retry-After; False, at once, if that would pass `end`, or if all is stopped."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait
+        while self.stopped is None:
+            if self.resume_at > loop.time():
+                until = max(until, self.resume_at + random.uniform(0.0, self.config.backoff_s))  # not all at once
+            if until >= end or until <= loop.time():
+                return until < end
+            await asyncio.sleep(until - loop.time())
+        return False
+
+    async def send(self, call: Call) -> Reply:
+        """One try, in the form that the server is known to take; as long as none is known, in each until it takes one.
+
+        One reply settles its form and those before it: what is refused later is refused for what it says.
+        """
+        names = list(call.forms) if self.form is None or self.form not in call.forms else [self.form]
+        for place, name in enumerate(names):
+            changes, mark = call.forms[name]
+            try:
+                reply = read_body(await self.post(call.body | changes, call.key + mark))
+            except Refused:
+                if name in (names[-1], self.form):
+                    raise
+                await self.wait_for_rate(call)
+                continue
+            if len(call.forms) > 1 and (self.form is None or self.form in names[place + 1 :]):
+                self.form = name
+                self.cache.note(self.fact, name)
+            return reply
+        raise AssertionError("the last form gives a reply or raises")
+
+    async def post(self, body: dict[str, Any], key: str) -> bytes:
+        """Send a request once; servers that know its Idempotency-Key charge once for one that is repeated."""
+        self.client = self.client or connect(self.config)
+        options: Any = {"headers": {"Idempotency-Key": key}}
+        try:
+            found = await self.client.post("/chat/completions", body=body, cast_to=httpx2.Response, options=options)
+        except openai.APIStatusError as error:
+            self.refusal, trouble = failure(error, self.model, self.config, succeeded=self.succeeded)
+            raise trouble from None
+        except (openai.APIConnectionError, httpx2.HTTPError):  # one of timeouts too: it has none, so it is no timeout
+            raise Retriable("no connection") from None
+        self.succeeded = True
+        return found.content
 
 
-def _ahead(concurrency: int) -> int:
-    """How many calls are made ready before there is a slot for them."""
-    return 1 + concurrency // 2
+def _limiter(per_minute: float | None) -> AsyncLimiter | None:
+    """So much a minute, in bursts of a second's worth, so that a minute sees the rate and not twice it."""
+    burst = max(1.0, (per_minute or 0.0) / 60)
+    return None if per_minute is None else AsyncLimiter(burst, 60 * burst / per_minute)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -141,6 +142,23 @@ class JudgeConfig:
         """Replies, or pairs of replies in both positions, for each wording."""
         return 1 if self.reading == "logprobs" else self.samples
 
+    @property
+    def budget(self) -> tuple[float, float]:
+        """Tokens and money that may be spent; infinite where there is no budget."""
+        tokens, money = self.budget_tokens, self.budget_money
+        return (math.inf if tokens is None else tokens, math.inf if money is None else money)
+
+    @property
+    def budget_in_words(self) -> str:
+        tokens = [] if self.budget_tokens is None else [f"{self.budget_tokens} tokens"]
+        money = [] if self.budget_money is None else [f"{self.budget_money:g} in money"]
+        return " and ".join(tokens + money)
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Money for so many tokens; 0 without prices."""
+        into, out = self.price_input or 0.0, self.price_output or 0.0
+        return (prompt_tokens * into + completion_tokens * out) / 1e6
+
     def account(self, model: str) -> str:
         """What a budget is of: this judge, whatever its limits."""
         return fingerprint([model, {k: v for k, v in asdict(self).items() if k not in _LIMITS}])
@@ -151,7 +169,7 @@ class JudgeConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> JudgeConfig:
-        known = {one.name for one in fields(cls)}
+        known = {field.name for field in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ConfigError(f"a judge has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")

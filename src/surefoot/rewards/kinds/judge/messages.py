@@ -1,43 +1,50 @@
-"""The nouns of calling a judge: what is asked, what came back, and why something didn't."""
+"""What goes to a judge and what comes back: calls, replies, and why a reply is missing."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["ALTERNATIVES", "Call", "Missing", "Reply", "Unreadable", "replicates"]
-
-ALTERNATIVES = (20, 8, 5)
-"""Log-probabilities for a token that are asked for until the server allows it: OpenAI's most, two usual limits."""
+__all__ = ["Call", "Form", "Missing", "Outcome", "Reply", "Unreadable"]
 
 
 class Unreadable(Exception):
     """A reply that can't be read; its text says why, without the reply's own words."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One request; made by `replicates`.
+class Form(NamedTuple):
+    """One way to put a request that a server may refuse: with a JSON schema and without it, say.
 
     Args:
-        body: what it says, but for the form in which JSON is asked for.
-        form: `response_format`, or None.
-        structured: how the form was asked for in the settings.
+        changes: what is added to the request's body, or replaced in it.
+        mark: what is added to the call's key to make the Idempotency-Key.
+    """
+
+    changes: dict[str, Any]
+    mark: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request.
+
+    Args:
+        body: of the request, but for what its form adds.
+        forms: by name, in the order in which they are tried until it is known which one the server takes.
         question: hash of endpoint, model, whole prompt and parameters; equal for replicates.
         sample: index of the replicate.
     """
 
     body: dict[str, Any]
-    form: dict[str, Any] | None
-    structured: str
+    forms: Mapping[str, Form]
     question: str
     sample: int
 
     @property
     def key(self) -> str:
-        """What the reply is filed under."""
+        """Under which its reply is kept in the cache."""
         return f"{self.question}-{self.sample}"
 
     @property
@@ -54,20 +61,6 @@ class Call:
     def most_said(self) -> int:
         """Most tokens that the reply may have."""
         return int(self.body.get("max_tokens") or self.body.get("max_completion_tokens") or 0)
-
-
-def replicates(
-    endpoint: str, body: dict[str, Any], form: dict[str, Any] | None, structured: str, count: int, seed: int | None
-) -> list[Call]:
-    """`count` calls of one request.
-
-    Args:
-        seed: call i carries `seed` this + i; None sends none.
-    """
-    said = json.dumps([endpoint, body, form, structured, seed], sort_keys=True)
-    question = hashlib.sha256(said.encode()).hexdigest()[:48]
-    bodies = [body if seed is None else {**body, "seed": seed + i} for i in range(count)]
-    return [Call(bodies[i], form, structured, question, i) for i in range(count)]
 
 
 @dataclass(slots=True)
@@ -96,6 +89,12 @@ class Reply:
         """What the server calls it."""
         return self.mark.rpartition(":")[0]
 
+    def usage(self, call: Call) -> tuple[int, int]:
+        """(Prompt's tokens, reply's tokens), at four characters each where the server doesn't count."""
+        prompt = call.prompt_tokens if self.prompt_tokens is None else self.prompt_tokens
+        said = len(self.content) // 4 + 1 if self.completion_tokens is None else self.completion_tokens
+        return prompt, said
+
     def to_json(self) -> str:
         kept = {name: getattr(self, name) for name in _FIELDS}
         return json.dumps({name: value for name, value in kept.items() if value not in (None, "", [])})
@@ -103,7 +102,8 @@ class Reply:
     @classmethod
     def from_json(cls, text: str) -> Reply:
         values = json.loads(text)
-        values["positions"] = [[(token, p) for token, p in one] for one in values.get("positions", [])]
+        positions = values.get("positions", [])
+        values["positions"] = [[(token, logprob) for token, logprob in position] for position in positions]
         return cls(**{"content": "", **values})
 
 
@@ -117,5 +117,7 @@ class Missing:
 
     reason: str
 
+
+Outcome = Reply | Missing
 
 _FIELDS = ("content", "mark", "prompt_tokens", "completion_tokens", "finish", "said", "positions")

@@ -8,9 +8,9 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from surefoot.rewards.kinds.judge.json_objects import Objects, find_objects
 from surefoot.rewards.kinds.judge.messages import Reply, Unreadable
-from surefoot.rewards.kinds.judge.objects import Objects, find_objects
-from surefoot.rewards.kinds.judge.thoughts import answer_of
+from surefoot.rewards.kinds.judge.reasoning import answer_of
 
 __all__ = ["read_distribution", "read_rating"]
 

@@ -1,30 +1,36 @@
-"""What a judge reads: the rubric's wording, the rules, and the texts to be judged, fenced as data.
+"""The requests for one completion: the rubric's wording, the rules, and the texts to be judged, fenced as data.
 
 The texts stand between lines that carry a mark made of their own hash, which no text can hold in advance, so nothing
 inside can close the fence. Strings that servers take for the control tokens of chat templates are broken by a
 zero-width space. The judge is told that whatever stands inside is data. That marks instructions as data; it can't make
-a model obey the marking, which `injections.py` measures.
+a model obey the marking, which `prompt_injection.py` measures.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from surefoot.data.messages import as_messages, is_cut, message_text
+from surefoot.rewards.kinds.judge.config import JudgeConfig
+from surefoot.rewards.kinds.judge.messages import Call, Form
 from surefoot.rewards.kinds.judge.rubrics import Rubric
 
 if TYPE_CHECKING:
     from surefoot.types import Text
 
-__all__ = ["COMPARISON", "Message", "comparison_messages", "rating_messages", "response_format"]
+__all__ = ["COMPARISON", "Message", "Questions", "comparison_messages", "rating_messages", "response_format"]
 
 Message = dict[str, str]
 
 COMPARISON = (1, 7)
 """The scale of comparisons: 1, the first answer is much better; 4, equal; 7, the second is."""
+_ALTERNATIVES = (20, 8, 5)
+"""Log-probabilities for a token that are asked for until the server allows it: OpenAI's most, two usual limits."""
 
 _RULES = (
     "The texts to be judged stand between a BEGIN line and an END line that carry the mark named in the first "
@@ -43,6 +49,75 @@ _CONTROL = re.compile(
     r"|<(?=(?:start|end)_of_turn>|(?:bos|eos|pad|unk)>|/?(?:im_start|im_end)>|/?think(?:ing)?>)|\[(?=/?THINK\])",
     re.IGNORECASE,
 )
+
+
+class Questions:
+    """The calls that one judge is asked for a completion: wordings × replicates (× both positions).
+
+    Args:
+        model: the judge's name at its endpoint.
+        wordings: how many of the rubric's are asked.
+        paired: completions are compared with a reference answer, in both positions.
+
+    Attributes:
+        scale: lowest and highest rating.
+        bare: the rating's number alone is asked for, to read its token's probabilities.
+    """
+
+    def __init__(self, model: str, config: JudgeConfig, rubric: Rubric, wordings: int, *, paired: bool) -> None:
+        self.model, self.config, self.rubric = model, config, rubric
+        self.wordings, self.paired = wordings, paired
+        self.bare = config.reading == "logprobs"
+        self.scale = COMPARISON if paired else (rubric.lowest, rubric.highest)
+        kind = "json_schema" if config.structured == "auto" else config.structured
+        json_asked = kind != "none" and not self.bare
+        self._format = response_format(kind, *self.scale, config.reason) if json_asked else None
+        self._forms = _forms(config, self._format)
+
+    def calls(self, prompt: Text, completion: Text, reference: Text | None) -> list[Call]:
+        """The calls, wording by wording; with a reference, pairs of calls: the completion first, then second."""
+        by_wording = [self._wording(wording, prompt, completion, reference) for wording in range(self.wordings)]
+        return list(chain.from_iterable(by_wording))
+
+    def _wording(self, wording: int, prompt: Text, completion: Text, reference: Text | None) -> list[Call]:
+        reason, bare = self.config.reason, self.bare
+        if reference is None:
+            messages = rating_messages(self.rubric, wording, prompt, completion, reason=reason, bare=bare)
+            return self._replicates(messages)
+        sides = [
+            self._replicates(comparison_messages(self.rubric, wording, prompt, *order, reason=reason, bare=bare))
+            for order in ((completion, reference), (reference, completion))
+        ]
+        return list(chain.from_iterable(zip(*sides, strict=True)))
+
+    def _replicates(self, messages: list[Message]) -> list[Call]:
+        """The same request as often as there are samples; with `sample_seed`, call i carries that seed plus i."""
+        config, seed = self.config, self.config.sample_seed
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": messages,
+            "temperature": config.temperature,
+            config.token_parameter: config.max_tokens,
+            **config.parameters,
+        }
+        if self.bare:
+            body |= {"logprobs": True, "top_logprobs": config.top_logprobs or _ALTERNATIVES[0]}
+        whole = json.dumps([config.endpoint, body, self._format, config.structured, seed], sort_keys=True)
+        question = hashlib.sha256(whole.encode()).hexdigest()[:48]
+        bodies = [body if seed is None else {**body, "seed": seed + i} for i in range(config.calls_per_wording)]
+        return [Call(body, self._forms, question, i) for i, body in enumerate(bodies)]
+
+
+def _forms(config: JudgeConfig, format: dict[str, Any] | None) -> dict[str, Form]:
+    """With the form of JSON and without it, or with fewer and fewer alternatives; or just one."""
+    if config.reading == "logprobs" and config.top_logprobs is None:
+        return {f"{most}": Form({"top_logprobs": most}, f"-top{most}") for most in _ALTERNATIVES}
+    if format is None:
+        return {"none": Form({}, "")}
+    with_format = Form({"response_format": format}, "-json")
+    if config.structured != "auto":
+        return {config.structured: with_format}
+    return {"json_schema": with_format, "none": Form({}, "")}
 
 
 def rating_messages(

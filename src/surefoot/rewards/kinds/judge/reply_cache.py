@@ -13,16 +13,15 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from surefoot.errors import RunError
-from surefoot.rewards.kinds.judge.closing import wait_for_closings
 from surefoot.rewards.kinds.judge.messages import Reply
 from surefoot.rewards.kinds.judge.owners import Owner, is_alive
 
-__all__ = ["Booking", "Entry", "ReplyCache", "default_path"]
+__all__ = ["Booking", "ReplyCache", "default_path"]
 
 _TABLES = """
 begin;
@@ -72,14 +71,6 @@ class Booking(NamedTuple):
     latency: float
 
 
-class Entry(NamedTuple):
-    """A call that is finished."""
-
-    key: str
-    reply: Reply | None
-    booking: Booking
-
-
 class ReplyCache:
     """The file.
 
@@ -93,7 +84,6 @@ class ReplyCache:
 
     def __init__(self, path: str | Path, account: str) -> None:
         self.path, self.account = Path(path), account
-        wait_for_closings()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             _create_private(self.path)
@@ -137,8 +127,8 @@ class ReplyCache:
             budget: tokens and money that the account may spend; infinite where there is no budget.
 
         Returns:
-            "ours"; "theirs", if a living process is at it; "answered", if the reply has come; "spent", if the budget
-            doesn't hold it.
+            "ours"; "theirs", if a living process is at it, perhaps this one; "answered", if the reply has come;
+            "spent", if the budget doesn't hold it.
         """
         now = time.time()
         row = (key, self.owner, now + seconds, self.account, tokens, money)
@@ -148,26 +138,23 @@ class ReplyCache:
             if self._one("select 1 from replies where key = ?", key) is not None:
                 return "answered"
             held = self._one("select owner, until from claims where key = ?", key)
-            if held is not None and held[0] != self.owner and held[1] > now and is_alive(self.path, held[0]):
+            if held is not None and held[1] > now and (held[0] == self.owner or is_alive(self.path, held[0])):
                 return "theirs"
             if budget != _UNLIMITED and not self._holds(tokens, money, budget, now):
                 return "spent"
             self._db.execute("insert or replace into claims values (?, ?, ?, ?, ?, ?)", row)
         return "ours"
 
-    def settle(self, entries: Sequence[Entry]) -> None:
-        """Give up their claims, and keep the replies and what they cost; all of them or none."""
-        now, ours = time.time(), [entry.booking for entry in entries]
-        replies = [(entry.key, entry.reply.to_json()) for entry in entries if entry.reply is not None]
-        tokens = sum(booking.prompt_tokens + booking.completion_tokens for booking in ours)
+    def settle(self, key: str, reply: Reply | None, booking: Booking) -> None:
+        """Give up the claim of a call that is finished, and keep its reply and what it cost, in one transaction."""
         with self._transaction():
-            self._db.executemany("delete from claims where key = ?", [(entry.key,) for entry in entries])
-            self._db.executemany("insert or ignore into replies values (?, ?)", replies)
-            self._db.executemany(
-                "insert into calls values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [(now, self.account, entry.key, *entry.booking) for entry in entries],
-            )
-            self._db.execute(_SPEND, (self.account, tokens, sum(booking.money for booking in ours)))
+            self._db.execute("delete from claims where key = ?", (key,))
+            if reply is not None:
+                self._db.execute("insert or ignore into replies values (?, ?)", (key, reply.to_json()))
+            row = (time.time(), self.account, key, *booking)
+            self._db.execute("insert into calls values (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            tokens = booking.prompt_tokens + booking.completion_tokens
+            self._db.execute(_SPEND, (self.account, tokens, booking.money))
 
     def release(self, key: str) -> None:
         """Give up the claim of a call that was never sent, or whose answer nobody waits for."""

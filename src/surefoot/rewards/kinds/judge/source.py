@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +21,13 @@ from surefoot.maths import ensemble
 from surefoot.rewards.kinds.judge import estimate as arithmetic
 from surefoot.rewards.kinds.judge.access import access_of
 from surefoot.rewards.kinds.judge.config import JudgeConfig
+from surefoot.rewards.kinds.judge.costs import Totals, totals
 from surefoot.rewards.kinds.judge.estimate import Components, Priors, Readings
-from surefoot.rewards.kinds.judge.extra import need
-from surefoot.rewards.kinds.judge.hearing import Hearing
-from surefoot.rewards.kinds.judge.ledger import Totals, totals
-from surefoot.rewards.kinds.judge.questions import Questions
-from surefoot.rewards.kinds.judge.references import load_references
+from surefoot.rewards.kinds.judge.prompts import Questions
+from surefoot.rewards.kinds.judge.reference_answers import load_references
 from surefoot.rewards.kinds.judge.reply_cache import ReplyCache, default_path
+from surefoot.rewards.kinds.judge.reply_counts import ReplyCounts
+from surefoot.rewards.kinds.judge.reply_rows import Reader, Reading, copies, missing
 from surefoot.rewards.kinds.judge.rubrics import Rubric, load_rubric
 from surefoot.rewards.registry import register
 from surefoot.rewards.saved import SOURCE, save_calibration
@@ -35,8 +36,7 @@ from surefoot.rewards.trunk.text_encoder import check_rows, prompt_keys
 from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate, Text, VariancePrior
 
 if TYPE_CHECKING:
-    from surefoot.rewards.kinds.judge.messages import Call
-    from surefoot.rewards.kinds.judge.readings import Outcome, Reading
+    from surefoot.rewards.kinds.judge.messages import Call, Outcome
 
 __all__ = ["JudgeSource"]
 
@@ -83,8 +83,9 @@ class JudgeSource(RewardSource):
         rubric: Rubric | None = None,
         references: Mapping[str, Text] | None = None,
     ) -> None:
-        for package in ("openai", "aiolimiter", "pydantic"):
-            need(package)
+        for package in ("openai", "aiohttp", "aiolimiter", "pydantic"):
+            if find_spec(package) is None:
+                raise ConfigError(f"a judge needs {package}, which is not installed: pip install 'surefoot[judge]'")
         self.model, self.config = model, config or JudgeConfig()
         self.rubric = rubric or load_rubric(self.config.rubric)
         if references is None and self.config.references is not None:
@@ -93,7 +94,7 @@ class JudgeSource(RewardSource):
         self.name = name or f"{model} on {self.rubric.name}"
         # The files are read: a saved judge names none, and its account is the same wherever it is loaded.
         self.config = replace(self.config, rubric=self.rubric.name, references=None)
-        self.heard = Hearing(self.name)
+        self.heard = ReplyCounts(self.name)
         self._check()
         self.centred = self.has_variance  # one reply has no variance, so nothing needs an anchor
 
@@ -159,10 +160,12 @@ class JudgeSource(RewardSource):
                 has no reference answer.
         """
         from surefoot.rewards.kinds.judge.client import ask
-        from surefoot.rewards.kinds.judge.readings import copies, missing
 
         check_rows(prompts, completions)
-        questions, reader = self.questions, self.questions.reader()
+        questions, reader = (
+            self.questions,
+            Reader(self.questions.scale, paired=self.questions.paired, distribution=self.questions.bare),
+        )
         rows = zip(prompts, completions, self._references_of(prompts), strict=True)
         row_of = partial(reader.row, wordings=self.num_wordings, min_valid=self.min_valid)
 

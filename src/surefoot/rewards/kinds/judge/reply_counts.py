@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from surefoot.errors import ModelError
-from surefoot.rewards.kinds.judge.messages import Reply
+from surefoot.rewards.kinds.judge.messages import Outcome, Reply
 
 if TYPE_CHECKING:
-    from surefoot.rewards.kinds.judge.readings import Outcome, Reading
+    from surefoot.rewards.kinds.judge.reply_rows import Reading
 
-__all__ = ["Hearing"]
+__all__ = ["ReplyCounts"]
 
 _FIRST = 20
 """Replies without any rating after which no more are paid for."""
@@ -30,8 +30,8 @@ _ADVICE = {
 """What to do, by how the reason begins."""
 
 
-class Hearing:
-    """Counts over a judge's life in this process.
+class ReplyCounts:
+    """Replies with and without a rating, counted over a judge's life in this process.
 
     Attributes:
         replies: that came, from the server or the cache.

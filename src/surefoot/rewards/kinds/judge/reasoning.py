@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["answer_of", "thought_end"]
+__all__ = ["answer_of", "reasoning_end"]
 
 _NAMES = r"(?:think|thinking|thoughts?|reasoning|seed:think)"
 _CLOSE = re.compile(
@@ -27,7 +27,7 @@ _MARKS = re.compile(r"<\|\w+\|>|</?(?:s|answer|end_of_turn|eos)>|```\w*")
 """Control tokens and tags around an answer."""
 
 
-def thought_end(text: str) -> int:
+def reasoning_end(text: str) -> int:
     """Where the last thought in a text ends; 0 if none does.
 
     What begins with `{` is JSON: a tag inside is quoted, perhaps from the answer that is judged.
@@ -43,7 +43,7 @@ def answer_of(content: str) -> str:
     >>> answer_of("A rating of 3? Better.</think> 8")
     '8'
     """
-    end = thought_end(content)
+    end = reasoning_end(content)
     if not end and _FENCE.sub("", content).lstrip().startswith("{"):
         return _MARKS.sub(" ", content).strip()
     answer = _before_thought(content[end:])

@@ -1,4 +1,4 @@
-"""From a server's bytes to a reply. What is beside the text (ids, counts, log-probabilities) may be odd or missing."""
+"""Read a reply from the body of a response; ids, counts and log-probabilities beside its text may be missing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from surefoot.rewards.kinds.judge.messages import Reply, Unreadable
-from surefoot.rewards.kinds.judge.thoughts import thought_end
+from surefoot.rewards.kinds.judge.reasoning import reasoning_end
 
 __all__ = ["read_body"]
 
@@ -90,16 +90,16 @@ def read_body(body: bytes) -> Reply:
             again may help.
     """
     try:
-        found = _Body.model_validate_json(body)
+        response = _Body.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "body"
         raise Unreadable(f"not a chat completion ({place}: {first['type']})") from None
-    choice, usage = found.choices[0], found.usage
+    choice, usage = response.choices[0], response.usage
     tokens = _answered(choice.logprobs)
     return Reply(
         content=choice.message.content or "",
-        mark=f"{found.id}:{hashlib.sha256(body).hexdigest()[:12]}" if found.id else "",
+        mark=f"{response.id}:{hashlib.sha256(body).hexdigest()[:12]}" if response.id else "",
         prompt_tokens=None if usage is None else usage.prompt_tokens,
         completion_tokens=None if usage is None else usage.completion_tokens,
         finish=choice.finish_reason or "",
@@ -110,7 +110,7 @@ def read_body(body: bytes) -> Reply:
 
 def _answered(tokens: list[_Token]) -> list[_Token]:
     """The first tokens after the thought, which some servers list too."""
-    left = thought_end("".join(token.token for token in tokens))
+    left = reasoning_end("".join(token.token for token in tokens))
     while tokens and left > 0:
         left -= len(tokens[0].token)
         tokens = tokens[1:]

@@ -8,13 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
-from surefoot.rewards.kinds.judge.messages import Call, Missing, Reply, Unreadable
+from surefoot.rewards.kinds.judge.messages import Call, Missing, Outcome, Unreadable
 from surefoot.rewards.kinds.judge.parsing import read_distribution, read_rating
 from surefoot.rewards.kinds.judge.prompts import COMPARISON
 
 __all__ = ["Reader", "Reading", "Wording", "copies", "missing"]
-
-Outcome = Reply | Missing
 
 
 @dataclass(frozen=True)
