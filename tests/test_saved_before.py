@@ -37,10 +37,10 @@ def tensor(values: list[Any]) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def same(found: Any, expected: dict[str, list[float]]) -> None:
+def same(found: Any, expected: dict[str, list[float]], rtol: float = 1e-12) -> None:
     """To 1e-12: sums in double precision differ in their last bit between processors."""
     for name in ("mean", "variance"):
-        torch.testing.assert_close(getattr(found, name).double(), tensor(expected[name]), rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(getattr(found, name).double(), tensor(expected[name]), rtol=rtol, atol=1e-14)
 
 
 def test_every_kind_is_here() -> None:
@@ -63,7 +63,7 @@ def test_rows_mean_what_they_meant(kind: str, saved: Path) -> None:
     anchors = Anchors(tensor(expected["anchors"]), "group", torch.full((len(rows),), 3.0), holds_own=True)
     same(source.estimate(rows), expected["plain"])
     same(source.estimate(rows, anchors), expected["anchored"])
-    same(source.margins(rows[:3], rows[3:]), expected["margins"])
+    same(source.margins(rows[:3], rows[3:]), expected["margins"], rtol=1e-6)  # some kinds had them in float32
 
 
 def test_a_judge_that_was_never_asked_has_no_row(saved: Path) -> None:
