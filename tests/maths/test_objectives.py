@@ -184,9 +184,20 @@ class TestSettings:
         assert set(get_args(objectives.AggregateName)) == set(AGGREGATES)
 
     def test_an_aggregate_of_ones_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(AGGREGATES, "twice", lambda estimate: 2 * estimate.mean)
-        found = aggregate(estimate_of(ROW), Objective(objectives.CustomAggregate("twice")))
-        torch.testing.assert_close(found, 2 * estimate_of(ROW).mean)
+        monkeypatch.setattr(objectives, "AGGREGATES", dict(AGGREGATES))
+
+        @objectives.register_aggregate("times", low=0.0, high=5.0, reads_variance=True)
+        def times(estimate: RewardEstimate, factor: float = 2.0) -> torch.Tensor:
+            return factor * estimate.mean
+
+        name = objectives.CustomAggregate("times")
+        torch.testing.assert_close(aggregate(estimate_of(ROW), Objective(name)), 2 * estimate_of(ROW).mean)
+        torch.testing.assert_close(aggregate(estimate_of(ROW), Objective(name, 3.0)), 3 * estimate_of(ROW).mean)
+        assert Objective(name, weights="none").needs_variance
+        with pytest.raises(ConfigError, match=r"the parameter of 'times' must lie in \[0, 5\], got 6.0"):
+            Objective(name, 6.0)
+        with pytest.raises(ConfigError, match=r"aggregate 'times' is .*times already"):
+            objectives.register_aggregate("times")(lambda estimate: estimate.mean)
 
     def test_a_member_that_does_not_exist(self) -> None:
         with pytest.raises(ConfigError, match="asks for member 4, but there are 4"):

@@ -2,9 +2,9 @@
 
     E_π[r̃] − β · D_w(π‖π₀),   D_w(π‖π₀) = Σ_y w(y) [π ln(π/π₀) − π + π₀] ≥ 0
 
-An aggregate is one function from a `RewardEstimate` to (batch,) rewards. To add one, put the function into
-`AGGREGATES` and name it by `CustomAggregate("name")`. Every function here is pure; higher reward is better; variances
-are in reward².
+An aggregate is one function from a `RewardEstimate` to (batch,) rewards. To add one, decorate the function with
+`register_aggregate("name")` and name it by `CustomAggregate("name")`. Every function here is pure; higher reward is
+better; variances are in reward².
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NewType, get_args
+from typing import TYPE_CHECKING, Literal, NewType, TypeVar, get_args
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,7 @@ from surefoot.types import RewardEstimate
 __all__ = [
     "AGGREGATES",
     "PRESETS",
+    "Aggregate",
     "AggregateName",
     "CustomAggregate",
     "Form",
@@ -33,6 +34,7 @@ __all__ = [
     "effective_sample_size",
     "generalized_kl",
     "preset",
+    "register_aggregate",
     "sequence_penalty",
     "weights",
 ]
@@ -52,26 +54,85 @@ else:
     _Weighting = _Form = str
 
 
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """One way from an estimate to (batch,) rewards.
+
+    Args:
+        function: of the estimate, and of its parameter where it takes one.
+        low, high: range of the parameter; None where it takes none.
+        above_low: whether `low` itself is excluded.
+        reads_variance: whether it reads the variance.
+        compares_members: whether it compares members, which must then be centred first.
+    """
+
+    function: Callable[..., Rewards]
+    low: float | None = None
+    high: float = math.inf
+    above_low: bool = False
+    reads_variance: bool = False
+    compares_members: bool = False
+
+
+AGGREGATES: dict[str, Aggregate] = {}
+Function = TypeVar("Function", bound=Callable[..., Rewards])
+
+
+def register_aggregate(
+    name: str,
+    *,
+    low: float | None = None,
+    high: float = math.inf,
+    above_low: bool = False,
+    reads_variance: bool = False,
+    compares_members: bool = False,
+) -> Callable[[Function], Function]:
+    """Register a function as the aggregate of that name; an `Objective` then takes it, with its parameter.
+
+    Args: see `Aggregate`.
+
+    Raises:
+        ConfigError: another function has that name.
+    """
+
+    def decorate(function: Function) -> Function:
+        held = AGGREGATES.get(name)
+        if held is not None and held.function.__qualname__ != function.__qualname__:
+            raise ConfigError(f"aggregate '{name}' is {held.function.__qualname__} already; choose another name")
+        AGGREGATES[name] = Aggregate(function, low, high, above_low, reads_variance, compares_members)
+        return function
+
+    return decorate
+
+
+@register_aggregate("mean")
 def mean(estimate: RewardEstimate) -> Rewards:
     """μ: the members' mean."""
     return estimate.mean
 
 
+@register_aggregate("one", low=0.0)
 def one(estimate: RewardEstimate, member: float = 0) -> Rewards:
     """One member's reward; the other members are used for the variance alone."""
-    return _members(estimate)[:, int(member)]
+    members = _members(estimate)
+    if not 0 <= int(member) < members.shape[1]:
+        raise ConfigError(f"aggregate 'one' asks for member {int(member)}, but there are {members.shape[1]}")
+    return members[:, int(member)]
 
 
+@register_aggregate("lcb", low=0.0, reads_variance=True)
 def lower_confidence_bound(estimate: RewardEstimate, kappa: float = 1.0) -> Rewards:
     """μ − κ s (UP-RLHF, arXiv:2401.00243)."""
     return estimate.mean - kappa * estimate.variance.sqrt()
 
 
+@register_aggregate("uwo", low=0.0, reads_variance=True)
 def uncertainty_weighted(estimate: RewardEstimate, lam: float = 0.5) -> Rewards:
     """UWO: μ − λ s² (Coste et al., arXiv:2310.02743, eq. 3)."""
     return estimate.mean - lam * estimate.variance
 
 
+@register_aggregate("wco", compares_members=True)
 def worst_case(estimate: RewardEstimate) -> Rewards:
     """WCO: min_k r_k over the members that scored (Coste et al., arXiv:2310.02743, eq. 2)."""
     members = _members(estimate)
@@ -79,6 +140,7 @@ def worst_case(estimate: RewardEstimate) -> Rewards:
     return torch.where(estimate.scored, lowest, torch.nan)
 
 
+@register_aggregate("cvar", low=0.0, high=1.0, above_low=True, compares_members=True)
 def conditional_value_at_risk(estimate: RewardEstimate, alpha: float = 0.5) -> Rewards:
     """CVaR: mean of the lowest share α of the K members, 0 < α ≤ 1; the member at the boundary counts by its fraction.
 
@@ -93,6 +155,7 @@ def conditional_value_at_risk(estimate: RewardEstimate, alpha: float = 0.5) -> R
     return torch.where(estimate.scored, total, torch.nan)
 
 
+@register_aggregate("kl_robust", low=0.0, above_low=True, compares_members=True)
 def kl_robust(estimate: RewardEstimate, tau: float = 1.0) -> Rewards:
     """−τ log mean_k exp(−r_k/τ): the worst mean over members within a KL ball (arXiv:2606.09073).
 
@@ -105,11 +168,13 @@ def kl_robust(estimate: RewardEstimate, tau: float = 1.0) -> Rewards:
     return torch.where(estimate.scored, -tau * (logits.logsumexp(dim=1) - counts.log()), torch.nan)
 
 
+@register_aggregate("brme", low=0.0, high=1.0, compares_members=True)
 def nominal_and_worst(estimate: RewardEstimate, lam: float = 0.5) -> Rewards:
     """BRME: λ · nominal + (1 − λ) · min_k r_k, the nominal being the members' mean (arXiv:2409.15360)."""
     return lam * estimate.mean + (1 - lam) * worst_case(estimate)
 
 
+@register_aggregate("rvpo", low=0.0, above_low=True)
 def reward_variance_averse(estimate: RewardEstimate, kappa: float = 1.0) -> Rewards:
     """RVPO: −(1/κ) log mean_k exp(−κ Z_k), Z_k member k's advantage over its group's spread (arXiv:2605.05750).
 
@@ -143,30 +208,6 @@ def _members(estimate: RewardEstimate) -> Float[Tensor, "batch members"]:
     if estimate.members is None:
         raise VarianceError("this aggregate needs the members' scores, but the reward source has none; use 'mean'")
     return estimate.members
-
-
-AGGREGATES: dict[str, Callable[..., Rewards]] = {
-    "mean": mean,
-    "one": one,
-    "lcb": lower_confidence_bound,
-    "uwo": uncertainty_weighted,
-    "wco": worst_case,
-    "cvar": conditional_value_at_risk,
-    "kl_robust": kl_robust,
-    "brme": nominal_and_worst,
-    "rvpo": reward_variance_averse,
-}
-_PARAMETERISED = {
-    "one": (0, math.inf),
-    "lcb": (0, math.inf),
-    "uwo": (0, math.inf),
-    "cvar": (0, 1),
-    "kl_robust": (0, math.inf),
-    "brme": (0, 1),
-    "rvpo": (0, math.inf),
-}
-"""Aggregates that take a parameter, with the range it must lie in (the lower end of cvar, kl_robust and rvpo
-excluded)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,22 +247,22 @@ class Objective:
     def _check_parameter(self) -> None:
         if self.parameter is None:
             return
-        if self.aggregate not in _PARAMETERISED:
+        known = AGGREGATES[self.aggregate]
+        if known.low is None:
             raise ConfigError(f"aggregate '{self.aggregate}' takes no parameter, got {self.parameter}")
-        low, high = _PARAMETERISED[self.aggregate]
-        open_low = self.aggregate in ("cvar", "kl_robust", "rvpo") and self.parameter == 0
-        if not low <= self.parameter <= high or open_low:
-            raise ConfigError(f"the parameter of '{self.aggregate}' must lie in [{low}, {high}], got {self.parameter}")
+        if not known.low <= self.parameter <= known.high or (known.above_low and self.parameter == known.low):
+            said = f"{'(' if known.above_low else '['}{known.low:g}, {known.high:g}]"
+            raise ConfigError(f"the parameter of '{self.aggregate}' must lie in {said}, got {self.parameter}")
 
     @property
     def needs_variance(self) -> bool:
         """Whether the aggregate or the weights read the variance, so that one member is not enough."""
-        return self.weights == "variance" or self.aggregate in ("lcb", "uwo")
+        return self.weights == "variance" or AGGREGATES[self.aggregate].reads_variance
 
     @property
     def needs_anchor(self) -> bool:
         """Whether members are compared or their variance is read, so that they must be centred first."""
-        return self.needs_variance or self.aggregate in ("wco", "cvar", "kl_robust", "brme")
+        return self.needs_variance or AGGREGATES[self.aggregate].compares_members
 
 
 def _known(what: str, name: str, names: Collection[str]) -> None:
@@ -267,14 +308,8 @@ def aggregate(estimate: RewardEstimate, objective: Objective) -> Rewards:
         VarianceError: the aggregate needs a variance or members that the estimate lacks.
         ConfigError: "one" names a member that doesn't exist.
     """
-    function = AGGREGATES[objective.aggregate]
-    if objective.parameter is None:
-        return function(estimate)
-    if objective.aggregate == "one" and estimate.members is not None:
-        count = estimate.members.shape[1]
-        if not 0 <= int(objective.parameter) < count:
-            raise ConfigError(f"aggregate 'one' asks for member {int(objective.parameter)}, but there are {count}")
-    return function(estimate, objective.parameter)
+    function = AGGREGATES[objective.aggregate].function
+    return function(estimate) if objective.parameter is None else function(estimate, objective.parameter)
 
 
 def weights(
