@@ -262,7 +262,7 @@ def test_messages(
     assert len(draw_completions(model, tokenizer, continued, 2, max_new_tokens=3)) == 2
 
     class Scored:
-        name, centred, calibration = "chat", True, None
+        name, centred, calibration, num_members = "chat", True, None, 2
 
         def score(self, prompts: Any, completions: Any) -> torch.Tensor:
             assert all(message[0]["role"] == "assistant" for message in completions)

@@ -68,7 +68,7 @@ REWARD: list[tuple[dict[str, Any], str]] = [
     ({"learning_rate": [1e-3]}, "'learning_rate' in"),
     ({"weight_decay": NAN}, "weight_decay must be a finite number"),
     ({"weight_decay": -1}, "weight_decay must be at least 0"),
-    ({"epochs": NAN}, "epochs must be a finite number"),
+    ({"epochs": NAN}, "'epochs' in"),
     ({"epochs": -1}, "epochs must be positive"),
     ({"epochs": 0}, "epochs must be positive"),
     ({"seed": HUGE}, "seed must be between 0 and 2147483647"),
@@ -314,7 +314,7 @@ def test_weights_that_do_not_fit_on_the_disk(
 ) -> None:
     """What safetensors can't write is told like what Python can't."""
     assert run("reward", reward, tmp_path) == 1
-    assert "File too large" in one_line(capsys)
+    assert "File too large" in capsys.readouterr().err.splitlines()[-1]  # after the lines of progress
     assert not (tmp_path / "out" / "source").exists()
 
 

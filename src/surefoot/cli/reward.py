@@ -90,7 +90,9 @@ def arguments_of(arguments: list[str]) -> Any:
     )
 
     given = given_settings(arguments)
-    kind = str(given.get("kind", RewardSourceArguments.kind))
+    kind = given.get("kind")
+    if not isinstance(kind, str):  # not given, or refused below
+        kind = RewardSourceArguments.kind
     own, common = command_settings(kind), {item.name for item in fields(RewardSourceArguments)}
     others = set(given) - common - {item.name for item in fields(own)}
     check_owners(kind, others and others & all_settings())

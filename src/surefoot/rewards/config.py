@@ -87,7 +87,7 @@ class RewardSourceArguments:
             raise ConfigError("variance: smoothed needs at least two members")
         for name in ("pooling", "layer"):
             if getattr(self, name) is not None and not smoothed and name not in own:
-                raise ConfigError(f"kind: {self.kind} has no {name}; remove it, or change the kind")
+                raise _foreign(self.kind, [name])
 
 
 def reward_arguments(**given: Any) -> RewardSourceArguments:
@@ -157,15 +157,18 @@ def check_owners(kind: str, given: Iterable[str]) -> None:
     own = _fields(source_class(kind).settings)
     foreign = sorted(name for name in given if name not in own)
     if foreign:
-        owners = {
-            name: [other for other in known_kinds() if name in _fields(source_class(other).settings)]
-            for name in foreign
-        }
-        said = ", ".join(
-            f"{name} (kind: {' or '.join(kinds)})" if kinds else f"{name}, nor has any other kind"
-            for name, kinds in owners.items()
-        )
-        raise ConfigError(f"kind: {kind} has no {said}; remove what doesn't belong, or change the kind")
+        raise _foreign(kind, foreign)
+
+
+def _foreign(kind: str, names: Iterable[str]) -> ConfigError:
+    owners = {
+        name: [other for other in known_kinds() if name in _fields(source_class(other).settings)] for name in names
+    }
+    said = ", ".join(
+        f"{name} (kind: {' or '.join(kinds)})" if kinds else f"{name}, nor has any other kind"
+        for name, kinds in owners.items()
+    )
+    return ConfigError(f"kind: {kind} has no {said}; remove what doesn't belong, or change the kind")
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
