@@ -38,7 +38,6 @@ from judge_server import Server
 from surefoot.files import write_json
 from surefoot.records import versions
 from surefoot.rewards.kinds.judge.config import JudgeConfig
-from surefoot.rewards.kinds.judge.server import connect
 from surefoot.rewards.kinds.judge.source import JudgeSource
 
 
@@ -99,7 +98,12 @@ def alone(how: str, endpoint: str, calls: int, concurrency: int) -> dict[str, fl
         given: dict[str, Any] = {"base_url": endpoint, "api_key": "none", "max_retries": 0}
         limits = httpx2.Limits(max_connections=concurrency)
         kept = openai.AsyncOpenAI(**given, http_client=openai.DefaultAioHttpClient(limits=limits))
-        single = connect(JudgeConfig(endpoint=endpoint, concurrency=concurrency))
+        limits = httpx2.Limits(max_connections=concurrency, keepalive_expiry=0)
+        single = openai.AsyncOpenAI(
+            **given,
+            http_client=openai.DefaultAioHttpClient(limits=limits),
+            default_headers={"Connection": "close"},
+        )
         usual = openai.AsyncOpenAI(**given)
         ways: dict[str, Callable[[], Awaitable[Any]]] = {
             WAYS[0]: lambda: single.post("/chat/completions", cast_to=httpx2.Response, body=body),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ _VOLATILE = re.compile(
 """Times, the commit of the checkout, and what Trainer counts from the start of a process and not of a run."""
 _BINARY = (".bin", ".pt", ".pth")
 """States of optimisers and random generators: what they lead to is compared instead."""
+_CACHE = {
+    "replies": "key, reply",
+    "claims": "key",
+    "calls": "key, outcome, tries, prompt_tokens, completion_tokens, money",
+    "spent": "account, tokens, money",
+    "facts": "name, value",
+}
+"""Tables of a judge's cache, without times."""
 
 
 def difference(expected: Path, found: Path) -> str | None:
@@ -43,7 +52,17 @@ def _same(one: Path, other: Path) -> bool:
         return _close(pq.read_table(one).to_pylist(), pq.read_table(other).to_pylist())
     if one.suffix == ".json":
         return _close(json.loads(one.read_text()), json.loads(other.read_text()))
+    if one.suffix == ".sqlite":
+        return _cached(one) == _cached(other)
     return False
+
+
+def _cached(path: Path) -> list[list[Any]]:
+    """Sorted rows of a judge's cache that is closed."""
+    with sqlite3.connect(f"file:{path}?immutable=1", uri=True) as db:
+        tables = [sorted(db.execute(f"select {columns} from {table}")) for table, columns in _CACHE.items()]
+    db.close()
+    return tables
 
 
 def _close(one: Any, other: Any) -> bool:

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, NamedTuple, TypeVar
 
-import httpx2
-import openai
 from aiolimiter import AsyncLimiter
 
 from surefoot.errors import ModelError, RunError
@@ -23,21 +21,18 @@ from surefoot.rewards.kinds.judge.config import JudgeConfig
 from surefoot.rewards.kinds.judge.messages import Call, Missing, Outcome, Reply, Unreadable
 from surefoot.rewards.kinds.judge.reply_body import read_body
 from surefoot.rewards.kinds.judge.reply_cache import Booking, ReplyCache, default_path
-from surefoot.rewards.kinds.judge.server import Refused, Retriable, connect, failure
+from surefoot.rewards.kinds.judge.server import Refused, Retriable, Server
 
 __all__ = ["Answers", "ask"]
 
 Read = TypeVar("Read")
-_POLL_S = 0.05
-"""How often a call that is being made elsewhere, or that the budget may hold later, is looked up."""
-_SPENT = (
-    "the budget of {} is spent: no further call was made. Replies so far are in {}; raise the budget and run the same "
-    "again to go on"
-)
-_TOO_LONG = (
-    "{0.endpoint} answers {1} and asks to wait {2:.0f} s (Retry-After), longer than deadline_s, {0.deadline_s:g}. Run "
-    "the same again then, or raise deadline_s; replies so far are in {3}"
-)
+_POLL_S = 0.05  # how often a call is looked up that is being made elsewhere, or that the budget may hold later
+_SPENT = """\
+the budget of {} is spent: no further call was made. Replies so far are in {}; raise the budget and run the same \
+again to go on"""
+_TOO_LONG = """\
+{0.endpoint} answers {1} and asks to wait {2:.0f} s (Retry-After), longer than deadline_s, {0.deadline_s:g}. Run the \
+same again then, or raise deadline_s; replies so far are in {3}"""
 
 
 class Answers(NamedTuple, Generic[Read]):
@@ -86,15 +81,12 @@ class _Batch:
     """The state of one `ask`."""
 
     def __init__(self, model: str, config: JudgeConfig) -> None:
-        self.model, self.config = model, config
+        self.config, self.server = config, Server(config, model)
         self.cache = ReplyCache(config.cache or default_path(), config.account(model))
-        self.client: openai.AsyncOpenAI | None = None  # opened by the first request: cached replies need no key
         self.slots = asyncio.Semaphore(config.concurrency)
         self.requests, self.tokens = (_limiter(n) for n in (config.requests_per_minute, config.tokens_per_minute))
         self.stopped: Exception | None = None
-        self.refusal: str | None = None
-        self.paying, self.succeeded = 0, False  # calls that are being made; whether one had a response
-        self.resume_at = 0.0  # after a Retry-After, in the loop's time
+        self.paying, self.resume_at = 0, 0.0  # calls that are being made; when a Retry-After ends, in the loop's time
         self.fact = f"{'top_logprobs' if config.reading == 'logprobs' else 'structured'} {config.endpoint} {model}"
         self.form = self.cache.fact(self.fact)  # which of a call's `forms` the server is known to take
 
@@ -116,25 +108,26 @@ class _Batch:
         try:
             await asyncio.gather(*(work() for _ in range(1 + self.config.concurrency * 3 // 2)))
         finally:
-            if self.client is not None:
-                await self.client.close()
             self.cache.close()
+            await self.server.close()
         if self.stopped is not None:
             raise self.stopped
-        return Answers([results[place] for place in range(len(results))], self.refusal)
+        return Answers([results[place] for place in range(len(results))], self.server.refusal)
 
     def stop(self, error: Exception) -> None:
         """Send no further request; the first reason counts."""
         self.stopped = self.stopped or error
 
     async def outcomes(self, calls: Sequence[Call]) -> list[Outcome]:
-        """Of one completion's calls."""
-        stored = self.cache.replies(call.key for call in calls)
-        new, deadline = {call.key: call for call in calls if call.key not in stored}, _Deadline()
+        """Of one completion's calls, from the cache or made."""
+        known: dict[str, Outcome] = {**self.cache.replies(call.key for call in calls)}
+        new, deadline = {call.key: call for call in calls if call.key not in known}, _Deadline()
+        if new:
+            self.server.open()  # takes some tenths of a second, which would let requests bunch after the limits
         for call in new.values():  # before the deadline runs: our own limits are not the server's delay
             await self.wait_for_rate(call)
         made = await asyncio.gather(*(self.outcome(call, deadline) for call in new.values()))
-        known: dict[str, Outcome] = {**stored, **dict(zip(new, made, strict=True))}
+        known |= zip(new, made, strict=True)
         return [known[call.key] for call in calls]
 
     async def wait_for_rate(self, call: Call) -> None:
@@ -144,7 +137,7 @@ class _Batch:
                 amount -= limiter.max_rate
 
     async def outcome(self, call: Call, deadline: _Deadline) -> Outcome:
-        """Make the call when it has a slot and is ours to make, or take the reply that another process has got."""
+        """Make the call when it has a slot and is ours to make, or take the reply that somebody else has got."""
         config, loop, tokens = self.config, asyncio.get_running_loop(), call.prompt_tokens + call.most_said
         seconds, money = config.deadline_s + config.timeout_s, config.cost(call.prompt_tokens, call.most_said)
         try:
@@ -214,6 +207,7 @@ class _Batch:
             reason = str(error)
         except ModelError as error:
             self.stop(error)
+            reason = "stopped"
         return Missing(reason if tries or self.stopped is None else "stopped"), tries
 
     async def may_send(self, wait: float, end: float) -> bool:
@@ -229,15 +223,15 @@ class _Batch:
         return False
 
     async def send(self, call: Call) -> Reply:
-        """One try, in the form that the server is known to take; as long as none is known, in each until it takes one.
+        """One try, in the form that the server is known to take; as long as none is known, in each until one is taken.
 
-        One reply settles its form and those before it: what is refused later is refused for what it says.
+        A reply settles its form and those before it: what is refused later is refused for what it says.
         """
         names = list(call.forms) if self.form is None or self.form not in call.forms else [self.form]
         for place, name in enumerate(names):
             changes, mark = call.forms[name]
             try:
-                reply = read_body(await self.post(call.body | changes, call.key + mark))
+                reply = read_body(await self.server.post(call.body | changes, call.key + mark))
             except Refused:
                 if name in (names[-1], self.form):
                     raise
@@ -248,20 +242,6 @@ class _Batch:
                 self.cache.note(self.fact, name)
             return reply
         raise AssertionError("the last form gives a reply or raises")
-
-    async def post(self, body: dict[str, Any], key: str) -> bytes:
-        """Send a request once; servers that know its Idempotency-Key charge once for one that is repeated."""
-        self.client = self.client or connect(self.config)
-        options: Any = {"headers": {"Idempotency-Key": key}}
-        try:
-            found = await self.client.post("/chat/completions", body=body, cast_to=httpx2.Response, options=options)
-        except openai.APIStatusError as error:
-            self.refusal, trouble = failure(error, self.model, self.config, succeeded=self.succeeded)
-            raise trouble from None
-        except (openai.APIConnectionError, httpx2.HTTPError):  # one of timeouts too: it has none, so it is no timeout
-            raise Retriable("no connection") from None
-        self.succeeded = True
-        return found.content
 
 
 def _limiter(per_minute: float | None) -> AsyncLimiter | None:

@@ -18,6 +18,7 @@ the row is one of these completions, its own noise cancels in part: (1 − 2/M)v
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,9 +26,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.maths.ensemble import centre, fit_prior, moderate
-from surefoot.types import Anchors, VariancePrior
+from surefoot.types import Anchors, Calibration, VariancePrior
 
 __all__ = ["Components", "Priors", "Readings", "centred_noise", "components", "fit_priors"]
+
+_CERTAIN = 1e9
+"""Stands for infinite prior degrees of freedom in a calibration's notes, which are plain numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +89,23 @@ class Priors:
 
     within: VariancePrior | None
     between: VariancePrior | None
+
+    @classmethod
+    def of_calibration(cls, calibration: Calibration, wordings: int) -> Priors:
+        """Those that a calibration keeps, `within` in its notes."""
+        notes, within = calibration.notes, None
+        if "within_variance" in notes:
+            freedom = notes["within_freedom"]
+            within = VariancePrior(math.inf if freedom >= _CERTAIN else freedom, notes["within_variance"])
+        return cls(within, calibration.prior if wordings > 1 else None)
+
+    @property
+    def notes(self) -> dict[str, float]:
+        """`within` as plain numbers, for a calibration's notes."""
+        if self.within is None:
+            return {}
+        freedom = min(self.within.degrees_of_freedom, _CERTAIN)
+        return {"within_freedom": freedom, "within_variance": self.within.variance}
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from surefoot.errors import ModelError
@@ -12,7 +12,7 @@ from surefoot.rewards.kinds.judge.messages import Outcome, Reply
 if TYPE_CHECKING:
     from surefoot.rewards.kinds.judge.reply_rows import Reading
 
-__all__ = ["ReplyCounts"]
+__all__ = ["ReplyCounts", "unscored_reasons"]
 
 _FIRST = 20
 """Replies without any rating after which no more are paid for."""
@@ -87,3 +87,19 @@ def _short(reply: Reply) -> str:
     text = " ".join(reply.content.split())
     why = f" (finish_reason: {reply.finish})" if reply.finish else ""
     return (f"“{text[:_EXAMPLE]}{'…' if len(text) > _EXAMPLE else ''}”" if text else "it is empty") + why
+
+
+def unscored_reasons(missing: Mapping[str, int], refusal: str | None, example: str, reading: str) -> str:
+    """Why completions stay unscored, in words.
+
+    Args:
+        missing: how many replies have no rating, by reason.
+        refusal: what the server said when it last refused a request.
+        example: a reply without a rating; "" if there is none.
+        reading: of the settings.
+    """
+    reasons = ", ".join(f"{count} × {reason}" for reason, count in sorted(missing.items()))
+    text = f"({reasons})" + (f"; the endpoint said: {refusal}" if refusal else "")
+    if reading == "logprobs" and any(reason.startswith("HTTP 4") for reason in missing):
+        text += "; if it gives no log-probabilities, set reading: samples"
+    return text + (f"; one reply without a rating: {example}" if example else "")

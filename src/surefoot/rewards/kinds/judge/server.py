@@ -1,4 +1,4 @@
-"""One server: the connection to it, and what it means when a request fails."""
+"""One request to an OpenAI-compatible server: the body of its response, or what its failure means."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from time import time
+from typing import Any
 
 import httpx2
 import openai
@@ -14,7 +15,7 @@ import openai
 from surefoot.errors import ConfigError, ModelError
 from surefoot.rewards.kinds.judge.config import JudgeConfig
 
-__all__ = ["Refused", "Retriable", "connect", "failure", "retry_after"]
+__all__ = ["Refused", "Retriable", "Server", "retry_after"]
 
 _RETRIED = {408, 409, 425, 429}
 """Statuses after which the same request may succeed, besides those from 500 on."""
@@ -25,7 +26,7 @@ _FATAL_AT_FIRST = {403: "it refuses access", 404: "it knows no such address or m
 
 
 class Retriable(Exception):
-    """A try that failed for a reason that may pass.
+    """A request that failed for a reason that may pass.
 
     Args:
         reason: a few words.
@@ -38,65 +39,97 @@ class Retriable(Exception):
 
 
 class Refused(Exception):
-    """A try that the server refused for what the request says; its text is the status."""
+    """A request that the server refused for what it says; its text is the status."""
 
 
-def connect(config: JudgeConfig) -> openai.AsyncOpenAI:
-    """`openai`'s client, without its retries: they can't be counted and hold back no other call.
+class Server:
+    """`openai`'s client for one judge, made when it is first needed, so that replies from the cache need no key.
 
-    Each request has a connection of its own. On one that is kept, a response that a proxy sends twice would be taken
-    for the reply to the next request.
+    Its own retries are off: they can't be counted and hold back no other call. Each request has a connection of its
+    own. On one that is kept, a response that a proxy sends twice would be taken for the reply to the next request.
 
-    Raises:
-        ConfigError: the settings name a variable that holds no key.
+    Attributes:
+        refusal: what the server said when it last failed a request, without the key; for a warning, never kept.
     """
-    key = os.environ.get(config.variable or "")
-    if not key and config.variable is not None:
-        raise ConfigError(f"the environment variable {config.variable} holds no key for {config.endpoint}; set it")
-    limits = httpx2.Limits(max_connections=config.concurrency, keepalive_expiry=0)
-    return openai.AsyncOpenAI(
-        base_url=config.endpoint,
-        api_key=key or "none",
-        max_retries=0,
-        timeout=None,
-        http_client=openai.DefaultAioHttpClient(limits=limits, timeout=None, follow_redirects=False),
-        default_headers={"Connection": "close"},
-    )
 
+    def __init__(self, config: JudgeConfig, model: str) -> None:
+        self.config, self.model = config, model
+        self.refusal: str | None = None
+        self._address = f"{config.endpoint.rstrip('/')}/chat/completions"
+        self._key: str | None = None
+        self._client: openai.AsyncOpenAI | None = None
+        self._succeeded = False
 
-def failure(
-    error: openai.APIStatusError, model: str, config: JudgeConfig, *, succeeded: bool
-) -> tuple[str, Exception]:
-    """What the server says in a response that is none of 2xx, without the key; and what it means.
+    async def post(self, body: dict[str, Any], idempotency_key: str) -> bytes:
+        """Send a request once.
 
-    Args:
-        succeeded: another call has had a reply.
+        Args:
+            body: of the request.
+            idempotency_key: a header; servers that know it charge once for a request that is repeated.
 
-    Returns:
-        The text; and `ModelError` where no call can succeed, `Retriable`, or `Refused`.
-    """
-    status, said = error.status_code, error.message
-    if config.variable is not None:
-        said = _without_key(said, error.request.headers["authorization"].removeprefix("Bearer "))
-    said = said[:300]
-    fatal = _FATAL.get(status) or (None if succeeded else _FATAL_AT_FIRST.get(status))
-    if status == 429 and error.code == "insufficient_quota":
-        fatal = "its quota is used up"
-    if fatal is not None:
-        variable = config.variable
-        key = "no key was sent; name its variable in key_variable" if variable is None else f"key from {variable}"
-        why = f"{fatal} (HTTP says: {said}; {key})"
-        return said, ModelError(f"{config.endpoint} can't judge with '{model}': {why}")
-    if status in _RETRIED or status >= 500:
-        return said, Retriable(f"HTTP {status}", retry_after(error.response.headers) or 0.0)
-    return said, Refused(f"HTTP {status}")
+        Raises:
+            Retriable, Refused: see there. ModelError: no request can succeed. ConfigError: as `open`.
+        """
+        client = self.open()
+        options: Any = {"headers": {"Idempotency-Key": idempotency_key}}
+        try:
+            response = await client.post(self._address, body=body, cast_to=httpx2.Response, options=options)
+        except openai.APIStatusError as error:
+            raise self._failure(error) from None
+        except (openai.APIConnectionError, httpx2.HTTPError):  # also its timeouts: none is set, so it isn't one
+            raise Retriable("no connection") from None
+        self._succeeded = True
+        return response.content
 
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
 
-def _without_key(text: str, key: str) -> str:
-    """Servers like to quote the key they refuse, or its ends."""
-    for part in (key, key[:8], key[-4:]) if len(key) >= 16 else (key,):
-        text = text.replace(part, "[key]")
-    return text
+    def open(self) -> openai.AsyncOpenAI:
+        """The client, made by the first call.
+
+        Raises:
+            ConfigError: the settings name a variable that holds no key.
+        """
+        if self._client is None:
+            self._client = self._made()
+        return self._client
+
+    def _made(self) -> openai.AsyncOpenAI:
+        config, variable = self.config, self.config.variable
+        self._key = None if variable is None else os.environ.get(variable)
+        if variable is not None and not self._key:
+            raise ConfigError(f"the environment variable {variable} holds no key for {config.endpoint}; set it")
+        limits = httpx2.Limits(max_connections=config.concurrency, keepalive_expiry=0)
+        return openai.AsyncOpenAI(
+            base_url=config.endpoint,
+            api_key=self._key or "none",
+            max_retries=0,
+            timeout=None,
+            http_client=openai.DefaultAioHttpClient(limits=limits, timeout=None, follow_redirects=False),
+            default_headers={"Connection": "close"},
+        )
+
+    def _failure(self, error: openai.APIStatusError) -> ModelError | Retriable | Refused:
+        status, variable = error.status_code, self.config.variable
+        self.refusal = self._without_key(error.message)[:300]
+        fatal = _FATAL.get(status) or (None if self._succeeded else _FATAL_AT_FIRST.get(status))
+        if status == 429 and error.code == "insufficient_quota":
+            fatal = "its quota is used up"
+        if fatal is not None:
+            key = "no key was sent; name its variable in key_variable" if variable is None else f"key from {variable}"
+            why = f"{fatal} (HTTP says: {self.refusal}; {key})"
+            return ModelError(f"{self.config.endpoint} can't judge with '{self.model}': {why}")
+        if status in _RETRIED or status >= 500:
+            return Retriable(f"HTTP {status}", retry_after(error.response.headers) or 0.0)
+        return Refused(f"HTTP {status}")
+
+    def _without_key(self, text: str) -> str:
+        """Servers like to quote the key they refuse, or its ends."""
+        key = self._key
+        for part in () if key is None else (key, key[:8], key[-4:]) if len(key) >= 16 else (key,):
+            text = text.replace(part, "[key]")
+        return text
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -6,8 +6,9 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,14 +27,14 @@ from surefoot.rewards.kinds.judge.estimate import Components, Priors, Readings
 from surefoot.rewards.kinds.judge.prompts import Questions
 from surefoot.rewards.kinds.judge.reference_answers import load_references
 from surefoot.rewards.kinds.judge.reply_cache import ReplyCache, default_path
-from surefoot.rewards.kinds.judge.reply_counts import ReplyCounts
+from surefoot.rewards.kinds.judge.reply_counts import ReplyCounts, unscored_reasons
 from surefoot.rewards.kinds.judge.reply_rows import Reader, Reading, copies, missing
 from surefoot.rewards.kinds.judge.rubrics import Rubric, load_rubric
 from surefoot.rewards.registry import register
 from surefoot.rewards.saved import SOURCE, save_calibration
 from surefoot.rewards.source import FitJob, RewardSource
 from surefoot.rewards.trunk.text_encoder import check_rows, prompt_keys
-from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate, Text, VariancePrior
+from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 
 if TYPE_CHECKING:
     from surefoot.rewards.kinds.judge.messages import Call, Outcome
@@ -43,8 +44,6 @@ __all__ = ["JudgeSource"]
 _REFERENCES = "references.json"
 _OF_THE_CALLER = {"endpoint", "key_variable", "cache", "rubric", "references"}
 """Settings that no file decides: hosts, variables and paths. The rubric and the references themselves are saved."""
-_CERTAIN = 1e9
-"""Stands for infinite prior degrees of freedom in a calibration's notes, which are plain numbers."""
 
 
 @register("judge")
@@ -162,27 +161,25 @@ class JudgeSource(RewardSource):
         from surefoot.rewards.kinds.judge.client import ask
 
         check_rows(prompts, completions)
-        questions, reader = (
-            self.questions,
-            Reader(self.questions.scale, paired=self.questions.paired, distribution=self.questions.bare),
-        )
-        rows = zip(prompts, completions, self._references_of(prompts), strict=True)
-        row_of = partial(reader.row, wordings=self.num_wordings, min_valid=self.min_valid)
+        asked = self.questions
+        reader = Reader(asked.scale, paired=asked.paired, distribution=asked.bare)
 
-        def read(calls: Sequence[Call], outcomes: Sequence[Outcome]) -> tuple[list[Reading], list[float]]:
-            """Readings, and the row that they make if none is a copy: other calls are in flight meanwhile."""
+        def read(calls: Sequence[Call], outcomes: Sequence[Outcome]) -> list[Reading]:
             readings = reader.read(calls, outcomes)
             self.heard.add(readings, outcomes)
-            return readings, row_of(readings, copied=set())
+            return readings
 
-        answers = ask(self.model, self.config, (questions.calls(*row) for row in rows), read)
-        readings = [reading for some, _ in answers.read for reading in some]
+        rows = zip(prompts, completions, self._references_of(prompts), strict=True)
+        answers = ask(self.model, self.config, (asked.calls(*row) for row in rows), read)
+        readings = list(chain.from_iterable(answers.read))
         copied = copies(readings)
-        found = [row_of(some, copied=copied) if copied else early for some, early in answers.read]
+        found = [reader.row(some, self.num_wordings, copied, self.min_valid) for some in answers.read]
         scores = torch.tensor(found, dtype=torch.float32).reshape(len(found), self.num_columns)
         unscored = int(scores[:, 0].isnan().sum())
         if unscored:
-            self._warn(unscored, len(found), missing(readings, copied), answers.refusal)
+            why = unscored_reasons(missing(readings, copied), answers.refusal, self.heard.example, self.config.reading)
+            few = f"unscored, with fewer than {self.min_valid} valid replies"
+            warnings.warn(f"'{self.name}' left {unscored} of {len(found)} completions {few} {why}", stacklevel=2)
         return scores
 
     def _references_of(self, prompts: Sequence[Text]) -> list[Text | None]:
@@ -193,18 +190,6 @@ class JudgeSource(RewardSource):
             if key not in self.references:
                 raise DataError(f"row {row}: there is no reference answer to its prompt; '{self.name}' compares")
         return [self.references[key] for key in keys]
-
-    def _warn(self, unscored: int, rows: int, missing: Mapping[str, int], refusal: str | None) -> None:
-        reasons = ", ".join(f"{count} × {reason}" for reason, count in sorted(missing.items()))
-        said = f"; the endpoint said: {refusal}" if refusal else ""
-        if self.config.reading == "logprobs" and any(reason.startswith("HTTP 4") for reason in missing):
-            said += "; if it gives no log-probabilities, set reading: samples"
-        said += f"; one reply without a rating: {self.heard.example}" if self.heard.example else ""
-        warnings.warn(
-            f"'{self.name}' left {unscored} of {rows} completions unscored, with fewer than {self.min_valid} valid "
-            f"replies ({reasons}){said}",
-            stacklevel=3,
-        )
 
     def report(self, scores: Float[Tensor, "batch columns"], anchors: Anchors) -> dict[str, float | None]:
         """Replies and those with a rating, so far in this process; raw mean variances of these rows, None if unknown.
@@ -273,8 +258,8 @@ class JudgeSource(RewardSource):
         """
         if not self.has_variance:
             raise VarianceError(f"'{self.name}' asks for one reply, which has no variance; raise samples or wordings")
-        prior = None if self.calibration is None else self._known_priors(self.calibration).within
-        priors = Priors(prior if self.config.variance == "moderated" else None, None)
+        known = None if self.calibration is None else Priors.of_calibration(self.calibration, self.num_wordings)
+        priors = Priors(known.within if known is not None and self.config.variance == "moderated" else None, None)
         # A margin is a reward that is centred by the other side: an anchor of one completion.
         other = Anchors(rejected, "dataset", rejected.new_ones(len(rejected)))
         found = arithmetic.components(self._readings(chosen), other, priors, self._floor)
@@ -302,8 +287,7 @@ class JudgeSource(RewardSource):
             return fitted
         self.calibration = fitted  # `_complete` takes its offsets for rows without an anchor
         priors = arithmetic.fit_priors(readings, self._complete(scores, anchors), self._floor)
-        notes = {} if priors.within is None else _noted(priors.within)
-        return replace(fitted, prior=priors.between or priors.within, notes=notes)
+        return replace(fitted, prior=priors.between or priors.within, notes=priors.notes)
 
     def _reliability(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> float | None:
         """Of the variance between wordings; None for fewer than four, whose halves have no variance."""
@@ -337,16 +321,8 @@ class JudgeSource(RewardSource):
 
     def _priors(self, readings: Readings, anchors: Anchors) -> Priors:
         if self.calibration is not None and self.calibration.prior is not None:
-            return self._known_priors(self.calibration)
+            return Priors.of_calibration(self.calibration, self.num_wordings)
         return arithmetic.fit_priors(readings, anchors, self._floor)
-
-    def _known_priors(self, calibration: Calibration) -> Priors:
-        notes = calibration.notes
-        within = None
-        if "within_variance" in notes:
-            freedom = notes["within_freedom"]
-            within = VariancePrior(math.inf if freedom >= _CERTAIN else freedom, notes["within_variance"])
-        return Priors(within, calibration.prior if self.num_wordings > 1 else None)
 
     # --- on disk ------------------------------------------------------------------------------------------------
 
@@ -374,7 +350,3 @@ class JudgeSource(RewardSource):
         kept = {name: value for name, value in values["config"].items() if name not in _OF_THE_CALLER}
         config = JudgeConfig.from_dict(kept | asdict(access_of(values["model"], folder)))
         return cls(values["model"], config, name=values["name"], rubric=rubric, references=references)
-
-
-def _noted(prior: VariancePrior) -> dict[str, float]:
-    return {"within_freedom": min(prior.degrees_of_freedom, _CERTAIN), "within_variance": prior.variance}
