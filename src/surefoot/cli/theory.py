@@ -21,7 +21,6 @@ def run(arguments: list[str]) -> None:
     from rich.console import Console
 
     from surefoot.files import write_json, write_text
-    from surefoot.reports.figures import svg
     from surefoot.reports.theory import theory_tables, theory_words
     from surefoot.reports.theory_figures import theory_figures
     from surefoot.theory.tables.run import run_theory
@@ -37,5 +36,5 @@ def run(arguments: list[str]) -> None:
         console.print(f"- {line}", highlight=False)
     write_json(folder / "theory.json", found)
     for name, figure in theory_figures(found).items():
-        write_text(folder / f"{name}.svg", svg(figure, name.replace("_", "-"), standalone=True))
+        write_text(folder / f"{name}.svg", figure.svg(standalone=True))
     console.print(f"records and figures: {folder.resolve()}", soft_wrap=True)

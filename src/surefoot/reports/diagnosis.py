@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
@@ -17,7 +18,8 @@ from surefoot.reports.diagnosis_figures import (
     far_figure,
     spread_figure,
 )
-from surefoot.reports.html import picture, render
+from surefoot.reports.figures import drawn
+from surefoot.reports.html import render
 from surefoot.reports.wording import interval, number
 
 __all__ = ["build_diagnosis", "diagnosis_tables", "print_diagnosis"]
@@ -234,17 +236,17 @@ def _usefulness(found: dict[str, Any]) -> list[Row]:
     return [*rows, ("chance / best possible", "0.5 / 1", "", f"{number(_n(found['random_area']), 3)} / {best}")]
 
 
-def _figures(found: dict[str, Any]) -> dict[str, Any]:
-    drawn = {
-        "accuracy": (accuracy_figure, "Accuracy of the mean, of each member and by subset, with intervals."),
-        "usefulness": (coverage_figure, "Error rate among the pairs kept, against the share kept."),
-        "calibration": (calibration_figure, "Accuracy against confidence, before and after the variance is fitted."),
+def _figures(found: dict[str, Any]) -> dict[str, Markup]:
+    drawings = {
+        "accuracy": accuracy_figure(found),
+        "usefulness": coverage_figure(found),
+        "calibration": calibration_figure(found),
     }
     if found["disagreement"] is not None:
-        drawn["disagreement"] = (spread_figure, "Spread of the members' standard deviation, and size of minorities.")
+        drawings["disagreement"] = spread_figure(found)
     if found["far"]:
-        drawn["far"] = (far_figure, "AUROC of the variance on far texts, and how often they are preferred.")
-    return {name: picture(draw(found), name, words) for name, (draw, words) in drawn.items()}
+        drawings["far"] = far_figure(found)
+    return {name: drawn(drawing) for name, drawing in drawings.items()}
 
 
 def _example(one: dict[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
 from surefoot.files import write_text
 from surefoot.metrics.intervals import Interval
+from surefoot.reports.figures import drawn
 from surefoot.reports.forecast_figures import forecast_figure
 from surefoot.reports.html import render
 from surefoot.reports.wording import interval, number, percent_interval, signed
@@ -36,8 +36,8 @@ def build_forecast(path: str | Path, found: dict[str, Any], settings: dict[str, 
         {
             "name": name,
             "heading": heading,
-            "gain": Markup(forecast_figure(found, name, "gain").svg()),
-            "risk": Markup(forecast_figure(found, name, "prompt_risk").svg()),
+            "gain": drawn(forecast_figure(found, name, "gain")),
+            "risk": drawn(forecast_figure(found, name, "prompt_risk")),
             "table": ("Every objective and budget", _HEADINGS, _rows(found, name, found["kl_budgets"])),
             "best_of_n": ("Best of n on the same candidates", ("by", "n", "KL", "gain [95%]"), _best(found, name)),
         }

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from surefoot.reports.drawing import COLOURS, DASHES, Axes, Drawing, padded
+from surefoot.reports.axes import padded
+from surefoot.reports.drawing import Drawing, style_of
+from surefoot.reports.figures import frame, listed
 from surefoot.reports.wording import number
 
 __all__ = ["forecast_figure", "shown_objectives"]
 
 Row = dict[str, Any]
-_BEST_OF_N = "best of n"
 
 
 def shown_objectives(found: dict[str, Any], judge: str) -> list[str]:
@@ -43,31 +44,33 @@ def forecast_figure(found: dict[str, Any], judge: str, figure: str) -> Drawing:
     dots = [] if figure != "gain" else [row for row in found["best_of_n"] if _is_shown(row, found, judge)]
     values = [value for points in curves.values() for _, *rest in points for value in rest]
     values += [row["gain"]["value"] for row in dots]
-    percent = figure == "prompt_risk"
-    drawing = Drawing(420, 0)
-    entries: list[tuple[str, str, str | None]] = [
-        (name.replace("_", "-"), COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]) for i, name in enumerate(names)
+    is_risk = figure == "prompt_risk"
+    legend: list[tuple[str, str, str | None]] = [
+        (name.replace("_", "-"), *style_of(place)) for place, name in enumerate(names)
     ]
-    top = drawing.legend(entries + ([(_BEST_OF_N, "#000000", None)] if dots else []), 0, 14)
-    drawing.height = top + 250
     most = max([found["kl_budgets"][-1], *(row["kl"] for row in dots)])
-    span = (0.0, max(0.1, *padded(values))) if percent else padded(values, include=0.0)
-    axes = Axes(drawing, 44, top, 368, 206, (0.0, 1.03 * most), span)
-    axes.y_axis("share of prompts worse off" if percent else "gain over the reference")
-    axes.x_axis("KL from the reference (nats per sequence)")
-    if not percent:
+    span = (0.0, max(0.1, *padded(values))) if is_risk else padded(values, include=0.0)
+    axes = frame(
+        (0.0, 1.03 * most),
+        span,
+        "KL from the reference (nats per sequence)",
+        "share of prompts worse off" if is_risk else "gain over the reference",
+        legend + ([("best of n", "#000000", None)] if dots else []),
+        height=206,
+    )
+    if not is_risk:
         axes.level(0.0)
-    for i, name in enumerate(names):
-        colour, points = COLOURS[i % len(COLOURS)], curves[name]
-        band = [(kl, low) for kl, _, low, _ in points] + [(kl, high) for kl, _, _, high in reversed(points)]
-        if not percent:
-            drawing.area([axes.at(*point) for point in band], colour, 0.14)
-        drawing.line([axes.at(kl, value) for kl, value, _, _ in points], colour, 2.4, dash=DASHES[i % len(DASHES)])
+    for place, points in enumerate(curves.values()):
+        colour, dash = style_of(place)
+        kl, middle, low, high = zip(*points, strict=True)
+        if not is_risk:
+            axes.band(kl, low, high, colour, 0.14)
+        axes.curve(kl, middle, colour, 2.4, dash=dash)
     for row in dots:
-        drawing.dot(*axes.at(row["kl"], row["gain"]["value"]), 3.4, "#000000")
+        axes.mark(row["kl"], row["gain"]["value"], "#000000", radius=3.4)
     ends = [f"{name} {number(points[-1][1])}" for name, points in curves.items() if points]
-    drawing.words = f"{'Prompt risk' if percent else 'Gain'} against KL; at the largest budget: {', '.join(ends)}"
-    return drawing
+    axes.drawing.words = listed(f"{'Prompt risk' if is_risk else 'Gain'} against KL, at the largest budget", ends)
+    return axes.drawing
 
 
 def _is_shown(row: Row, found: dict[str, Any], judge: str) -> bool:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from surefoot.metrics.intervals import Interval
 from surefoot.reports.disagreement import disagreements_of, interval_of, mean_accuracy
-from surefoot.reports.drawing import Drawing
+from surefoot.reports.figures import drawn
 from surefoot.reports.html import script
 from surefoot.reports.paths import REACHED, WINDOW
 from surefoot.reports.records import Group, Study, label_of
@@ -58,7 +58,7 @@ def page_values(study: Study, groups: Groups) -> dict[str, Any]:
         "completeness": completeness(study),
         "proof": proof([one for _, found in groups for one in found]),
         "overview": groups_table(study, groups) if len(groups) > 1 else None,
-        "overview_figure": _drawn(overview_figure(study, groups)) if len(groups) > 1 else None,
+        "overview_figure": drawn(overview_figure(study, groups)) if len(groups) > 1 else None,
         "groups": [_group(study, group, found) for group, found in groups],
         "folded": len(groups) > _OPEN,
         "disagreements": [_disagreement(one) for one in disagreements_of(study)],
@@ -85,7 +85,7 @@ def _group(study: Study, group: Group, found: list[MethodSummary]) -> dict[str, 
         "tables": _tables(found),
         "price": price_table(found),
         "figures": _figures(group, found, name),
-        "paths": [(label, _drawn(drawing)) for label, drawing in path_figures(group)],
+        "paths": [(label, drawn(drawing)) for label, drawing in path_figures(group)],
         "samples": samples,
         "samples_seed": seed,
     }
@@ -100,7 +100,7 @@ def _tables(found: list[MethodSummary]) -> list[tuple[str, Any]]:
 
 def _figures(group: Group, found: list[MethodSummary], best: str | None) -> dict[str, Markup | None]:
     base = label_of(group.baseline)
-    drawn = {
+    drawings = {
         "ends": ends_figure(group, found),
         "risk": risk_figure(group, found),
         "paired": differences_figure(group, found, lambda one: one.paired.difference, base),
@@ -108,8 +108,8 @@ def _figures(group: Group, found: list[MethodSummary], best: str | None) -> dict
         "frontier": frontier_figure(group, best),
     }
     if group.baseline == MEAN:
-        drawn["to_mean"] = None
-    return {name: None if drawing is None else _drawn(drawing) for name, drawing in drawn.items()}
+        drawings["to_mean"] = None
+    return {name: None if drawing is None else drawn(drawing) for name, drawing in drawings.items()}
 
 
 def _disagreement(described: dict[str, Any]) -> dict[str, Any]:
@@ -125,15 +125,11 @@ def _disagreement(described: dict[str, Any]) -> dict[str, Any]:
         ("−|margin|, the baseline", [interval_of(each.margin) for each in rankings]),
     ]
     return described | {
-        "accuracy": _drawn(disagreement_figure(accuracy, "accuracy on held-out pairs", None)),
-        "errors": _drawn(disagreement_figure(errors, "AUROC for the mean's mistakes", 0.5)),
+        "accuracy": drawn(disagreement_figure(accuracy, "accuracy on held-out pairs", None)),
+        "errors": drawn(disagreement_figure(errors, "AUROC for the mean's mistakes", 0.5)),
     }
 
 
 def _mean_accuracy(record: DisagreementRecord) -> Interval:
     """The members' average, which has no interval."""
     return Interval(mean_accuracy(record), math.nan, math.nan, record.members)
-
-
-def _drawn(drawing: Drawing) -> Markup:
-    return Markup(drawing.svg())
