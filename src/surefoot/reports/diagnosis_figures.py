@@ -1,4 +1,4 @@
-"""The figures of a diagnosis, each from one of its sections."""
+"""Draw the figures of a diagnosis, each from one of its sections."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _WAYS = {"sd_over_margin": "sd / |margin|", "variance": "variance", "margin": "â
 _CHANCE = 0.5
 
 
-def accuracy_figure(found: dict[str, Any]) -> Drawing:
+def accuracy_figure(diagnosis: dict[str, Any]) -> Drawing:
     """Accuracy of each member and of the mean, and of the mean on each subset."""
-    accuracy = found["accuracy"]
+    accuracy = diagnosis["accuracy"]
     members = {f"member {k}": each for k, each in enumerate(accuracy["members"])}
     subsets = {name: each["mean"] for name, each in accuracy["subsets"].items()}
     shares = {name: _interval(each) for name, each in ({"all pairs": accuracy["overall"]} | members | subsets).items()}
@@ -32,9 +32,9 @@ def accuracy_figure(found: dict[str, Any]) -> Drawing:
     return axes.drawing
 
 
-def spread_figure(found: dict[str, Any]) -> Drawing:
+def spread_figure(diagnosis: dict[str, Any]) -> Drawing:
     """How the members' standard deviation of the margin is spread over pairs, and how many are in the minority."""
-    members = found["disagreement"]
+    members = diagnosis["disagreement"]
     histogram, sizes = members["sd_histogram"], members["minority_sizes"]
     edges, counts = histogram["edges"], histogram["counts"]
     drawing = Drawing(WIDTH, 220)
@@ -51,11 +51,11 @@ def spread_figure(found: dict[str, Any]) -> Drawing:
     return drawing
 
 
-def calibration_figure(found: dict[str, Any]) -> Drawing:
+def calibration_figure(diagnosis: dict[str, Any]) -> Drawing:
     """Reliability: accuracy against confidence, of the margin alone and with the fitted variance."""
     named = {"mean": "margin alone", "fitted": "with the fitted variance"}
     legend = [(name, *style_of(place)) for place, name in enumerate(named.values())]
-    curves = {key: found["calibration"][key]["curve"] for key in named}
+    curves = {key: diagnosis["calibration"][key]["curve"] for key in named}
     spans = [_interval(share) for curve in curves.values() for _, share in curve]
     low = min(0.5, *(end for end in _ends(spans) if math.isfinite(end))) if spans else 0.5
     axes = frame((0.48, 1.02), (low - 0.02, 1.02), "confidence, bins of equal mass", "accuracy", legend)
@@ -72,9 +72,9 @@ def calibration_figure(found: dict[str, Any]) -> Drawing:
     return axes.drawing
 
 
-def coverage_figure(found: dict[str, Any]) -> Drawing:
+def coverage_figure(diagnosis: dict[str, Any]) -> Drawing:
     """Error rate of the pairs kept if the most uncertain are put aside."""
-    usefulness = found["usefulness"]
+    usefulness = diagnosis["usefulness"]
     curves = {name: usefulness["coverage"][key] for key, name in _WAYS.items()}
     legend = [(name, *style_of(place)) for place, name in enumerate(curves, 1)]
     risks = [risk for curve in curves.values() for risk in curve["risk"]]
@@ -90,9 +90,9 @@ def coverage_figure(found: dict[str, Any]) -> Drawing:
     return axes.drawing
 
 
-def far_figure(found: dict[str, Any]) -> Drawing:
+def far_figure(diagnosis: dict[str, Any]) -> Drawing:
     """AUROC of the variance for each kind of far text, and how often the text is liked better than the reply."""
-    kinds = list(found["far"].values())
+    kinds = list(diagnosis["far"].values())
     aurocs, liked = ([_interval(each[name]) for each in kinds] for name in ("auroc", "preferred"))
     spans = [padded(_ends(intervals), include=_CHANCE) for intervals in (aurocs, liked)]
     names = [each["label"] for each in kinds]

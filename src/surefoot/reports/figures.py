@@ -1,4 +1,4 @@
-"""What the figures of all reports are made of: a frame with a legend, panels side by side, and rows of intervals."""
+"""Layouts that all figures share: a frame with a legend, panels side by side, and rows of intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fill the templates; everything that comes from models or users is escaped, and nothing is fetched from outside."""
+"""Render the HTML templates with escaped values; pages load nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ENVIRONMENT = Environment(
 
 
 def render(template: str, **values: Any) -> str:
-    """One page; an undefined value is an error, not a blank."""
+    """Render one page; a value that the template names and that isn't given is an error."""
     return _ENVIRONMENT.get_template(template).render(**values)
 
 

@@ -1,4 +1,4 @@
-"""The figures of a study: where runs ended, their risks and differences, and true reward against KL."""
+"""Draw a study: final gains, risks, differences between methods, and true reward against KL."""
 
 from __future__ import annotations
 

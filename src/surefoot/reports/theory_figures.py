@@ -1,4 +1,4 @@
-"""The figures of docs/theory.md, each from one table of `surefoot theory`."""
+"""Draw the figures of docs/theory.md, each from one table of `surefoot theory`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _TINIEST = 1e-8
 _FAINT = 0.55
 
 
-def theory_figures(found: dict[str, Any]) -> dict[str, Drawing]:
+def theory_figures(record: dict[str, Any]) -> dict[str, Drawing]:
     """Name ↦ figure, from the record of `run_theory`."""
     return {
-        "closed_form": _closed_form(found["closed_form"]),
-        "theorem": _theorem(found["theorem_by_kind"]),
-        "estimated_variance": _estimated(found["estimated_variance"]),
-        "frontier": _frontier(found["frontier"]),
-        "correlated": _correlated(found["correlated"]),
+        "closed_form": _closed_form(record["closed_form"]),
+        "theorem": _theorem(record["theorem_by_kind"]),
+        "estimated_variance": _estimated(record["estimated_variance"]),
+        "frontier": _frontier(record["frontier"]),
+        "correlated": _correlated(record["correlated"]),
     }
 
 
