@@ -17,7 +17,9 @@ from surefoot.files import write_text
 from surefoot.metrics.calibration import choice_probabilities, negative_log_likelihood
 from surefoot.metrics.intervals import auroc, kendall_tau, pairwise_agreement, wilson
 from surefoot.metrics.variance import auroc_difference, effective_members
-from surefoot.reports.figures import COLOURS, blank, svg
+from surefoot.reports.axes import padded
+from surefoot.reports.drawing import COLOURS, Drawing
+from surefoot.reports.figures import listed, name_rows
 
 __all__ = ["tables", "variability_rows"]
 
@@ -172,7 +174,7 @@ def variability_rows(
         rows[share]["one_completion"] = _of_completion(*sides, place)
     _print_variability(rows)
     if picture is not None:
-        write_text(picture, svg(first_figure(rows), "variability", standalone=True))
+        write_text(picture, first_figure(rows).svg(standalone=True))
     return rows
 
 
@@ -249,19 +251,17 @@ def _print_variability(rows: dict[str, Any]) -> None:
         print(f"  sd over spread {row['sd_over_spread']:.2f}, raw {row['raw_sd_over_spread']:.2f}")
 
 
-def first_figure(rows: dict[str, Any]) -> Any:
+def first_figure(rows: dict[str, Any]) -> Drawing:
     """The paper's first figure: one completion's score by every model, at each amount of data."""
-    figure, axes = blank(6.4, 2.6)
-    for place, row in enumerate(rows.values()):
-        one = row["one_completion"]
-        scores = np.array(one["centred"]) / one["spread_over_texts"]
-        axes.plot(scores, np.full(len(scores), place), "|", markersize=16, color=COLOURS[1])
-        axes.plot(scores.mean(), place, "o", color=COLOURS[0])
-    names = {share: "all" if share == "1" else share for share in rows}
-    axes.set_yticks(
-        range(len(rows)), [f"{row['models']} models, {names[share]} of the data" for share, row in rows.items()]
-    )
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.axvline(0, color="#999999", linewidth=0.8)
-    axes.set_xlabel("score of one reply, in standard deviations of the mean score over all texts")
-    return figure
+    names = [f"{row['models']} models, {'all' if share == '1' else share} of the data" for share, row in rows.items()]
+    completions = [row["one_completion"] for row in rows.values()]
+    scores = [np.array(one["centred"]) / one["spread_over_texts"] for one in completions]
+    label = "score of one reply, in standard deviations over all texts"
+    (axes,), middles = name_rows(names, [padded(np.concatenate(scores), include=0.0)], [label], 0.0, row=36.0)
+    for y, values in zip(middles, scores, strict=True):
+        for value in values:
+            x, _ = axes.at(value, 0)
+            axes.drawing.line([(x, y - 9), (x, y + 9)], COLOURS[1], 1.4)
+        axes.drawing.dot(axes.at(values.mean(), 0)[0], y, 4.2, COLOURS[0])
+    axes.drawing.words = listed("Mean score of one reply", [f"{values.mean():.2f}" for values in scores])
+    return axes.drawing

@@ -21,7 +21,6 @@ import numpy as np
 
 from surefoot.files import read_json, write_json, write_text
 from surefoot.metrics.intervals import bootstrap_mean
-from surefoot.reports.figures import svg
 from surefoot.reports.prompts import anchor_of
 from surefoot.reports.records import BASELINE, Group, read_study
 from surefoot.reports.study_figures import trajectory_figure
@@ -233,7 +232,7 @@ def picture(groups: list[Group]) -> str:
     group = min(linear, key=lambda one: one.kl_budget or 0.0)
     shown = [method for method in SHOWN if method in group.finished_methods]
     few = replace(group, methods=shown, cells=[cell for cell in group.cells if cell.place.method in shown])
-    return svg(trajectory_figure(few), "risk", standalone=True)
+    return trajectory_figure(few).svg(standalone=True)
 
 
 def interval(row: Record, name: str, *, percent: bool = False) -> str:

@@ -12,7 +12,6 @@ import pytest
 from rich.console import Console
 
 from surefoot.files import read_json, write_json
-from surefoot.reports.figures import svg
 from surefoot.reports.records import read_study
 from surefoot.reports.study import build_report, summary_table
 from surefoot.reports.study_figures import trajectory_figure
@@ -190,7 +189,7 @@ def test_it_fits_the_window(study: Path, tmp_path: Path, width: int) -> None:
 
 def test_the_picture_is_a_file_of_its_own(study: Path) -> None:
     """As the README shows it: well-formed XML on a white ground, a line for each run and each method's mean."""
-    text = svg(trajectory_figure(read_study(study)), "picture", standalone=True)
+    text = trajectory_figure(read_study(study)).svg(standalone=True)
     root = ElementTree.fromstring(text)
     space = "{http://www.w3.org/2000/svg}"
     assert root.tag == f"{space}svg"

@@ -1,4 +1,4 @@
-"""`surefoot anchors`: completions of the reference policy, scored once, for every prompt of a dataset."""
+"""`surefoot anchors`: sample and score completions of the reference policy for every prompt of a dataset."""
 
 from __future__ import annotations
 

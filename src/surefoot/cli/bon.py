@@ -1,4 +1,4 @@
-"""`surefoot bon`: the best of n samples by a reward that has a variance."""
+"""`surefoot bon`: sample n completions of each prompt and keep the best by a reward with a variance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`surefoot demo`: the real pipeline at small size, from preferences to a report."""
+"""`surefoot demo`: run a small study on the offline world, from preferences to a report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`surefoot diagnose`: how far can this reward be trusted, and is its variance worth anything?"""
+"""`surefoot diagnose`: measure a reward source's accuracy and calibration, and what its variance is worth."""
 
 from __future__ import annotations
 
@@ -101,13 +101,13 @@ def run(arguments: list[str]) -> None:
             prompts, completions, truth = others
             rows = score_texts(source, prompts, completions, cache=cache, on_progress=partial(show, "completions"))
             samples = (rows, prompts, truth)
-    found = diagnose(source, comparisons, scored, samples=samples, anchors=anchors)
-    print_diagnosis(console, found)
+    diagnosis = diagnose(source, comparisons, scored, samples=samples, anchors=anchors)
+    print_diagnosis(console, diagnosis)
     if hasattr(source, "heard") and source.heard.replies:
         console.print(source.heard.line)
     settings = given_settings(arguments) | {"dataset": config.dataset, "split": config.split}
-    write_json(folder / DIAGNOSIS, {"settings": settings, **found})
-    page = build_diagnosis(folder / "diagnose.html", found, settings)
+    write_json(folder / DIAGNOSIS, {"settings": settings, **diagnosis})
+    page = build_diagnosis(folder / "diagnose.html", diagnosis, settings)
     console.print(f"page: {page.resolve().as_uri()}")
     if comparisons.format != "pairs":
         _write_result_files(console, folder, comparisons, source, scored.rows, config)

@@ -1,4 +1,4 @@
-"""`surefoot forecast`: what each objective would give at each KL budget, before any training."""
+"""`surefoot forecast`: estimate each objective's gain and risk at each KL budget, before any training."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def run(arguments: list[str]) -> None:
     (args,) = parse((ForecastArguments,), arguments, "forecast")
     settings = given_settings(arguments)
     with progress() as show:
-        found = run_forecast(args, settings, show)
+        forecast = run_forecast(args, settings, show)
     console = Console()
-    print_forecast(console, found)
+    print_forecast(console, forecast)
     folder = Path(args.output_dir)
-    page = build_forecast(folder / "forecast.html", found, settings)
-    if found["recommendation"]["row"] is not None:
+    page = build_forecast(folder / "forecast.html", forecast, settings)
+    if forecast["recommendation"]["row"] is not None:
         console.print(f"config to train by: {folder / 'rloo.yaml'}", soft_wrap=True)
     console.print(f"page: {page.resolve().as_uri()}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Whether a value of a config file is of the kind that a setting's type says; argparse looks at words alone."""
+"""Check that the values of a config file have the types of their settings; argparse checks only words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WORDS: dict[Any, str] = {
 
 
 def checked_kinds(settings: Mapping[str, Any], declared: tuple[type, ...], where: str) -> dict[str, Any]:
-    """The settings, a lone value standing for a list of one.
+    """Check the settings' types, and turn a lone text into a list where a list is wanted.
 
     Args:
         declared: dataclasses. A class's `YAML_KINDS` names types that a file may hold besides.
@@ -30,16 +30,18 @@ def checked_kinds(settings: Mapping[str, Any], declared: tuple[type, ...], where
     Raises:
         ConfigError: the first value of another kind.
     """
-    hints: dict[str, Any] = {name: hint for one in declared for name, hint in get_type_hints(one).items()}
-    for one in declared:
-        hints |= getattr(one, "YAML_KINDS", {})
-    found = {}
+    hints: dict[str, Any] = {}
+    for settings_class in declared:
+        hints |= get_type_hints(settings_class)
+    for settings_class in declared:
+        hints |= getattr(settings_class, "YAML_KINDS", {})
+    checked = {}
     for name, value in settings.items():
         hint = hints.get(name, Any)
-        found[name] = [value] if _wants_list(hint) and isinstance(value, str) else value
-        if not _fits(found[name], hint):
+        checked[name] = [value] if _wants_list(hint) and isinstance(value, str) else value
+        if not _fits(checked[name], hint):
             raise ConfigError(f"'{name}' in {where} must be {_wanted(hint)}, got {value!r:.60}")
-    return found
+    return checked
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

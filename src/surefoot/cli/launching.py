@@ -1,4 +1,4 @@
-"""`--accelerate_config`, as TRL's commands have it: run the same command under accelerate."""
+"""Run a command again under accelerate if `--accelerate_config` is given, as TRL's commands do."""
 
 from __future__ import annotations
 

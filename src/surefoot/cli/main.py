@@ -1,4 +1,4 @@
-"""`surefoot <command>`: finds the command's module and calls its `run`; imports nothing heavy before that."""
+"""`surefoot <command>`: import the command's module and call its `run`; nothing heavy is imported before."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _forget_judges(before: dict[str, str]) -> None:
-    """What this command was told of judges isn't for the process's next one."""
+    """Restore the judge settings in the environment, so that the process's next command doesn't inherit them."""
     for name in [name for name in os.environ if name.startswith("SUREFOOT_JUDGE")]:
         del os.environ[name]
     os.environ.update({name: value for name, value in before.items() if name.startswith("SUREFOOT_JUDGE")})

@@ -1,4 +1,4 @@
-"""What `surefoot rloo` and `surefoot grpo` share: TRL's settings and ours, a run, and a table of what came of it."""
+"""Shared by `surefoot rloo` and `surefoot grpo`: parse the settings, train, and print a table of the result."""
 
 from __future__ import annotations
 

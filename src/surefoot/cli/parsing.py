@@ -1,4 +1,4 @@
-"""Settings the TRL way: dataclasses, `--config file.yaml`, and `--key value` on top; unknown keys are refused."""
+"""Read settings into dataclasses as TRL does: `--config file.yaml` with `--key value` over it; unknown keys fail."""
 
 from __future__ import annotations
 
@@ -58,19 +58,19 @@ def parse(types: tuple[type, ...], arguments: list[str], command: str, *, judges
         if action.required and not any(w.split("=")[0] in action.option_strings for w in words):
             raise ConfigError(f"'{action.dest}' is missing; give it in the config file or as --{action.dest}")
     try:
-        found = parser.parse_args_into_dataclasses(words)[: len(types)]
+        instances = parser.parse_args_into_dataclasses(words)[: len(types)]
     except SurefootError:
         raise
     except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"a setting is not usable: {' '.join(str(error).split())}") from error
-    for one in found:
-        check_ranges(vars(one))
-        for name, value in vars(one).items():
+    for instance in instances:
+        check_ranges(vars(instance))
+        for name, value in vars(instance).items():
             if isinstance(value, str) and "\0" in value:
                 raise ConfigError(f"{name} holds a NUL character")
     if judges:
-        found[ours].publish()
-    return tuple(found[:ours])
+        instances[ours].publish()
+    return tuple(instances[:ours])
 
 
 def _refuse(message: str) -> NoReturn:
@@ -78,7 +78,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 def given_settings(arguments: list[str]) -> dict[str, Any]:
-    """What the user gave, in the config file and on the command line, as plain values without secrets; for records."""
+    """The settings in the config file and on the command line as plain values without secrets, for records."""
     words, path = _split_config(arguments)
     settings = dict(_read(path)) if path is not None else {}
     key: str | None = None

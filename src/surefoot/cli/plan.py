@@ -1,4 +1,4 @@
-"""The memory half of `surefoot study --plan`: settings, a table for the terminal, and JSON."""
+"""Estimate memory for `surefoot study --plan`: settings, a table for the terminal, and JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`surefoot report`: a study's report, made again from its records alone."""
+"""`surefoot report`: make a study's report from its records, without running anything."""
 
 from __future__ import annotations
 

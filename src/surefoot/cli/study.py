@@ -1,4 +1,4 @@
-"""`surefoot study`: many whole pipelines, their risk, and a report; or what they would cost."""
+"""`surefoot study`: run a grid of whole pipelines and report their risk, or estimate its cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`surefoot study --plan`: what a study would take, before it is run."""
+"""`surefoot study --plan`: print the cells, time and memory that a study would take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`surefoot theory`: the guarantee, executed and checked, and where it stops holding."""
+"""`surefoot theory`: check the risk theorem numerically, and where its assumptions fail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ def run(arguments: list[str]) -> None:
     from rich.console import Console
 
     from surefoot.files import write_json, write_text
-    from surefoot.reports.figures import svg
     from surefoot.reports.theory import theory_tables, theory_words
     from surefoot.reports.theory_figures import theory_figures
     from surefoot.theory.tables.run import run_theory
@@ -30,12 +29,12 @@ def run(arguments: list[str]) -> None:
     console, folder = Console(), Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)  # before minutes of work
     with console.status("") as status:
-        found = run_theory(config.seed, lambda name: status.update(f"{name} …"))
-    for table in theory_tables(found):
+        record = run_theory(config.seed, lambda name: status.update(f"{name} …"))
+    for table in theory_tables(record):
         console.print(table)
-    for line in theory_words(found):
+    for line in theory_words(record):
         console.print(f"- {line}", highlight=False)
-    write_json(folder / "theory.json", found)
-    for name, figure in theory_figures(found).items():
-        write_text(folder / f"{name}.svg", svg(figure, name.replace("_", "-"), standalone=True))
+    write_json(folder / "theory.json", record)
+    for name, figure in theory_figures(record).items():
+        write_text(folder / f"{name}.svg", figure.svg(standalone=True))
     console.print(f"records and figures: {folder.resolve()}", soft_wrap=True)

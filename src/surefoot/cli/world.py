@@ -1,4 +1,4 @@
-"""`surefoot world`: the offline world as ordinary files, for the commands that serve a user's own model."""
+"""`surefoot world`: write the offline world (model, preferences, prompts) as ordinary files."""
 
 from __future__ import annotations
 

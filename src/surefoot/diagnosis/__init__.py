@@ -1,4 +1,4 @@
-"""How far a reward source can be trusted, and whether its variance is worth anything (docs/diagnose.md)."""
+"""Diagnose a reward source: accuracy, calibration, and whether its variance predicts its errors (docs/diagnose.md)."""
 
 from surefoot.diagnosis.run import check_source, diagnose, mean_rewards
 from surefoot.diagnosis.scored import ScoredComparisons, score_comparisons

@@ -1,4 +1,4 @@
-"""How far the members of a reward source disagree on held-out pairs, and whether their variance is worth anything."""
+"""Measure how far the members of a reward source disagree, and whether their variance tells mistakes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ POSTERIOR_DRAWS = 20
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """What held-out pairs say of K members; intervals are of 95%.
+    """Agreement and variance of K members on held-out pairs; intervals are of 95%.
 
     Args:
         pairs, members: how many.
@@ -113,7 +113,7 @@ def member_scores(source: RewardSource, rows: Float[Tensor, "rows columns"]) -> 
 def disagreement_of_scores(
     chosen: Float[Tensor, "pairs members"], rejected: Float[Tensor, "pairs members"]
 ) -> Disagreement:
-    """The same from scores; pairs that some member could not score are left out.
+    """Compare members by their scores; pairs that some member could not score are left out.
 
     Args:
         chosen, rejected: (pairs, members) raw scores.
@@ -162,7 +162,7 @@ def _error_auroc(mean: np.ndarray[Any, Any], sd: np.ndarray[Any, Any]) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class KnownErrors:
-    """What the variance is worth where the truth is known.
+    """The variance against the true squared error, where the true reward is known.
 
     Args:
         completions: how many, of the reference policy.
@@ -200,18 +200,18 @@ def known_errors(
     """
     anchors = group_anchors(scores, groups)
     calibration = source.calibrate(scores, anchors)
-    found = source.estimate(scores, anchors)
-    true, mean = (_centred(values, groups) for values in (truth, found.mean))
-    one = mean if found.members is None else _centred(found.members[:, 0], groups)
+    estimate = source.estimate(scores, anchors)
+    true, mean = (_centred(values, groups) for values in (truth, estimate.mean))
+    first_member = mean if estimate.members is None else _centred(estimate.members[:, 0], groups)
     scale = (mean * true).sum() / mean.square().sum()
     freedom = calibration.prior.degrees_of_freedom if calibration.prior is not None else math.inf
     return KnownErrors(
         completions=len(true),
         variance_cv=calibration.notes["weight_cv"],
         prior_freedom=None if math.isinf(freedom) else freedom,
-        spearman=spearman(found.variance.numpy(), (scale * mean - true).square().numpy()),
+        spearman=spearman(estimate.variance.numpy(), (scale * mean - true).square().numpy()),
         mean_correlation=float(torch.corrcoef(torch.stack([mean, true]))[0, 1]),
-        member_correlation=float(torch.corrcoef(torch.stack([one, true]))[0, 1]),
+        member_correlation=float(torch.corrcoef(torch.stack([first_member, true]))[0, 1]),
     )
 
 
@@ -230,28 +230,28 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _on_offsets(found: Disagreement) -> str:
+def _on_offsets(disagreement: Disagreement) -> str:
     return (
-        f"{found.offset_per_prompt:.0%} of the raw variance is mere offset, which preferences can't see; surefoot "
-        "centres it away, and an uncentred variance would count it as disagreement."
+        f"{disagreement.offset_per_prompt:.0%} of the raw variance is mere offset, which preferences can't see; "
+        "surefoot centres it away, and an uncentred variance would count it as disagreement."
     )
 
 
-def _on_heterogeneity(found: Disagreement) -> str:
-    if found.prior_freedom is None or found.variance_cv < 0.1:
+def _on_heterogeneity(disagreement: Disagreement) -> str:
+    if disagreement.prior_freedom is None or disagreement.variance_cv < 0.1:
         return (
             "The variance is the same for all pairs up to chance: weighting by it has nothing to work with, and the "
             "mean of the members will do as well. Bootstrap or a prior function, more or other data, or members of "
             "another kind may change that."
         )
     return (
-        f"The variance differs between pairs (coefficient of variation {found.variance_cv:.2f}, prior degrees of "
-        f"freedom {found.prior_freedom:.1f}): weighting by it has something to work with."
+        f"The variance differs between pairs (coefficient of variation {disagreement.variance_cv:.2f}, prior degrees "
+        f"of freedom {disagreement.prior_freedom:.1f}): weighting by it has something to work with."
     )
 
 
-def _on_errors(found: Disagreement) -> str:
-    variance, baseline = found.error_auroc["variance"], found.error_auroc["margin"]
+def _on_errors(disagreement: Disagreement) -> str:
+    variance, baseline = disagreement.error_auroc["variance"], disagreement.error_auroc["margin"]
     if math.isnan(variance.value):
         return "The mean made no mistake (or only mistakes) on these pairs: nothing can be said of predicting errors."
     informative = variance.low > 0.5

@@ -1,4 +1,4 @@
-"""Texts far from the data, made of the data themselves: does a reward know what it doesn't know?
+"""Out-of-distribution completions (shuffled, repeated, …), to test whether the variance rises on them.
 
 Each kind keeps the prompts and changes the completions, so that a source's variance on them can be set against its
 variance on the completions that the kind was made of.

@@ -192,7 +192,7 @@ def benchmark_scores(comparisons: Comparisons, scores: ArrayLike) -> BenchmarkSc
             subsets[name] = _share(credit[members], known[members])
     if comparisons.format == "pairs":
         return BenchmarkScores("pairs", _share(credit, known).value, subsets, unscored=unscored)
-    sections = _sections({name: _value(found) for name, found in subsets.items()})
+    sections = _sections({name: _value(figure) for name, figure in subsets.items()})
     weights = [1 if name == PRIOR else 2 for name in sections]
     score = float(np.average(list(sections.values()), weights=weights)) if sections else math.nan
     missing = tuple(name for section in SECTIONS.values() for name in section if name not in subsets)
@@ -210,7 +210,7 @@ def _of_best(comparisons: Comparisons, values: Floats, known: NDArray[np.bool_],
         else:
             subsets[name] = _share(credit[members], known[members])
     missing = tuple(name for name in REWARDBENCH2_SUBSETS if name not in subsets)
-    score = float(np.mean([_value(found) for found in subsets.values()]))
+    score = float(np.mean([_value(by_name) for by_name in subsets.values()]))
     return BenchmarkScores("rewardbench2", score, subsets, {}, ties, unscored, missing)
 
 
@@ -232,10 +232,10 @@ def _starts(comparisons: Comparisons) -> NDArray[np.int64]:
 
 def _by_subset(subsets: Sequence[str]) -> dict[str, list[int]]:
     """Item numbers by subset, subsets in alphabetical order."""
-    found: dict[str, list[int]] = {name: [] for name in sorted(set(subsets))}
+    items_by_subset: dict[str, list[int]] = {name: [] for name in sorted(set(subsets))}
     for item, name in enumerate(subsets):
-        found[name].append(item)
-    return found
+        items_by_subset[name].append(item)
+    return items_by_subset
 
 
 def _pair_credit(comparisons: Comparisons, values: Floats) -> Floats:
@@ -261,19 +261,19 @@ def _share(credit: Floats, known: NDArray[np.bool_]) -> Interval:
     return Interval(total / n if n else math.nan, low.low, high.high, n)
 
 
-def _value(found: Interval | float) -> float:
-    return found.value if isinstance(found, Interval) else found
+def _value(figure: Interval | float) -> float:
+    return figure.value if isinstance(figure, Interval) else figure
 
 
 def _sections(accuracy: dict[str, float]) -> dict[str, float]:
-    found = {}
+    scores = {}
     for section, names in SECTIONS.items():
         there = [name for name in names if name in accuracy]
         if there:
             weights = [EXAMPLE_COUNTS[name] for name in there]
-            found[section] = float(np.average([accuracy[name] for name in there], weights=weights))
+            scores[section] = float(np.average([accuracy[name] for name in there], weights=weights))
     prior = [accuracy[name] for name in PRIOR_SETS if name in accuracy]
-    return found | ({PRIOR: float(np.mean(prior))} if prior else {})
+    return scores | ({PRIOR: float(np.mean(prior))} if prior else {})
 
 
 def _is_ties(subset: str) -> bool:
@@ -359,7 +359,7 @@ def write_results(
         )
     model = {"model": model_name, "model_type": model_type, "chat_template": chat_template}
     read = _texts(comparisons) if texts is None else list(texts)
-    figures = {name: _value(found) for name, found in benchmark_scores(comparisons, values).subsets.items()}
+    figures = {name: _value(figure) for name, figure in benchmark_scores(comparisons, values).subsets.items()}
     made: list[tuple[Path, str]] = []
     for folder, items in _folders(comparisons).items():
         present = {comparisons.subsets[item] for item in items}
@@ -379,11 +379,11 @@ def _place(model_name: str) -> PurePosixPath:
 
 def _folders(comparisons: Comparisons) -> dict[str, list[int]]:
     """Item numbers by the folder their results go to."""
-    found: dict[str, list[int]] = {}
+    items_by_folder: dict[str, list[int]] = {}
     for item, name in enumerate(comparisons.subsets):
         prior = comparisons.format == "rewardbench" and name in PREFERENCE_SETS
-        found.setdefault("pref-sets" if prior else "eval-set", []).append(item)
-    return found
+        items_by_folder.setdefault("pref-sets" if prior else "eval-set", []).append(item)
+    return items_by_folder
 
 
 def _columns(comparisons: Comparisons, values: Floats, read: list[Any], items: list[int]) -> dict[str, list[Any]]:

@@ -1,4 +1,4 @@
-"""One diagnosis from scored rows to plain figures; pure arithmetic, so a cached scoring diagnoses in seconds."""
+"""Compute a diagnosis from scored rows; this runs no model, so that cached scores are diagnosed in seconds."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def diagnose(
     choices = _choices(scored.rows, comparisons.prompts, prompts, anchors, "dataset")
     with _calibrated_here(source, scored.rows, choices) as (estimate, calibration):
         reward, spread = estimate.mean.numpy(), estimate.variance.numpy()
-    found: dict[str, Any] = {
+    sections_by_name: dict[str, Any] = {
         "source": source.name,
         "format": comparisons.format,
         "items": len(comparisons),
@@ -99,12 +99,12 @@ def diagnose(
         "examples": _examples(comparisons, chosen, rejected, mean, variance, members),
     }
     if samples is None:
-        found["heterogeneity"] = _heterogeneity(estimate, prompts, calibration)
-        found["known_truth"] = None
+        sections_by_name["heterogeneity"] = _heterogeneity(estimate, prompts, calibration)
+        sections_by_name["known_truth"] = None
     else:
-        found |= _of_samples(source, *samples, anchors)
-    found = {name: sections.plain(value) for name, value in found.items()}
-    return found | {"verdict": sections.plain(judge(found)), "rules": dict(RULES)}
+        sections_by_name |= _of_samples(source, *samples, anchors)
+    sections_by_name = {name: sections.plain(value) for name, value in sections_by_name.items()}
+    return sections_by_name | {"verdict": sections.plain(judge(sections_by_name)), "rules": dict(RULES)}
 
 
 def mean_rewards(source: RewardSource, rows: Float[Tensor, "rows columns"]) -> Floats:
@@ -198,18 +198,18 @@ def _far(
     if anchors is not None:
         prompts = [comparisons.prompts[row] for row in scored.far_rows.tolist()]
         choices.insert(0, anchors.where_known([*prompts, *prompts], other.shape[1]))
-    found = {}
+    by_kind = {}
     for kind, rows in scored.far.items():
         with _calibrated_here(source, torch.cat([scored.rows[scored.far_rows], rows]), choices) as (estimate, _):
             mean, variance = (values.view(2, -1).numpy() for values in (estimate.mean, estimate.variance))
-        found[kind] = sections.far_kind(named(kind), (mean[0], variance[0]), (mean[1], variance[1]))
-    return found
+        by_kind[kind] = sections.far_kind(named(kind), (mean[0], variance[0]), (mean[1], variance[1]))
+    return by_kind
 
 
 def _accuracy(
     comparisons: Comparisons, shown: Floats, margin: Floats, members: Floats | None, items: NDArray[np.int64]
 ) -> dict[str, Any]:
-    """Of the mean and of each member over all pairs; by subset; and as the benchmark counts, where it is one."""
+    """Accuracy of the mean and of each member: over all pairs, by subset, and by the benchmark's own rules."""
     subsets = np.array(comparisons.subsets, dtype=object)[items]
     named = sorted({name for name in subsets if name})
     return {

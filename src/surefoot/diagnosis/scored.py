@@ -1,4 +1,4 @@
-"""Score everything that a diagnosis needs, once: rows are kept in parts, by the content of weights and data."""
+"""Score everything that a diagnosis needs; scores are cached by the content of weights and data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a diagnosis, each from numbers to a small table of figures; intervals are of 95%."""
+"""Compute the sections of a diagnosis from arrays of scores; intervals are of 95%."""
 
 from __future__ import annotations
 
@@ -96,8 +96,11 @@ class MarginCalibration:
 
 
 def margin_calibration(margin: Floats, variance: Floats, members: Floats | None, items: Any) -> MarginCalibration:
-    """Args:
-    margin, variance: (pairs,) of the mean. members: (pairs, members) or None. items: (pairs,) which item a pair is of.
+    """Measure how well the margins' probabilities fit the labels; the variance's factor is cross-fitted by item.
+
+    Args:
+        margin, variance: (pairs,) of the mean. members: (pairs, members) or None.
+        items: (pairs,) which item a pair is of.
     """
     fitted = np.empty_like(margin)
     half = items % 2 == 0
@@ -172,9 +175,11 @@ def heterogeneity(
     anchors: dict[str, float],
     reliability: float | None = None,
 ) -> Heterogeneity:
-    """Args:
-    variance: (rows,) as the trainers would see it. prompts: (rows,) integers, equal for equal prompts.
-    freedom: d₀, infinite if there is no difference, None for a variance that has no prior.
+    """Measure how far the variance, and the weights made of it, differ between completions.
+
+    Args:
+        variance: (rows,) as the trainers would see it. prompts: (rows,) integers, equal for equal prompts.
+        freedom: d₀, infinite if there is no difference, None for a variance that has no prior.
     """
     known = ~np.isnan(variance)
     weight = np.clip(variance[known] / variance[known].mean(), floor, ceiling)
@@ -213,8 +218,10 @@ class Usefulness:
 
 
 def usefulness(margin: Floats, variance: Floats) -> Usefulness:
-    """Args:
-    margin, variance: (pairs,) of the mean; a margin of 0 is a mistake.
+    """Measure how well the variance ranks the mean's mistakes before its successes.
+
+    Args:
+        margin, variance: (pairs,) of the mean; a margin of 0 is a mistake.
     """
     wrong, sd, size = margin <= 0, np.sqrt(variance), np.abs(margin)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -256,8 +263,10 @@ class FarKind:
 
 
 def far_kind(label: str, near: tuple[Floats, Floats], far: tuple[Floats, Floats]) -> FarKind:
-    """Args:
-    near, far: (mean, variance), each (texts,), text by text, centred alike.
+    """Compare reward and variance of far texts with those of the texts that they were made of.
+
+    Args:
+        near, far: (mean, variance), each (texts,), text by text, centred alike.
     """
     known = [~np.isnan(mean + variance) for mean, variance in (near, far)]
     values = np.concatenate([near[1][known[0]], far[1][known[1]]])
@@ -288,8 +297,10 @@ class KnownTruth:
 
 
 def known_truth(mean: Floats, variance: Floats, truth: Floats, prompts: Any) -> KnownTruth:
-    """Args:
-    mean, variance, truth: (rows,). prompts: (rows,) integers; rewards are compared within a prompt.
+    """Compare the variance with the true squared error of the mean.
+
+    Args:
+        mean, variance, truth: (rows,). prompts: (rows,) integers; rewards are compared within a prompt.
     """
     known = ~np.isnan(mean + variance + truth)
     mean, variance, truth, prompts = mean[known], variance[known], truth[known], prompts[known]

@@ -1,4 +1,4 @@
-"""What a reward can like about the look of a text; each feature is one function of the completion's text."""
+"""Style features of a completion (length, lists, …) that a reward may correlate with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a diagnosis means, in plain words, by fixed rules on its figures (docs/diagnose.md states them)."""
+"""Turn the figures of a diagnosis into a verdict and advice by fixed rules (docs/diagnose.md states them)."""
 
 from __future__ import annotations
 
@@ -49,45 +49,47 @@ class Verdict:
     advice: list[str]
 
 
-def judge(found: dict[str, Any]) -> Verdict:
-    """Args:
-    found: the sections of a diagnosis as plain values (`surefoot.diagnosis.diagnose`).
+def judge(diagnosis: dict[str, Any]) -> Verdict:
+    """Judge a diagnosis by the fixed rules (`RULES`), and advise what to change.
+
+    Args:
+        diagnosis: the sections of a diagnosis as plain values (`surefoot.diagnosis.diagnose`).
     """
-    even = _is_even(found["heterogeneity"])
-    mistakes = _sees_mistakes(found["usefulness"])
-    seen = [kind for kind, one in found["far"].items() if _above_half(one["auroc"])]
-    fooled = [kind for kind, one in found["far"].items() if kind not in seen and _above_half(one["preferred"])]
-    distance = bool(found["far"]) and len(seen) > MOSTLY * len(found["far"])
-    reliability = found["heterogeneity"].get("reliability")
+    even = _is_even(diagnosis["heterogeneity"])
+    mistakes = _sees_mistakes(diagnosis["usefulness"])
+    seen = [kind for kind, each in diagnosis["far"].items() if _above_half(each["auroc"])]
+    fooled = [kind for kind, each in diagnosis["far"].items() if kind not in seen and _above_half(each["preferred"])]
+    distance = bool(diagnosis["far"]) and len(seen) > MOSTLY * len(diagnosis["far"])
+    reliability = diagnosis["heterogeneity"].get("reliability")
     noisy = reliability is not None and reliability < NOISY
     sees = 0 if noisy else int(mistakes) + int(distance)
     weighting = "nothing" if even else ("unlikely", "possible", "likely")[sees]
     lines = [
-        _on_accuracy(found["accuracy"]["overall"]),
-        _on_weighting("noisy" if noisy and not even else weighting, found["heterogeneity"]),
+        _on_accuracy(diagnosis["accuracy"]["overall"]),
+        _on_weighting("noisy" if noisy and not even else weighting, diagnosis["heterogeneity"]),
         _on_reliability(reliability),
-        _on_mistakes(mistakes, found["usefulness"]),
-        *_on_distance(found["far"], seen, fooled),
-        *_on_offsets(found["disagreement"]),
+        _on_mistakes(mistakes, diagnosis["usefulness"]),
+        *_on_distance(diagnosis["far"], seen, fooled),
+        *_on_offsets(diagnosis["disagreement"]),
     ]
-    return Verdict(weighting, lines, _advice(found, even, noisy, mistakes, distance, fooled))
+    return Verdict(weighting, lines, _advice(diagnosis, even, noisy, mistakes, distance, fooled))
 
 
-def _is_even(found: dict[str, Any]) -> bool:
-    infinite = found["has_prior"] and found["prior_freedom"] is None
-    return infinite or found["variation"] is None or found["variation"] < EVEN
+def _is_even(figures: dict[str, Any]) -> bool:
+    infinite = figures["has_prior"] and figures["prior_freedom"] is None
+    return infinite or figures["variation"] is None or figures["variation"] < EVEN
 
 
 def _above_half(interval: dict[str, Any]) -> bool:
     return interval["low"] is not None and interval["low"] > 0.5
 
 
-def _sees_mistakes(found: dict[str, Any]) -> bool:
-    return _adds_to_margin(found) or _above_half(found["auroc"]["variance"])
+def _sees_mistakes(figures: dict[str, Any]) -> bool:
+    return _adds_to_margin(figures) or _above_half(figures["auroc"]["variance"])
 
 
-def _adds_to_margin(found: dict[str, Any]) -> bool:
-    above = found["above_baseline"]["sd_over_margin"]
+def _adds_to_margin(figures: dict[str, Any]) -> bool:
+    above = figures["above_baseline"]["sd_over_margin"]
     return above["low"] is not None and above["low"] > 0
 
 
@@ -119,8 +121,8 @@ _WEIGHTING = {
 }
 
 
-def _on_weighting(weighting: str, found: dict[str, Any]) -> str:
-    value = found["variation"]
+def _on_weighting(weighting: str, figures: dict[str, Any]) -> str:
+    value = figures["variation"]
     return _WEIGHTING[weighting].format(
         variation="coefficient of variation of the weights " + ("unknown" if value is None else f"{value:.2f}")
     )
@@ -135,11 +137,11 @@ def _on_reliability(value: float | None) -> str:
     return f"{told}; below {NOISY:.2f} weights made of it would be mostly noise."
 
 
-def _on_mistakes(sees: bool, found: dict[str, Any]) -> str:
-    auroc = found["auroc"]
+def _on_mistakes(sees: bool, figures: dict[str, Any]) -> str:
+    auroc = figures["auroc"]
     if auroc["margin"]["value"] is None:
         return "The mean made no mistake (or only mistakes) on these pairs: nothing can be said of predicting them."
-    if _adds_to_margin(found):
+    if _adds_to_margin(figures):
         what = "The variance tells mistakes that the size of the margin doesn't"
     elif sees:
         what = "The variance tells mistakes from successes, but surely no better than the size of the margin does"
@@ -151,11 +153,11 @@ def _on_mistakes(sees: bool, found: dict[str, Any]) -> str:
     )
 
 
-def _on_distance(found: dict[str, Any], seen: list[str], fooled: list[str]) -> list[str]:
-    if not found:
+def _on_distance(far: dict[str, Any], seen: list[str], fooled: list[str]) -> list[str]:
+    if not far:
         return []
     lines = [
-        f"Its variance is larger on {len(seen)} of {len(found)} kinds of far text"
+        f"Its variance is larger on {len(seen)} of {len(far)} kinds of far text"
         + (f" ({', '.join(named(kind) for kind in seen)})." if seen else ".")
     ]
     if fooled:
@@ -166,12 +168,12 @@ def _on_distance(found: dict[str, Any], seen: list[str], fooled: list[str]) -> l
     return lines
 
 
-def _on_offsets(found: dict[str, Any] | None) -> list[str]:
-    if found is None:
+def _on_offsets(figures: dict[str, Any] | None) -> list[str]:
+    if figures is None:
         return []
     return [
-        f"{found['offset_per_prompt']:.0%} of the members' raw variance is mere offset, which preferences can't see; "
-        "surefoot centres it away, and an uncentred variance would count it as disagreement."
+        f"{figures['offset_per_prompt']:.0%} of the members' raw variance is mere offset, which preferences can't see;"
+        " surefoot centres it away, and an uncentred variance would count it as disagreement."
     ]
 
 
@@ -189,11 +191,11 @@ def named(kind: str) -> str:
 
 
 def _advice(
-    found: dict[str, Any], even: bool, noisy: bool, mistakes: bool, distance: bool, fooled: list[str]
+    diagnosis: dict[str, Any], even: bool, noisy: bool, mistakes: bool, distance: bool, fooled: list[str]
 ) -> list[str]:
     advice = []
-    members = found["disagreement"]
-    if found["accuracy"]["overall"]["low"] <= 0.5:
+    members = diagnosis["disagreement"]
+    if diagnosis["accuracy"]["overall"]["low"] <= 0.5:
         advice.append("Get more or better preferences, or a larger base model, before any policy is trained.")
     if members is not None and members["tau"] is not None and members["tau"] > ALIKE:
         advice.append(
@@ -207,13 +209,13 @@ def _advice(
         )
     if even and members is not None:
         advice.append("For a variance that differs: bootstrap, prior functions, disjoint data, more members.")
-    if not distance and found["far"]:
+    if not distance and diagnosis["far"]:
         advice.append("For text unlike the data: a distance-aware term (kind: laplace, distance: 1), other features.")
     if not mistakes and not even:
         advice.append("Compare with preset='mean' at the same KL budget before you trust the weights.")
     if fooled:
         advice.append("Put texts of the kinds that fool it among the rejected sides of the training pairs.")
-    factor = found["calibration"]["factor"]
+    factor = diagnosis["calibration"]["factor"]
     if not 0.2 <= factor <= 5:
         advice.append(
             f"The variance is off by a factor of {factor:.2g}; weights don't notice, LCB and UWO do: train with "

@@ -1,1 +1,1 @@
-"""Records to tables, figures and one self-contained HTML file; reads files only and imports no torch."""
+"""Turn records into tables, figures and self-contained HTML pages, without torch."""

@@ -1,90 +1,120 @@
-"""The figures of a diagnosis, each from one of its sections."""
+"""Draw the figures of a diagnosis, each from one of its sections."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from surefoot.reports.figures import COLOURS, MARKERS, blank, draw_intervals
+from surefoot.metrics.intervals import Interval
+from surefoot.reports.axes import Axes, padded
+from surefoot.reports.drawing import COLOURS, Drawing, style_of
+from surefoot.reports.figures import WIDTH, frame, listed, name_rows
+from surefoot.reports.wording import interval, number
 
 __all__ = ["accuracy_figure", "calibration_figure", "coverage_figure", "far_figure", "spread_figure"]
 
 _WAYS = {"sd_over_margin": "sd / |margin|", "variance": "variance", "margin": "−|margin| (baseline)"}
+_CHANCE = 0.5
 
 
-def accuracy_figure(found: dict[str, Any]) -> Figure:
+def accuracy_figure(diagnosis: dict[str, Any]) -> Drawing:
     """Accuracy of each member and of the mean, and of the mean on each subset."""
-    accuracy = found["accuracy"]
-    rows = [accuracy["overall"], *accuracy["members"], *(one["mean"] for one in accuracy["subsets"].values())]
-    names = ["all pairs", *(f"member {k}" for k in range(len(accuracy["members"]))), *accuracy["subsets"]]
-    figure, axes = blank(5.2, 0.9 + 0.24 * len(rows))
-    draw_intervals(axes, rows, names, COLOURS[1])
-    axes.axvline(0.5, color="#555555", linewidth=1, linestyle="--")
-    axes.set_xlabel("share of pairs ranked as annotated (dashed: chance)")
-    return figure
+    accuracy = diagnosis["accuracy"]
+    members = {f"member {k}": each for k, each in enumerate(accuracy["members"])}
+    subsets = {name: each["mean"] for name, each in accuracy["subsets"].items()}
+    shares = {name: _interval(each) for name, each in ({"all pairs": accuracy["overall"]} | members | subsets).items()}
+    span = padded(_ends(list(shares.values())), include=_CHANCE)
+    label = "share of pairs ranked as annotated"
+    (axes,), middles = name_rows(list(shares), [span], [label], _CHANCE, row=20.0)
+    for y, share in zip(middles, shares.values(), strict=True):
+        axes.whisker(y, share, COLOURS[1])
+    axes.drawing.words = listed("Accuracy", [f"{name} {interval(share)}" for name, share in shares.items()])
+    return axes.drawing
 
 
-def spread_figure(found: dict[str, Any]) -> Figure:
+def spread_figure(diagnosis: dict[str, Any]) -> Drawing:
     """How the members' standard deviation of the margin is spread over pairs, and how many are in the minority."""
-    members = found["disagreement"]
-    figure, (left, right) = blank(6.4, 2.7, columns=2)
-    edges, counts = members["sd_histogram"]["edges"], members["sd_histogram"]["counts"]
-    left.bar(edges[:-1], counts, width=edges[1] - edges[0], align="edge", color=COLOURS[1], edgecolor="white")
-    left.set_xlabel("sd of the margin over members")
-    left.set_ylabel("pairs")
-    sizes = members["minority_sizes"]
-    right.bar(range(len(sizes)), sizes, color=COLOURS[4], edgecolor="white")
-    right.set_xticks(range(len(sizes)))
-    right.set_xlabel("members in the minority")
-    return figure
+    members = diagnosis["disagreement"]
+    histogram, sizes = members["sd_histogram"], members["minority_sizes"]
+    edges, counts = histogram["edges"], histogram["counts"]
+    drawing = Drawing(WIDTH, 220)
+    left = Axes(drawing, 46, 8, 190, 172, (edges[0], edges[-1]), (0.0, 1.05 * max(*counts, 1)))
+    left.y_axis("pairs")
+    left.x_axis("sd of the margin over members", count=4)
+    left.bars(edges, counts, COLOURS[1])
+    right = Axes(drawing, 280, 8, 132, 172, (-0.5, len(sizes) - 0.5), (0.0, 1.05 * max(*sizes, 1)))
+    right.y_axis("")
+    right.x_axis("members in the minority", ticks=range(0, len(sizes), max(1, len(sizes) // 6)))
+    right.bars([place - 0.5 for place in range(len(sizes) + 1)], sizes, COLOURS[4])
+    outvoted = [f"{count} pairs with {size} in the minority" for size, count in enumerate(sizes)]
+    drawing.words = listed("Spread of the margin over members; minorities", outvoted)
+    return drawing
 
 
-def calibration_figure(found: dict[str, Any]) -> Figure:
+def calibration_figure(diagnosis: dict[str, Any]) -> Drawing:
     """Reliability: accuracy against confidence, of the margin alone and with the fitted variance."""
-    figure, axes = blank(4.4, 3.5)
-    axes.plot([0.5, 1], [0.5, 1], color="#555555", linewidth=1, linestyle="--")
     named = {"mean": "margin alone", "fitted": "with the fitted variance"}
-    for (key, name), colour, marker in zip(named.items(), COLOURS, MARKERS, strict=False):
-        curve = found["calibration"][key]["curve"]
-        confidence, accuracy = [point[0] for point in curve], [point[1]["value"] for point in curve]
-        errors = [
-            [max(0.0, point[1]["value"] - point[1]["low"]) for point in curve],
-            [max(0.0, point[1]["high"] - point[1]["value"]) for point in curve],
-        ]
-        axes.errorbar(
-            confidence, accuracy, errors, color=colour, marker=marker, markersize=5, linewidth=1.2, elinewidth=0.8,
-            label=name,
-        )  # fmt: skip
-    axes.set_xlabel("confidence, bins of equal mass")
-    axes.set_ylabel("accuracy")
-    axes.legend(loc="best", fontsize=9.5)
-    return figure
+    legend = [(name, *style_of(place)) for place, name in enumerate(named.values())]
+    curves = {key: diagnosis["calibration"][key]["curve"] for key in named}
+    spans = [_interval(share) for curve in curves.values() for _, share in curve]
+    low = min(0.5, *(end for end in _ends(spans) if math.isfinite(end))) if spans else 0.5
+    axes = frame((0.48, 1.02), (low - 0.02, 1.02), "confidence, bins of equal mass", "accuracy", legend)
+    axes.diagonal()
+    for place, curve in enumerate(curves.values()):
+        colour, dash = style_of(place)
+        shares = [(confidence, _interval(share)) for confidence, share in curve]
+        for confidence, share in shares:
+            axes.error_bar(confidence, share.low, share.high, colour)
+            axes.mark(confidence, share.value, colour)
+        axes.curve([x for x, _ in shares], [share.value for _, share in shares], colour, 1.4, dash=dash)
+    told = [f"{name} {_at_ends(curves[key])}" for key, name in named.items()]
+    axes.drawing.words = listed("Accuracy against confidence", told)
+    return axes.drawing
 
 
-def coverage_figure(found: dict[str, Any]) -> Figure:
+def coverage_figure(diagnosis: dict[str, Any]) -> Drawing:
     """Error rate of the pairs kept if the most uncertain are put aside."""
-    figure, axes = blank(4.8, 3.3)
-    for (key, name), colour, style in zip(_WAYS.items(), COLOURS[1:], ("-", "-.", ":"), strict=False):
-        curve = found["usefulness"]["coverage"][key]
-        axes.plot(curve["coverage"], curve["risk"], style, color=colour, linewidth=2, label=name)
-    axes.axhline(found["usefulness"]["random_area"], color="#555555", linewidth=1, linestyle="--")
-    axes.set_xlabel("share of pairs kept, the surest first")
-    axes.set_ylabel("error rate among them")
-    axes.legend(loc="best", fontsize=9.5)
-    return figure
+    usefulness = diagnosis["usefulness"]
+    curves = {name: usefulness["coverage"][key] for key, name in _WAYS.items()}
+    legend = [(name, *style_of(place)) for place, name in enumerate(curves, 1)]
+    risks = [risk for curve in curves.values() for risk in curve["risk"]]
+    chance = math.nan if usefulness["random_area"] is None else usefulness["random_area"]
+    axes = frame((0.0, 1.0), padded([*risks, chance], include=0.0), "share of pairs kept, the surest first",
+                 "error rate among them", legend)  # fmt: skip
+    axes.level(chance)
+    for place, curve in enumerate(curves.values(), 1):
+        colour, dash = style_of(place)
+        axes.curve(curve["coverage"], curve["risk"], colour, 2.2, dash=dash)
+    areas = [f"{name} {number(curve['area'], 3)}" for name, curve in curves.items()]
+    axes.drawing.words = listed("Mean error rate of the pairs kept", areas)
+    return axes.drawing
 
 
-def far_figure(found: dict[str, Any]) -> Figure:
-    """AUROC of the variance for each kind of far text."""
-    kinds = found["far"]
-    figure, (left, right) = blank(6.4, 0.9 + 0.28 * len(kinds), columns=2)
-    names = [one["label"] for one in kinds.values()]
-    draw_intervals(left, [one["auroc"] for one in kinds.values()], names, COLOURS[2])
-    left.axvline(0.5, color="#555555", linewidth=1, linestyle="--")
-    left.set_xlabel("AUROC of the variance")
-    draw_intervals(right, [one["preferred"] for one in kinds.values()], names, COLOURS[0])
-    right.set_yticklabels([])
-    right.axvline(0.5, color="#555555", linewidth=1, linestyle="--")
-    right.set_xlabel("liked better than the reply")
-    return figure
+def far_figure(diagnosis: dict[str, Any]) -> Drawing:
+    """AUROC of the variance for each kind of far text, and how often the text is liked better than the reply."""
+    kinds = list(diagnosis["far"].values())
+    aurocs, liked = ([_interval(each[name]) for each in kinds] for name in ("auroc", "preferred"))
+    spans = [padded(_ends(intervals), include=_CHANCE) for intervals in (aurocs, liked)]
+    names = [each["label"] for each in kinds]
+    (left, right), middles = name_rows(names, spans, ["AUROC of the variance", "liked better"], _CHANCE)
+    for y, auroc, share in zip(middles, aurocs, liked, strict=True):
+        left.whisker(y, auroc, COLOURS[2])
+        right.whisker(y, share, COLOURS[0])
+    told = [f"{name} {interval(auroc)}" for name, auroc in zip(names, aurocs, strict=True)]
+    left.drawing.words = listed("AUROC of the variance on far texts", told)
+    return left.drawing
+
+
+def _interval(figure: dict[str, Any]) -> Interval:
+    value, low, high = (math.nan if figure[name] is None else figure[name] for name in ("value", "low", "high"))
+    return Interval(value, low, high, figure["n"])
+
+
+def _ends(intervals: list[Interval]) -> list[float]:
+    return [end for each in intervals for end in (each.value, each.low, each.high)]
+
+
+def _at_ends(curve: list[Any]) -> str:
+    """The first and the last point in words."""
+    points = [f"{number(share['value'])} at {number(confidence)}" for confidence, share in curve]
+    return " to ".join(dict.fromkeys((points[0], points[-1]))) if points else "no bin"

@@ -1,73 +1,109 @@
-"""Matplotlib figures in the house style as inline SVG; a study's page draws its own (drawing.py)."""
+"""Layouts that all figures share: a frame with a legend, panels side by side, and rows of intervals."""
 
 from __future__ import annotations
 
-import io
-import re
-from typing import Any
+from collections.abc import Sequence
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from markupsafe import Markup
 
-from surefoot.reports.drawing import Drawing
+from surefoot.reports.axes import Axes, Span
+from surefoot.reports.drawing import LABEL, Drawing, Legend, text_width
 
-__all__ = ["blank", "draw_intervals", "svg"]
+__all__ = ["WIDTH", "drawn", "frame", "line_of_words", "listed", "name_rows", "panels", "word_rows"]
 
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-"""Okabe and Ito's palette."""
-MARKERS = "os^Dvp*X"
-_STYLE: dict[str, Any] = {
-    "font.size": 10.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#555555",
-    "axes.labelcolor": "#222222",
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-}
+WIDTH = 420.0
+_LEFT = 46.0
+_WORD_ROW = 40.0
 
 
-def svg(figure: Figure | Drawing, identity: str, *, standalone: bool = False) -> str:
-    """The figure as an <svg> element that scales with its box; ids are made unique by `identity`.
+def drawn(drawing: Drawing) -> Markup:
+    """The drawing as markup for a page."""
+    return Markup(drawing.svg())
+
+
+def frame(
+    x: Span, y: Span, x_label: str, y_label: str, legend: Legend = (), *, height: float = 250.0, log: bool = False
+) -> Axes:
+    """One frame with both axes, and a legend above."""
+    drawing = Drawing(WIDTH, 0)
+    top = drawing.legend(legend, 0, 14) if legend else 8.0
+    drawing.height = top + height + 40
+    axes = Axes(drawing, _LEFT, top, WIDTH - _LEFT - 8, height, x, y, log, log)
+    axes.y_axis(y_label)
+    axes.x_axis(x_label)
+    return axes
+
+
+def panels(
+    titles: Sequence[str], x: Span, y: Span, x_label: str, y_label: str, legend: Legend, *, log: bool = False,
+    ticks: Sequence[float] | None = None, width: float = 230.0, height: float = 200.0,
+) -> list[Axes]:  # fmt: skip
+    """Frames of one scale side by side, each with a title, and a legend above them."""
+    drawing = Drawing(_LEFT + len(titles) * width, 0)
+    top = drawing.legend(legend, 0, 14) + 16
+    drawing.height = top + height + 40
+    made = []
+    for place, title in enumerate(titles):
+        axes = Axes(drawing, _LEFT + place * width, top, width - 16, height, x, y, log, log)
+        axes.y_axis("" if place else y_label, numbers=not place)
+        axes.x_axis(x_label, ticks=ticks)
+        drawing.text(axes.left + axes.width / 2, top - 6, title, anchor="middle", size=11.5, colour=LABEL)
+        made.append(axes)
+    return made
+
+
+def word_rows(count: int, x: Span, label: str, words: str, mark: float | None, *, percent: bool = False) -> Axes:
+    """A frame with a row for each thing: its name and figures on a line (`line_of_words`), what is drawn below it.
 
     Args:
-        standalone: for a file of its own, which needs the namespace that HTML implies.
+        words: the figure for readers who can't see it. mark: where to draw a dashed vertical line.
     """
-    if isinstance(figure, Drawing):
-        return figure.svg(standalone=standalone)
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": identity, "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{identity}-\1"', text)
-    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{identity}-\1)", text)
-    text = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{identity}-\1"', text)
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
-    namespace = 'xmlns="http://www.w3.org/2000/svg" ' if standalone else ""
-    return re.sub(r"<svg [^>]*?(viewBox)", rf"<svg {namespace}\1", text, count=1)
+    drawing = Drawing(WIDTH, 4 + _WORD_ROW * count + 36, words)
+    axes = Axes(drawing, 8, 4, WIDTH - 16, _WORD_ROW * count, x, (0.0, 1.0))
+    axes.x_axis(label, percent=percent)
+    if mark is not None:
+        axes.upright(mark)
+    return axes
 
 
-def blank(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
-    """An empty figure in the house style, and its axes (an array of them if there are several columns)."""
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(1, columns)
-    return figure, axes
+def line_of_words(axes: Axes, place: int, label: str, figures: str) -> float:
+    """Write the words of a row; returns the y at which to draw."""
+    top = axes.top + _WORD_ROW * place
+    axes.drawing.text(0, top + 12, label if len(label) <= 40 else f"{label[:39]}…", halo=True)
+    axes.drawing.text(axes.drawing.width, top + 12, figures, anchor="end", size=11.5, colour=LABEL, halo=True)
+    return top + 25
 
 
-def draw_intervals(axes: Axes, found: list[dict[str, Any]], names: list[str], colour: str) -> None:
-    """A dot and its interval on each line, from the top; unknown figures leave their line empty."""
-    for place, one in enumerate(found):
-        if one["value"] is None:
-            continue
-        axes.plot(one["value"], place, "o", color=colour)
-        if one["low"] is not None:
-            axes.plot([one["low"], one["high"]], [place, place], color=colour, linewidth=1.6)
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
+def name_rows(
+    names: Sequence[str], spans: Sequence[Span], labels: Sequence[str], mark: float, legend: Legend = (), *,
+    row: float = 24.0,
+) -> tuple[list[Axes], list[float]]:  # fmt: skip
+    """Frames side by side with a row for each name, which stands at the left of the first frame.
+
+    Args:
+        spans, labels: of the frames' x axes. mark: where to draw a dashed vertical line.
+
+    Returns:
+        The frames, and the y at which to draw each row.
+    """
+    drawing = Drawing(WIDTH, 0)
+    top = drawing.legend(legend, 0, 14) if legend else 8.0
+    left = min(0.45 * drawing.width, 12 + max(text_width(name, 11.5) for name in names))
+    height = row * len(names)
+    drawing.height = top + height + 36
+    width = (drawing.width - left) / len(spans)
+    made = []
+    for place, (span, label) in enumerate(zip(spans, labels, strict=True)):
+        axes = Axes(drawing, left + place * width, top, width - 8, height, span, (0.0, 1.0))
+        axes.x_axis(label, count=max(2, 5 // len(spans)))
+        axes.upright(mark)
+        made.append(axes)
+    middles = [top + row * (place + 0.5) for place in range(len(names))]
+    for name, y in zip(names, middles, strict=True):
+        drawing.text(left - 8, y + 4, name, anchor="end", size=11.5)
+    return made, middles
+
+
+def listed(title: str, parts: Sequence[str]) -> str:
+    """A title and its parts as one sentence, for readers who can't see the figure."""
+    return f"{title}: {'; '.join(parts)}."

@@ -1,27 +1,28 @@
-"""The figures of a forecast: gain and prompt risk against KL, for the objectives that a reader compares."""
+"""Draw a forecast: gain and prompt risk against KL, for the best objective of each family."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from surefoot.reports.drawing import COLOURS, DASHES, Axes, Drawing, padded
+from surefoot.reports.axes import padded
+from surefoot.reports.drawing import Drawing, style_of
+from surefoot.reports.figures import frame, listed
 from surefoot.reports.wording import number
 
 __all__ = ["forecast_figure", "shown_objectives"]
 
 Row = dict[str, Any]
-_BEST_OF_N = "best of n"
 
 
-def shown_objectives(found: dict[str, Any], judge: str) -> list[str]:
+def shown_objectives(forecast: dict[str, Any], judge: str) -> list[str]:
     """The baseline, weighting, and the best of the pessimistic, of the weighted pessimistic and of the others."""
-    rows = [row for row in found["rows"] if row[judge] is not None and row[judge]["gain"]["value"] is not None]
+    rows = [row for row in forecast["rows"] if row[judge] is not None and row[judge]["gain"]["value"] is not None]
     names = list(dict.fromkeys(row["objective"] for row in rows))
     best = {name: max(row[judge]["gain"]["value"] for row in rows if row["objective"] == name) for name in names}
     families: dict[str, list[str]] = {}
     for name in names:
-        families.setdefault(_family(name, found["baseline"]), []).append(name)
+        families.setdefault(_family(name, forecast["baseline"]), []).append(name)
     chosen = [max(family, key=lambda name: best[name]) for family in families.values()]
     return [name for name in names if name in chosen]
 
@@ -32,57 +33,59 @@ def _family(name: str, baseline: str) -> str:
     return kind if kind in known else "others"
 
 
-def forecast_figure(found: dict[str, Any], judge: str, figure: str) -> Drawing:
+def forecast_figure(forecast: dict[str, Any], judge: str, figure: str) -> Drawing:
     """Gain (with bands) or prompt risk against KL.
 
     Args:
         judge: "gold" or "draws". figure: "gain" or "prompt_risk".
     """
-    names = shown_objectives(found, judge)
-    curves = {name: _points(found["rows"], name, judge, figure) for name in names}
-    dots = [] if figure != "gain" else [row for row in found["best_of_n"] if _is_shown(row, found, judge)]
+    names = shown_objectives(forecast, judge)
+    curves = {name: _points(forecast["rows"], name, judge, figure) for name in names}
+    dots = [] if figure != "gain" else [row for row in forecast["best_of_n"] if _is_shown(row, forecast, judge)]
     values = [value for points in curves.values() for _, *rest in points for value in rest]
     values += [row["gain"]["value"] for row in dots]
-    percent = figure == "prompt_risk"
-    drawing = Drawing(420, 0)
-    entries: list[tuple[str, str, str | None]] = [
-        (name.replace("_", "-"), COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]) for i, name in enumerate(names)
+    is_risk = figure == "prompt_risk"
+    legend: list[tuple[str, str, str | None]] = [
+        (name.replace("_", "-"), *style_of(place)) for place, name in enumerate(names)
     ]
-    top = drawing.legend(entries + ([(_BEST_OF_N, "#000000", None)] if dots else []), 0, 14)
-    drawing.height = top + 250
-    most = max([found["kl_budgets"][-1], *(row["kl"] for row in dots)])
-    span = (0.0, max(0.1, *padded(values))) if percent else padded(values, include=0.0)
-    axes = Axes(drawing, 44, top, 368, 206, (0.0, 1.03 * most), span)
-    axes.y_axis("share of prompts worse off" if percent else "gain over the reference")
-    axes.x_axis("KL from the reference (nats per sequence)")
-    if not percent:
+    most = max([forecast["kl_budgets"][-1], *(row["kl"] for row in dots)])
+    span = (0.0, max(0.1, *padded(values))) if is_risk else padded(values, include=0.0)
+    axes = frame(
+        (0.0, 1.03 * most),
+        span,
+        "KL from the reference (nats per sequence)",
+        "share of prompts worse off" if is_risk else "gain over the reference",
+        legend + ([("best of n", "#000000", None)] if dots else []),
+        height=206,
+    )
+    if not is_risk:
         axes.level(0.0)
-    for i, name in enumerate(names):
-        colour, points = COLOURS[i % len(COLOURS)], curves[name]
-        band = [(kl, low) for kl, _, low, _ in points] + [(kl, high) for kl, _, _, high in reversed(points)]
-        if not percent:
-            drawing.area([axes.at(*point) for point in band], colour, 0.14)
-        drawing.line([axes.at(kl, value) for kl, value, _, _ in points], colour, 2.4, dash=DASHES[i % len(DASHES)])
+    for place, points in enumerate(curves.values()):
+        colour, dash = style_of(place)
+        kl, middle, low, high = zip(*points, strict=True)
+        if not is_risk:
+            axes.band(kl, low, high, colour, 0.14)
+        axes.curve(kl, middle, colour, 2.4, dash=dash)
     for row in dots:
-        drawing.dot(*axes.at(row["kl"], row["gain"]["value"]), 3.4, "#000000")
+        axes.mark(row["kl"], row["gain"]["value"], "#000000", radius=3.4)
     ends = [f"{name} {number(points[-1][1])}" for name, points in curves.items() if points]
-    drawing.words = f"{'Prompt risk' if percent else 'Gain'} against KL; at the largest budget: {', '.join(ends)}"
-    return drawing
+    axes.drawing.words = listed(f"{'Prompt risk' if is_risk else 'Gain'} against KL, at the largest budget", ends)
+    return axes.drawing
 
 
-def _is_shown(row: Row, found: dict[str, Any], judge: str) -> bool:
-    return bool(row["judge"] == judge and row["objective"] == found["baseline"])
+def _is_shown(row: Row, forecast: dict[str, Any], judge: str) -> bool:
+    return bool(row["judge"] == judge and row["objective"] == forecast["baseline"])
 
 
 def _points(rows: list[Row], name: str, judge: str, figure: str) -> list[tuple[float, float, float, float]]:
     """(KL, value, low, high) from the reference on; budgets that can't be reached are left out."""
-    found = [(0.0, 0.0, 0.0, 0.0)]
+    points = [(0.0, 0.0, 0.0, 0.0)]
     for row in rows:
         held = row[judge]
         if row["objective"] == name and held is not None and held[figure]["value"] is not None:
             value, low, high = (held[figure][key] for key in ("value", "low", "high"))
-            found.append((row["kl_budget"], value, _or(low, value), _or(high, value)))
-    return found
+            points.append((row["kl_budget"], value, _or(low, value), _or(high, value)))
+    return points
 
 
 def _or(value: float | None, other: float) -> float:

@@ -1,19 +1,16 @@
-"""Fill the templates; everything that comes from models or users is escaped, and nothing is fetched from outside."""
+"""Render the HTML templates with escaped values; pages load nothing from elsewhere."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["picture", "render", "script"]
+__all__ = ["render", "script"]
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("surefoot.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -21,7 +18,7 @@ _ENVIRONMENT = Environment(
 
 
 def render(template: str, **values: Any) -> str:
-    """One page; an undefined value is an error, not a blank."""
+    """Render one page; a value that the template names and that isn't given is an error."""
     return _ENVIRONMENT.get_template(template).render(**values)
 
 
@@ -30,11 +27,3 @@ def script(name: str) -> dict[str, Markup]:
     source = (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
     return {"script": Markup(source), "script_hash": Markup(f"sha256-{digest}")}
-
-
-def picture(figure: Figure, identity: str, words: str) -> Markup:
-    """A Matplotlib figure as inline SVG, with `words` for readers who can't see it."""
-    from surefoot.reports.figures import svg
-
-    drawing = svg(figure, identity).replace("<svg ", '<svg role="img" aria-label="{}" ', 1)
-    return Markup(drawing.replace("{}", str(Markup.escape(words)), 1))

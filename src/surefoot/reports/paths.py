@@ -1,4 +1,4 @@
-"""Trajectories of a group as arrays: gain in true reward against KL, smoothed, and read at equal KL."""
+"""Trajectories of a group as arrays of gain against KL: smoothed, and compared at equal KL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompt risk of a method, and the anchors that its variances were taken from, out of the records of its runs."""
+"""Compute the prompt risk of a method from its records, and read the anchors of its variances."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def paired_prompt_risk(group: Group, method: str) -> Interval:
 
 def _stacked(rows: list[Floats]) -> Floats:
     """(runs, prompts); a prompt that a run doesn't hold is unknown there."""
-    found = np.full((len(rows), max((len(row) for row in rows), default=0)), math.nan)
+    stacked = np.full((len(rows), max((len(row) for row in rows), default=0)), math.nan)
     for place, row in enumerate(rows):
-        found[place, : len(row)] = row
-    return found
+        stacked[place, : len(row)] = row
+    return stacked
 
 
 def completions_of_a_prompt(group: Group) -> int | None:

@@ -1,4 +1,4 @@
-"""Completions of one seed side by side: the reference's, and each shown method's, with what was thought of them."""
+"""Completions of one seed side by side, of the reference and of each shown method, with their rewards."""
 
 from __future__ import annotations
 

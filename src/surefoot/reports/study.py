@@ -1,4 +1,4 @@
-"""The report of a risk study: one HTML file with its tables as JSON and CSV, and a table for the terminal."""
+"""Write the report of a study (HTML, JSON, CSV), and make the table for the terminal."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def write_report(directory: str | Path, formats: Collection[str] = FORMATS) -> T
     """
     study = read_study(directory)
     groups = _groups(study)
-    write_study_files(directory, study, [one for _, found in groups for one in found], formats)
+    write_study_files(directory, study, [summary for _, summaries in groups for summary in summaries], formats)
     if "html" in formats:
         write_text(Path(directory) / PAGE, render("study.html.j2", **page_values(study, groups)))
     return _table(study, groups)
@@ -74,7 +74,7 @@ def _groups(study: Study) -> Groups:
 
 def _table(study: Study, groups: Groups) -> Table:
     """With the share of worse prompts if records tell and the table stays narrow enough."""
-    if any(one.prompt_risk.n for _, found in groups for one in found):
+    if any(summary.prompt_risk.n for _, summaries in groups for summary in summaries):
         table = _made(study, groups, prompts=True)
         wide = Console(width=10 * _WIDTH)
         if Measurement.get(wide, wide.options, table).maximum <= _WIDTH:
@@ -88,12 +88,12 @@ def _made(study: Study, groups: Groups, *, prompts: bool) -> Table:
     worse = ["worse\nprompts"] if prompts else []
     for heading in ("", "risk of loss", *worse, "mean gain", f"over {_baseline(groups)}", "KL"):
         table.add_column(heading, justify="right" if heading else "left")
-    for group, found in groups:
+    for group, summaries in groups:
         if len(groups) > 1:
             table.add_section()
             table.add_row(name_of(group.place, study), style="bold")
-        for one in found:
-            table.add_row(one.label, *_figures(one, prompts))
+        for summary in summaries:
+            table.add_row(summary.label, *_figures(summary, prompts))
     return table
 
 
@@ -111,8 +111,8 @@ def _baseline(groups: Groups) -> str:
     return "one model" if methods == {"vanilla"} else label_of(*methods)
 
 
-def _figures(one: MethodSummary, prompts: bool) -> list[str]:
+def _figures(summary: MethodSummary, prompts: bool) -> list[str]:
     """Of the prompt risk the value alone, since a terminal has no room for its interval."""
-    share = "–" if math.isnan(one.prompt_risk.value) else f"{one.prompt_risk.value:.0%}"
-    gains = (compact(one.gain), compact(one.paired.difference), number(one.kl, 1))
-    return [compact(one.risk, percent=True), *([share] if prompts else []), *gains]
+    share = "–" if math.isnan(summary.prompt_risk.value) else f"{summary.prompt_risk.value:.0%}"
+    gains = (compact(summary.gain), compact(summary.paired.difference), number(summary.kl, 1))
+    return [compact(summary.risk, percent=True), *([share] if prompts else []), *gains]

@@ -1,4 +1,4 @@
-"""What a study found as files for other programs: summary.json, summary.csv, and a line for each cell in cells.csv."""
+"""Write a study's results for other programs: summary.json, summary.csv, and cells.csv with a line for each cell."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["csv_text", "write_study_files"]
 
 
 def write_study_files(
-    directory: str | Path, study: Study, found: list[MethodSummary], formats: Collection[str]
+    directory: str | Path, study: Study, summaries: list[MethodSummary], formats: Collection[str]
 ) -> None:
     """Write summary.json ("json"), summary.csv and cells.csv ("csv") beside the records, each whole; an unknown figure
     is null, or an empty field."""
-    folder, rows = Path(directory), summary_rows(found)
+    folder, rows = Path(directory), summary_rows(summaries)
     if "json" in formats:
         write_json(folder / "summary.json", _head(study) | {"rows": rows})
     if "csv" in formats:

@@ -1,4 +1,4 @@
-"""What the page of a study shows, group by group, ready for its template."""
+"""Collect the values that the template of a study's page names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from surefoot.metrics.intervals import Interval
 from surefoot.reports.disagreement import disagreements_of, interval_of, mean_accuracy
-from surefoot.reports.drawing import Drawing
+from surefoot.reports.figures import drawn
 from surefoot.reports.html import script
 from surefoot.reports.paths import REACHED, WINDOW
 from surefoot.reports.records import Group, Study, label_of
@@ -54,14 +54,14 @@ def page_values(study: Study, groups: Groups) -> dict[str, Any]:
         "baseline": label_of(study.baseline),
         "seeds": list(study.grid.seeds),
         "methods": [label_of(method) for method in study.methods],
-        "words": study_words(study, [found for _, found in groups]),
+        "words": study_words(study, [summaries for _, summaries in groups]),
         "completeness": completeness(study),
-        "proof": proof([one for _, found in groups for one in found]),
+        "proof": proof([summary for _, summaries in groups for summary in summaries]),
         "overview": groups_table(study, groups) if len(groups) > 1 else None,
-        "overview_figure": _drawn(overview_figure(study, groups)) if len(groups) > 1 else None,
-        "groups": [_group(study, group, found) for group, found in groups],
+        "overview_figure": drawn(overview_figure(study, groups)) if len(groups) > 1 else None,
+        "groups": [_group(study, group, summaries) for group, summaries in groups],
         "folded": len(groups) > _OPEN,
-        "disagreements": [_disagreement(one) for one in disagreements_of(study)],
+        "disagreements": [_disagreement(summary) for summary in disagreements_of(study)],
         "failures": failures_table(study),
         "window": WINDOW,
         "reached": f"{REACHED:.0%}",
@@ -72,44 +72,44 @@ def page_values(study: Study, groups: Groups) -> dict[str, Any]:
     }
 
 
-def _group(study: Study, group: Group, found: list[MethodSummary]) -> dict[str, Any]:
-    best = best_of(found)
+def _group(study: Study, group: Group, summaries: list[MethodSummary]) -> dict[str, Any]:
+    best = best_of(summaries)
     name = best.method if best is not None else None
     seed, samples = samples_of(group, name)
     return {
         "name": name_of(group.place, study),
-        "words": group_words(found),
-        "level": found[0].level,
-        "ends": ends_table(found),
-        "prompts": prompts_table(found),
-        "tables": _tables(found),
-        "price": price_table(found),
-        "figures": _figures(group, found, name),
-        "paths": [(label, _drawn(drawing)) for label, drawing in path_figures(group)],
+        "words": group_words(summaries),
+        "level": summaries[0].level,
+        "ends": ends_table(summaries),
+        "prompts": prompts_table(summaries),
+        "tables": _tables(summaries),
+        "price": price_table(summaries),
+        "figures": _figures(group, summaries, name),
+        "paths": [(label, drawn(drawing)) for label, drawing in path_figures(group)],
         "samples": samples,
         "samples_seed": seed,
     }
 
 
-def _tables(found: list[MethodSummary]) -> list[tuple[str, Any]]:
-    mean = [] if any(one.method == MEAN and one.is_baseline for one in found) else ["to_mean"]
+def _tables(summaries: list[MethodSummary]) -> list[tuple[str, Any]]:
+    mean = [] if any(summary.method == MEAN and summary.is_baseline for summary in summaries) else ["to_mean"]
     makers = (differences_table, matched_table, settled_table)
-    named = [(name, make(found, name)) for name in ("paired", *mean) for make in makers]
+    named = [(name, make(summaries, name)) for name in ("paired", *mean) for make in makers]
     return [(name, table) for name, table in named if table is not None]
 
 
-def _figures(group: Group, found: list[MethodSummary], best: str | None) -> dict[str, Markup | None]:
+def _figures(group: Group, summaries: list[MethodSummary], best: str | None) -> dict[str, Markup | None]:
     base = label_of(group.baseline)
-    drawn = {
-        "ends": ends_figure(group, found),
-        "risk": risk_figure(group, found),
-        "paired": differences_figure(group, found, lambda one: one.paired.difference, base),
-        "to_mean": differences_figure(group, found, lambda one: one.to_mean.difference, label_of(MEAN)),
+    drawings = {
+        "ends": ends_figure(group, summaries),
+        "risk": risk_figure(group, summaries),
+        "paired": differences_figure(group, summaries, lambda summary: summary.paired.difference, base),
+        "to_mean": differences_figure(group, summaries, lambda summary: summary.to_mean.difference, label_of(MEAN)),
         "frontier": frontier_figure(group, best),
     }
     if group.baseline == MEAN:
-        drawn["to_mean"] = None
-    return {name: None if drawing is None else _drawn(drawing) for name, drawing in drawn.items()}
+        drawings["to_mean"] = None
+    return {name: None if drawing is None else drawn(drawing) for name, drawing in drawings.items()}
 
 
 def _disagreement(described: dict[str, Any]) -> dict[str, Any]:
@@ -125,15 +125,11 @@ def _disagreement(described: dict[str, Any]) -> dict[str, Any]:
         ("−|margin|, the baseline", [interval_of(each.margin) for each in rankings]),
     ]
     return described | {
-        "accuracy": _drawn(disagreement_figure(accuracy, "accuracy on held-out pairs", None)),
-        "errors": _drawn(disagreement_figure(errors, "AUROC for the mean's mistakes", 0.5)),
+        "accuracy": drawn(disagreement_figure(accuracy, "accuracy on held-out pairs", None)),
+        "errors": drawn(disagreement_figure(errors, "AUROC for the mean's mistakes", 0.5)),
     }
 
 
 def _mean_accuracy(record: DisagreementRecord) -> Interval:
     """The members' average, which has no interval."""
     return Interval(mean_accuracy(record), math.nan, math.nan, record.members)
-
-
-def _drawn(drawing: Drawing) -> Markup:
-    return Markup(drawing.svg())

@@ -1,4 +1,4 @@
-"""The tables of a study's page: text for readers, and a number beside it for sorting."""
+"""The tables of a study's page; each entry has its text and the value that it is sorted by."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def name_of(place: tuple[str, str, float | None], study: Study) -> str:
     return " · ".join(name for axis, name in axes if len(axis) > 1) or setting
 
 
-def ends_table(found: list[MethodSummary]) -> Table:
+def ends_table(summaries: list[MethodSummary]) -> Table:
     """Where the runs ended: risk, gain, spread and tail."""
     return Table(
         "Gains in true reward over the reference on fresh prompts, with 95% intervals: Wilson's for the risk, "
         "bootstrap for means. Risk p: exact McNemar test against the baseline; spread p: Brown–Forsythe. "
         "Gap: the best running mean of the true reward along a run minus its last one. "
-        f"{_findable(found)}{_anchors(found)}",
+        f"{_findable(summaries)}{_anchors(summaries)}",
         [
             "method",
             "runs",
@@ -76,98 +76,97 @@ def ends_table(found: list[MethodSummary]) -> Table:
         ],
         [
             [
-                Entry(one.label, one.label),
-                Entry(_runs(one), one.runs),
-                Entry(percent_interval(one.risk), _order(one.risk.value)),
-                _p(one.risk_p),
-                _interval(one.gain),
-                _number(one.spread),
-                _p(one.spread_p),
-                _number(one.worst),
-                _number(one.kl, 1),
-                _interval(one.gap),
+                Entry(summary.label, summary.label),
+                Entry(_runs(summary), summary.runs),
+                Entry(percent_interval(summary.risk), _order(summary.risk.value)),
+                _p(summary.risk_p),
+                _interval(summary.gain),
+                _number(summary.spread),
+                _p(summary.spread_p),
+                _number(summary.worst),
+                _number(summary.kl, 1),
+                _interval(summary.gap),
             ]
-            for one in found
+            for summary in summaries
         ],
     )
 
 
-def prompts_table(found: list[MethodSummary]) -> Table:
+def prompts_table(summaries: list[MethodSummary]) -> Table:
     """On how many prompts the final policies are worse than the reference; dashes where the records don't tell."""
-    count = next((one.prompt_completions for one in found if one.prompt_completions), None)
+    count = next((summary.prompt_completions for summary in summaries if summary.prompt_completions), None)
     fresh = "fresh completions" if count is None else f"about {counted(count, 'fresh completion')} of each"
     return Table(
         "Worse prompts: the share of evaluation prompts that the final policy answers worse than the reference does, "
         f"by the mean true reward of {fresh}, over runs and prompts. Their interval, and that of the difference to "
-        f"{_other(found, 'paired')} at the same seeds and prompts, resample both.",
+        f"{_other(summaries, 'paired')} at the same seeds and prompts, resample both.",
         ["method", "runs", "worse prompts", "against the baseline, points"],
         [
             [
-                Entry(one.label, one.label),
-                Entry(str(one.prompt_risk.n), one.prompt_risk.n),
-                _percent(one.prompt_risk),
-                Entry(points(one.paired_prompt_risk), _order(one.paired_prompt_risk.value)),
+                Entry(summary.label, summary.label),
+                Entry(str(summary.prompt_risk.n), summary.prompt_risk.n),
+                _percent(summary.prompt_risk),
+                Entry(points(summary.paired_prompt_risk), _order(summary.paired_prompt_risk.value)),
             ]
-            for one in found
+            for summary in summaries
         ],
     )
 
 
-def differences_table(found: list[MethodSummary], name: str) -> Table | None:
+def differences_table(summaries: list[MethodSummary], name: str) -> Table | None:
     """Gains at the end against another method's, seed by seed; None if there is nothing to compare.
 
     Args:
         name: `paired` or `to_mean`.
     """
     return _comparisons(
-        f"Mean gain at the end minus that of {_other(found, name)} at the same seed, with its bootstrap interval. "
+        f"Mean gain at the end minus that of {_other(summaries, name)} at the same seed, with its bootstrap interval. "
         "Sign test: exact, two-sided; adjusted: Holm's correction over these methods. Detectable: the smallest mean "
         "difference that so many runs would find with 80% power at α = 5%, unadjusted.",
-        [(one, getattr(one, name)) for one in found],
+        [(summary, getattr(summary, name)) for summary in summaries],
     )
 
 
-def matched_table(found: list[MethodSummary], name: str) -> Table | None:
+def matched_table(summaries: list[MethodSummary], name: str) -> Table | None:
     """The same where each run first reached the group's common KL."""
-    level = found[0].level
+    level = summaries[0].level
     if math.isnan(level):
         return None
     return _comparisons(
-        f"The same at {number(level)} nats, where each run first reached it: against {_other(found, name)}. Runs that "
-        "never got so far are left out.",
-        [(one, getattr(one, f"matched_{name}")) for one in found],
-        gains={one.method: one.matched for one in found},
+        f"The same at {number(level)} nats, where each run first reached it: against {_other(summaries, name)}. Runs "
+        "that never got so far are left out.",
+        [(summary, getattr(summary, f"matched_{name}")) for summary in summaries],
+        gains={summary.method: summary.matched for summary in summaries},
     )
 
 
-def settled_table(found: list[MethodSummary], name: str) -> Table | None:
+def settled_table(summaries: list[MethodSummary], name: str) -> Table | None:
     """The same at equal KL once runs have settled; None without a budget, or if no run was there."""
     level, within = SETTLED
     return _comparisons(
         f"The same at equal KL once runs have settled: the mean of a run's second half wherever its KL, smoothed, is "
-        f"{level - within:.0%} to {level + within:.0%} of the budget, against {_other(found, name)}. Where a KL is "
-        "first reached a run is still climbing, and weighted runs pass there sooner. Runs with fewer than five such "
-        "updates are left out.",
-        [(one, getattr(one, f"settled_{name}")) for one in found],
-        gains={one.method: one.settled for one in found},
+        f"{level - within:.0%} to {level + within:.0%} of the budget, against {_other(summaries, name)}. Where a KL "
+        "is first reached a run is still climbing, and weighted runs pass there sooner. Runs with fewer than five "
+        "such updates are left out.",
+        [(summary, getattr(summary, f"settled_{name}")) for summary in summaries],
+        gains={summary.method: summary.settled for summary in summaries},
     )
 
 
 def _comparisons(
-    caption: str, found: list[tuple[MethodSummary, Comparison]], gains: dict[str, Interval] | None = None
+    caption: str, compared: list[tuple[MethodSummary, Comparison]], gains: dict[str, Interval] | None = None
 ) -> Table | None:
     rows = [
         [
-            Entry(one.label, one.label),
-            *([Entry(f"{gains[one.method].n} of {one.runs}", gains[one.method].n), _interval(gains[one.method])]
-              if gains is not None else []),
+            Entry(summary.label, summary.label),
+            *([] if gains is None else _reached(summary, gains[summary.method])),
             Entry(difference(versus.difference), _order(versus.difference.value), versus.beyond_chance),
             Entry(f"{versus.wins} of {versus.difference.n}", versus.wins / versus.difference.n),
             _p(versus.p),
             _p(versus.p_holm),
             _number(versus.detectable),
         ]
-        for one, versus in found
+        for summary, versus in compared
         if versus.difference.n
     ]  # fmt: skip
     reached = ["reached by", "mean gain there"] if gains is not None else []
@@ -175,9 +174,14 @@ def _comparisons(
     return Table(caption, headings, rows) if rows else None
 
 
-def price_table(found: list[MethodSummary]) -> Table | None:
+def _reached(summary: MethodSummary, gain: Interval) -> list[Entry]:
+    """How many runs got to a KL, and their mean gain there."""
+    return [Entry(f"{gain.n} of {summary.runs}", gain.n), _interval(gain)]
+
+
+def price_table(summaries: list[MethodSummary]) -> Table | None:
     """CPU time of each method; None if none was measured."""
-    if all(math.isnan(one.cost.policy_cpu) for one in found):
+    if all(math.isnan(summary.cost.policy_cpu) for summary in summaries):
         return None
     return Table(
         "Means over runs. A reward source serves all methods of its seed in a study; a user of one method pays for it "
@@ -186,21 +190,21 @@ def price_table(found: list[MethodSummary]) -> Table | None:
          "peak memory, MB"],
         [
             [
-                Entry(one.label, one.label),
-                _number(one.cost.policy_cpu, 0),
-                _number(one.cost.source_cpu, 0),
-                Entry(times(one.cost.ratio), _order(one.cost.ratio)),
-                _number(one.cost.seconds, 0),
-                _number(one.cost.peak_memory_mb, 0),
+                Entry(summary.label, summary.label),
+                _number(summary.cost.policy_cpu, 0),
+                _number(summary.cost.source_cpu, 0),
+                Entry(times(summary.cost.ratio), _order(summary.cost.ratio)),
+                _number(summary.cost.seconds, 0),
+                _number(summary.cost.peak_memory_mb, 0),
             ]
-            for one in found
+            for summary in summaries
         ],
     )  # fmt: skip
 
 
 def groups_table(study: Study, groups: list[tuple[Group, list[MethodSummary]]]) -> Table:
     """One line for each group: the baseline, and the method that gained most, and whether they can be told apart."""
-    rows = [_group_row(study, group, found) for group, found in groups]
+    rows = [_group_row(study, group, summaries) for group, summaries in groups]
     return Table(
         "Each line is a setting of its own. Best: the largest mean gain, picked after looking. Bold: beyond chance "
         "after Holm's correction within the line. Worse prompts: the share that the final policy answers worse than "
@@ -211,9 +215,9 @@ def groups_table(study: Study, groups: list[tuple[Group, list[MethodSummary]]]) 
     )  # fmt: skip
 
 
-def _group_row(study: Study, group: Group, found: list[MethodSummary]) -> list[Entry]:
-    best = max(found, key=lambda one: -math.inf if math.isnan(one.gain.value) else one.gain.value)
-    base = next((one for one in found if one.is_baseline), None)
+def _group_row(study: Study, group: Group, summaries: list[MethodSummary]) -> list[Entry]:
+    best = max(summaries, key=lambda summary: -math.inf if math.isnan(summary.gain.value) else summary.gain.value)
+    base = next((summary for summary in summaries if summary.is_baseline), None)
     name = name_of(group.place, study)
     return [
         Entry(name, name),
@@ -254,13 +258,13 @@ def _first_line(error: str) -> str:
     return lines[0][:300] if lines else "no message"
 
 
-def _findable(found: list[MethodSummary]) -> str:
+def _findable(summaries: list[MethodSummary]) -> str:
     """What fall of the baseline's risk the runs would find."""
-    base = next((one for one in found if one.is_baseline and one.risk.n), None)
-    others = [one for one in found if not one.is_baseline and one.risk.n]
+    base = next((summary for summary in summaries if summary.is_baseline and summary.risk.n), None)
+    others = [summary for summary in summaries if not summary.is_baseline and summary.risk.n]
     if base is None or not others:
         return ""
-    fewest = min(others, key=lambda one: one.risk.n)
+    fewest = min(others, key=lambda summary: summary.risk.n)
     if base.risk.value == 0:
         return "No run of the baseline ended below the reference, so no lower risk could be found."
     start = f"From the baseline's risk of {base.risk.value:.0%}, {counted(fewest.risk.n, 'run')} each"
@@ -269,22 +273,22 @@ def _findable(found: list[MethodSummary]) -> str:
     return f"{start} would find a fall by {100 * fewest.risk_detectable:.0f} points with 80% power."
 
 
-def _anchors(found: list[MethodSummary]) -> str:
+def _anchors(summaries: list[MethodSummary]) -> str:
     """What rewards were centred by before their variance was taken, where the records tell."""
     kinds: dict[str, list[str]] = {}
-    for one in found:
-        if one.anchor is not None:
-            kinds.setdefault(_anchor(one), []).append(one.label)
+    for summary in summaries:
+        if summary.anchor is not None:
+            kinds.setdefault(_anchor(summary), []).append(summary.label)
     if not kinds:
         return ""
     named = [f"{kind} ({', '.join(methods)})" if len(kinds) > 1 else kind for kind, methods in kinds.items()]
     return f" Rewards were centred, before their variance was taken, by {'; '.join(named)}."
 
 
-def _anchor(one: MethodSummary) -> str:
-    if one.anchor == "reference" and one.anchor_completions is not None:
-        return f"{counted(one.anchor_completions, 'completion')} of the reference"
-    return _ANCHORS.get(one.anchor or "", one.anchor or "–")
+def _anchor(summary: MethodSummary) -> str:
+    if summary.anchor == "reference" and summary.anchor_completions is not None:
+        return f"{counted(summary.anchor_completions, 'completion')} of the reference"
+    return _ANCHORS.get(summary.anchor or "", summary.anchor or "–")
 
 
 _ANCHORS = {
@@ -295,31 +299,31 @@ _ANCHORS = {
 }
 
 
-def _other(found: list[MethodSummary], name: str) -> str:
+def _other(summaries: list[MethodSummary], name: str) -> str:
     if name == "to_mean":
         return f"the {label_of(MEAN)}"
-    return next((one.label for one in found if one.is_baseline), "the baseline")
+    return next((summary.label for summary in summaries if summary.is_baseline), "the baseline")
 
 
-def _runs(one: MethodSummary) -> str:
-    return str(one.runs) if one.risk.n == one.runs else f"{one.risk.n} of {one.runs} scored"
+def _runs(summary: MethodSummary) -> str:
+    return str(summary.runs) if summary.risk.n == summary.runs else f"{summary.risk.n} of {summary.runs} scored"
 
 
-def _interval(found: Interval) -> Entry:
-    return Entry(interval(found) if not math.isnan(found.value) else "–", _order(found.value))
+def _interval(estimate: Interval) -> Entry:
+    return Entry(interval(estimate) if not math.isnan(estimate.value) else "–", _order(estimate.value))
 
 
 def _number(value: float, digits: int = 2) -> Entry:
     return Entry("–" if math.isnan(value) else number(value, digits), _order(value))
 
 
-def _percent(found: Interval) -> Entry:
+def _percent(estimate: Interval) -> Entry:
     """A share with its interval, or a dash."""
-    return Entry("–" if math.isnan(found.value) else percent_interval(found), _order(found.value))
+    return Entry("–" if math.isnan(estimate.value) else percent_interval(estimate), _order(estimate.value))
 
 
-def _risk(one: MethodSummary) -> Entry:
-    return Entry(compact(one.risk, percent=True) or UNKNOWN, _order(one.risk.value))
+def _risk(summary: MethodSummary) -> Entry:
+    return Entry(compact(summary.risk, percent=True) or UNKNOWN, _order(summary.risk.value))
 
 
 def _shares(base: MethodSummary | None, best: MethodSummary) -> Entry:

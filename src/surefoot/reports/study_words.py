@@ -1,4 +1,4 @@
-"""The summary of a study in plain words: which method, how sure, at what cost, by fixed rules.
+"""Sum up a study in sentences: which method gained most, how sure that is, and what it cost.
 
 The method that is spoken of is the one with the largest mean gain. "Beyond chance" needs Holm's adjusted sign test
 below 5% and a bootstrap interval that leaves out 0.
@@ -31,10 +31,10 @@ Words = list[tuple[str, str]]
 """(what is asked, the answer) for each line."""
 
 
-def best_of(found: list[MethodSummary]) -> MethodSummary | None:
+def best_of(summaries: list[MethodSummary]) -> MethodSummary | None:
     """The method with the largest mean gain, of those with a true reward."""
-    scored = [one for one in found if not math.isnan(one.gain.value)]
-    return max(scored, key=lambda one: one.gain.value) if scored else None
+    scored = [summary for summary in summaries if not math.isnan(summary.gain.value)]
+    return max(scored, key=lambda summary: summary.gain.value) if scored else None
 
 
 def completeness(study: Study) -> str | None:
@@ -49,41 +49,41 @@ def completeness(study: Study) -> str | None:
 
 
 def study_words(study: Study, groups: list[list[MethodSummary]]) -> Words:
-    """The lines that open the page: of the one group, or of each method over the groups."""
+    """The lines that open the page: of a single group, or of each method over several groups."""
     return group_words(groups[0]) if len(groups) == 1 else [*_over_groups(study, groups), _families(len(groups))]
 
 
-def group_words(found: list[MethodSummary]) -> Words:
+def group_words(summaries: list[MethodSummary]) -> Words:
     """Which method gained most in one group, how sure that is, what it adds to averaging, and what it cost."""
-    best, base = best_of(found), next((one for one in found if one.is_baseline), None)
+    best, base = best_of(summaries), next((summary for summary in summaries if summary.is_baseline), None)
     if best is None:
         return [("Which method", "No run has a true reward, so nothing can be said of risk.")]
     if base is None:
         return [("Which method", f"{_gained(best)} The baseline has no finished run here to compare it with.")]
     if best.is_baseline:
-        leads = [("Which method", _baseline_leads(found, best)), ("Risk", _risks(best, best))]
+        leads = [("Which method", _baseline_leads(summaries, best)), ("Risk", _risks(best, best))]
         return leads + [("Prompts", line) for line in _worse_prompts(best, best)]
     words = [
         ("Which method", _gained(best, base)),
-        ("How sure", _sure(best, base, len(found) - 1)),
+        ("How sure", _sure(best, base, len(summaries) - 1)),
         ("Risk", _risks(best, base)),
         *(("Prompts", line) for line in _worse_prompts(best, base)),
     ]
     if best.settled_paired.difference.n or not math.isnan(best.level):
         words.append(("At equal distance", _at_level(best, base)))
-    words += [("Beyond averaging", line) for line in _against_mean(best, found)]
+    words += [("Beyond averaging", line) for line in _against_mean(best, summaries)]
     return words + [("Cost", _price(best, base))] * (not math.isnan(best.cost.ratio))
 
 
-def proof(found: list[MethodSummary]) -> str:
+def proof(summaries: list[MethodSummary]) -> str:
     """What this number of runs can show, by a fixed rule."""
-    runs = min((one.risk.n for one in found), default=0)
+    runs = min((summary.risk.n for summary in summaries), default=0)
     if not runs:
         return "Not every method has a run with a true reward yet."
-    lowest = min(one.risk.value for one in found)
-    upper = max(one.risk.high for one in found if one.risk.value == lowest)
+    lowest = min(summary.risk.value for summary in summaries)
+    upper = max(summary.risk.high for summary in summaries if summary.risk.value == lowest)
     if runs < FEW:
-        most = max(one.risk.n for one in found)
+        most = max(summary.risk.n for summary in summaries)
         each = counted(runs, "run") if runs == most else f"{runs} to {most} runs"
         return (
             f"{each} of each method can demonstrate and not prove: the safest method here ended below the "
@@ -97,10 +97,10 @@ def _gained(best: MethodSummary, base: MethodSummary | None = None) -> str:
     return f"{_capital(best.label)} gained most: {interval(best.gain)} in true reward over the reference{against}."
 
 
-def _baseline_leads(found: list[MethodSummary], base: MethodSummary) -> str:
-    told = [one.label for one in found if one.paired.beyond_chance]
+def _baseline_leads(summaries: list[MethodSummary], base: MethodSummary) -> str:
+    told = [summary.label for summary in summaries if summary.paired.beyond_chance]
     worse = f" {_capital(_list(told))} gained less beyond chance." if told else ""
-    if len(found) == 1:
+    if len(summaries) == 1:
         return _gained(base)
     return f"No method gained more than {base.label}: {interval(base.gain)} in true reward over the reference.{worse}"
 
@@ -170,8 +170,8 @@ def _at_level(best: MethodSummary, base: MethodSummary) -> str:
     return f"{where}, the difference to {base.label} is {difference(versus.difference)}: {sure}."
 
 
-def _against_mean(best: MethodSummary, found: list[MethodSummary]) -> list[str]:
-    mean = next((one for one in found if one.method == MEAN), None)
+def _against_mean(best: MethodSummary, summaries: list[MethodSummary]) -> list[str]:
+    mean = next((summary for summary in summaries if summary.method == MEAN), None)
     if mean is None or best.method == MEAN or mean.is_baseline or not best.to_mean.difference.n:
         return []
     told = f"Against the plain mean of members it gained {difference(best.to_mean.difference)}"
@@ -189,42 +189,50 @@ def _over_groups(study: Study, groups: list[list[MethodSummary]]) -> Words:
     """For each method, in how many groups it gained more or less than the baseline beyond chance."""
     lines = []
     for method in study.methods:
-        mine = [one for found in groups for one in found if one.method == method and one.paired.difference.n]
+        mine = [
+            summary
+            for summaries in groups
+            for summary in summaries
+            if summary.method == method and summary.paired.difference.n
+        ]
         if mine:
             lines.append((_capital(mine[0].label), _counted(mine)))
-    base = [one for found in groups for one in found if one.is_baseline and one.risk.n]
+    base = [summary for summaries in groups for summary in summaries if summary.is_baseline and summary.risk.n]
     if base:
         lines.append((_capital(base[0].label), f"The baseline. {_lost(base)}"))
     return lines or [("Which method", "There is nothing to compare yet.")]
 
 
-def _counted(found: list[MethodSummary]) -> str:
-    more = sum(one.paired.beyond_chance and one.paired.difference.value > 0 for one in found)
-    less = sum(one.paired.beyond_chance and one.paired.difference.value < 0 for one in found)
-    values = sorted(one.paired.difference.value for one in found)
+def _counted(summaries: list[MethodSummary]) -> str:
+    more = sum(summary.paired.beyond_chance and summary.paired.difference.value > 0 for summary in summaries)
+    less = sum(summary.paired.beyond_chance and summary.paired.difference.value < 0 for summary in summaries)
+    values = sorted(summary.paired.difference.value for summary in summaries)
     return (
-        f"Better than the baseline beyond chance in {more} of {len(found)} groups, worse in {less}, not told apart in "
-        f"{len(found) - more - less}. Mean differences from {signed(values[0])} to {signed(values[-1])}"
-        f"{_costs(found)}. {_lost(found)}"
+        f"Better than the baseline beyond chance in {more} of {len(summaries)} groups, worse in {less}, not told "
+        f"apart in {len(summaries) - more - less}. Mean differences from {signed(values[0])} to {signed(values[-1])}"
+        f"{_costs(summaries)}. {_lost(summaries)}"
     )
 
 
-def _lost(found: list[MethodSummary]) -> str:
-    scored = [one for one in found if one.risk.n]
-    lost, runs = sum(round(one.risk.value * one.risk.n) for one in scored), sum(one.risk.n for one in scored)
-    return f"Ended below the reference in {lost} of {runs} runs{_worse_in(found)}."
+def _lost(summaries: list[MethodSummary]) -> str:
+    scored = [summary for summary in summaries if summary.risk.n]
+    lost, runs = (
+        sum(round(summary.risk.value * summary.risk.n) for summary in scored),
+        sum(summary.risk.n for summary in scored),
+    )
+    return f"Ended below the reference in {lost} of {runs} runs{_worse_in(summaries)}."
 
 
-def _worse_in(found: list[MethodSummary]) -> str:
-    shares = sorted(one.prompt_risk.value for one in found if one.prompt_risk.n)
+def _worse_in(summaries: list[MethodSummary]) -> str:
+    shares = sorted(summary.prompt_risk.value for summary in summaries if summary.prompt_risk.n)
     if not shares:
         return ""
     low, high = f"{shares[0]:.0%}", f"{shares[-1]:.0%}"
     return f", and answered {low if low == high else f'{low} to {high}'} of the prompts worse"
 
 
-def _costs(found: list[MethodSummary]) -> str:
-    ratios = sorted(one.cost.ratio for one in found if not math.isnan(one.cost.ratio))
+def _costs(summaries: list[MethodSummary]) -> str:
+    ratios = sorted(summary.cost.ratio for summary in summaries if not math.isnan(summary.cost.ratio))
     if not ratios:
         return ""
     low, high = times(ratios[0]), times(ratios[-1])
@@ -239,10 +247,10 @@ def _families(count: int) -> tuple[str, str]:
     )
 
 
-def _count(one: MethodSummary) -> str:
+def _count(summary: MethodSummary) -> str:
     return (
-        f"{round(one.risk.value * one.risk.n)} of {counted(one.risk.n, 'run')}"
-        if one.risk.n
+        f"{round(summary.risk.value * summary.risk.n)} of {counted(summary.risk.n, 'run')}"
+        if summary.risk.n
         else "none that was scored"
     )
 

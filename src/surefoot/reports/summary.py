@@ -125,11 +125,11 @@ class MethodSummary:
 
 def summarise(study: Study) -> list[MethodSummary]:
     """Every method of every group, in the study's order; bootstraps are seeded, so a report is reproducible."""
-    return [one for group in study.groups for one in summarise_group(group)]
+    return [summary for group in study.groups for summary in summarise_group(group)]
 
 
 def summarise_group(group: Group) -> list[MethodSummary]:
-    """The methods that have a finished run, Holm's correction made over them."""
+    """Summaries of the methods that have a finished run, with Holm's correction over them."""
     level = level_of(group)
     ends = {method: group.by_seed(method, _gain) for method in group.finished_methods}
     at_level = {method: gains_at(group, method, level) for method in group.finished_methods}
@@ -183,12 +183,12 @@ def _summary(
 
 
 def _compare(values: dict[str, BySeed], method: str, other: str) -> Comparison:
-    """Unknown if it is the method itself, or a method without runs."""
+    """Gains minus the other method's; unknown for the method itself and against a method without runs."""
     differences = [] if method == other else _differences(values[method], values.get(other, {}))
     return Comparison(
         _bootstrap(differences),
-        sum(one > 0 for one in differences),
-        sum(one < 0 for one in differences),
+        sum(each > 0 for each in differences),
+        sum(each < 0 for each in differences),
         sign_test(differences),
         math.nan,
         detectable_difference(differences),
@@ -200,7 +200,7 @@ def _differences(mine: BySeed, theirs: BySeed) -> list[float]:
 
 
 def _risk_test(mine: BySeed, theirs: BySeed) -> float:
-    """McNemar's exact test: of the seeds at which one of the two lost, as many should be the one's as the other's."""
+    """McNemar's exact test that both methods end below the reference equally often, paired by seed."""
     pairs = [(a, theirs[seed]) for seed, a in mine.items() if seed in theirs]
     known = [(a, b) for a, b in pairs if not math.isnan(a + b)]
     p = sign_test([float(b < 0) - float(a < 0) for a, b in known])
@@ -210,14 +210,14 @@ def _risk_test(mine: BySeed, theirs: BySeed) -> float:
 _FAMILIES = ("paired", "to_mean", "matched_paired", "matched_to_mean", "settled_paired", "settled_to_mean")
 
 
-def _adjusted(found: list[MethodSummary]) -> list[MethodSummary]:
+def _adjusted(summaries: list[MethodSummary]) -> list[MethodSummary]:
     for name in _FAMILIES:
-        adjusted = holm([getattr(one, name).p for one in found])
-        found = [
-            replace(one, **{name: replace(getattr(one, name), p_holm=float(p))})
-            for one, p in zip(found, adjusted, strict=True)
+        adjusted = holm([getattr(each, name).p for each in summaries])
+        summaries = [
+            replace(each, **{name: replace(getattr(each, name), p_holm=float(p))})
+            for each, p in zip(summaries, adjusted, strict=True)
         ]
-    return found
+    return summaries
 
 
 def _cost(group: Group, method: str) -> Cost:
@@ -256,65 +256,65 @@ def _bootstrap(values: list[float]) -> Interval:
 
 
 def _mean(values: Iterable[float]) -> float:
-    found = [value for value in values if not math.isnan(value)]
-    return sum(found) / len(found) if found else math.nan
+    known_values = [value for value in values if not math.isnan(value)]
+    return sum(known_values) / len(known_values) if known_values else math.nan
 
 
-def summary_rows(found: list[MethodSummary]) -> list[dict[str, Any]]:
+def summary_rows(summaries: list[MethodSummary]) -> list[dict[str, Any]]:
     """One flat row of plain values for each summary, for JSON and CSV; NaN is written as None."""
-    return [{name: _plain(value) for name, value in _row(one).items()} for one in found]
+    return [{name: _plain(value) for name, value in _row(summary).items()} for summary in summaries]
 
 
-def _row(one: MethodSummary) -> dict[str, Any]:
+def _row(summary: MethodSummary) -> dict[str, Any]:
     return {
-        "setting": one.setting,
-        "source": one.source,
-        "method": one.method,
-        "kl_budget": one.kl_budget,
-        "n": one.risk.n,
-        "runs": one.runs,
-        **_interval("risk", one.risk),
-        "risk_p": one.risk_p,
-        "risk_detectable": one.risk_detectable,
-        **_interval("prompt_risk", one.prompt_risk),
-        **_interval("paired_prompt_risk", one.paired_prompt_risk),
-        "prompt_completions": one.prompt_completions,
-        "anchor": one.anchor,
-        "anchor_completions": one.anchor_completions,
-        "spread": one.spread,
-        "spread_p": one.spread_p,
-        **_interval("gain", one.gain),
-        "kl": one.kl,
-        "worst": one.worst,
-        **_interval("over_optimisation_gap", one.gap),
-        **_comparison("paired_gain", one.paired),
-        **_comparison("gain_over_mean", one.to_mean),
-        "matched_kl": one.level,
-        "matched_n": one.matched.n,
-        **_interval("gain_at_matched_kl", one.matched),
-        **_comparison("paired_gain_at_matched_kl", one.matched_paired),
-        **_comparison("gain_over_mean_at_matched_kl", one.matched_to_mean),
-        "settled_n": one.settled.n,
-        **_interval("gain_settled", one.settled),
-        **_comparison("paired_gain_settled", one.settled_paired),
-        **_comparison("gain_over_mean_settled", one.settled_to_mean),
-        "policy_cpu_seconds": one.cost.policy_cpu,
-        "source_cpu_seconds": one.cost.source_cpu,
-        "cpu_ratio": one.cost.ratio,
-        "peak_memory_mb": one.cost.peak_memory_mb,
+        "setting": summary.setting,
+        "source": summary.source,
+        "method": summary.method,
+        "kl_budget": summary.kl_budget,
+        "n": summary.risk.n,
+        "runs": summary.runs,
+        **_interval("risk", summary.risk),
+        "risk_p": summary.risk_p,
+        "risk_detectable": summary.risk_detectable,
+        **_interval("prompt_risk", summary.prompt_risk),
+        **_interval("paired_prompt_risk", summary.paired_prompt_risk),
+        "prompt_completions": summary.prompt_completions,
+        "anchor": summary.anchor,
+        "anchor_completions": summary.anchor_completions,
+        "spread": summary.spread,
+        "spread_p": summary.spread_p,
+        **_interval("gain", summary.gain),
+        "kl": summary.kl,
+        "worst": summary.worst,
+        **_interval("over_optimisation_gap", summary.gap),
+        **_comparison("paired_gain", summary.paired),
+        **_comparison("gain_over_mean", summary.to_mean),
+        "matched_kl": summary.level,
+        "matched_n": summary.matched.n,
+        **_interval("gain_at_matched_kl", summary.matched),
+        **_comparison("paired_gain_at_matched_kl", summary.matched_paired),
+        **_comparison("gain_over_mean_at_matched_kl", summary.matched_to_mean),
+        "settled_n": summary.settled.n,
+        **_interval("gain_settled", summary.settled),
+        **_comparison("paired_gain_settled", summary.settled_paired),
+        **_comparison("gain_over_mean_settled", summary.settled_to_mean),
+        "policy_cpu_seconds": summary.cost.policy_cpu,
+        "source_cpu_seconds": summary.cost.source_cpu,
+        "cpu_ratio": summary.cost.ratio,
+        "peak_memory_mb": summary.cost.peak_memory_mb,
     }
 
 
-def _interval(name: str, found: Interval) -> dict[str, float]:
-    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+def _interval(name: str, estimate: Interval) -> dict[str, float]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
-def _comparison(name: str, found: Comparison) -> dict[str, float]:
-    return _interval(name, found.difference) | {
-        f"{name}_n": found.difference.n,
-        f"{name}_p": found.p,
-        f"{name}_p_holm": found.p_holm,
-        f"{name}_detectable": found.detectable,
+def _comparison(name: str, comparison: Comparison) -> dict[str, float]:
+    return _interval(name, comparison.difference) | {
+        f"{name}_n": comparison.difference.n,
+        f"{name}_p": comparison.p,
+        f"{name}_p_holm": comparison.p_holm,
+        f"{name}_detectable": comparison.detectable,
     }
 
 

@@ -1,4 +1,4 @@
-"""The tables of `surefoot theory` in the terminal, and what they say in words."""
+"""The tables of `surefoot theory` for the terminal, and sentences that sum them up."""
 
 from __future__ import annotations
 
@@ -18,23 +18,26 @@ NAMES = LABELS | {"vanilla": "vanilla", "variance_aware_known": "variance known"
 Rows = list[dict[str, Any]]
 
 
-def theory_tables(found: dict[str, Any]) -> list[Table]:
+def theory_tables(record: dict[str, Any]) -> list[Table]:
     """One table for each of the five questions, from the record of `run_theory`."""
     return [
-        _closed_form(found["closed_form"]),
-        _theorem(found["theorem_by_kind"]),
-        _estimated(found["estimated_variance"], found["smallest_members"]),
-        _frontier(found["frontier"]),
-        _correlated(found["correlated"]),
+        _closed_form(record["closed_form"]),
+        _theorem(record["theorem_by_kind"]),
+        _estimated(record["estimated_variance"], record["smallest_members"]),
+        _frontier(record["frontier"]),
+        _correlated(record["correlated"]),
     ]
 
 
-def theory_words(found: dict[str, Any]) -> list[str]:
-    """What the tables say, the unwelcome parts as plainly as the others."""
-    total, losses = found["theorem"], [row for row in found["pessimism"] if row["larger_gain"] or row["smaller_risk"]]
+def theory_words(record: dict[str, Any]) -> list[str]:
+    """What the tables show, in sentences, including where the guarantee stops holding."""
+    total, losses = (
+        record["theorem"],
+        [row for row in record["pessimism"] if row["larger_gain"] or row["smaller_risk"]],
+    )
     gains, risks = (sum(bool(row[name]) for row in losses) for name in ("larger_gain", "smaller_risk"))
-    settings = len(found["pessimism"])
-    worse = max(found["correlated"], key=lambda row: float(row["worse"]))
+    settings = len(record["pessimism"])
+    worse = max(record["correlated"], key=lambda row: float(row["worse"]))
     return [
         f"Theorem: in {total['problems']:,} random problems the variance-aware risk was above the vanilla one in "
         f"{total['violations']} (largest excess {total['largest_excess']:.0e}).",

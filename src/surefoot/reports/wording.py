@@ -1,4 +1,4 @@
-"""Figures in words: how numbers and intervals are written, and how an unknown is shown."""
+"""Write numbers, intervals and p-values as text, and unknown ones as such."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNKNOWN = "not scored"
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number, or that there is none."""
+    """A rounded number, or "not scored" if it is unknown."""
     if value is None or math.isnan(value):
         return UNKNOWN
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
@@ -39,46 +39,46 @@ def signed(value: float, digits: int = 2) -> str:
     return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
 
 
-def interval(found: Interval, digits: int = 2) -> str:
+def interval(estimate: Interval, digits: int = 2) -> str:
     """value [low, high]; the interval is left out where it is unknown."""
-    if math.isnan(found.low):
-        return number(found.value, digits)
-    return f"{number(found.value, digits)} [{number(found.low, digits)}, {number(found.high, digits)}]"
+    if math.isnan(estimate.low):
+        return number(estimate.value, digits)
+    return f"{number(estimate.value, digits)} [{number(estimate.low, digits)}, {number(estimate.high, digits)}]"
 
 
-def compact(found: Interval, *, percent: bool = False) -> str:
-    """.40 [.22, .58] or 17% [5, 45], for narrow tables; nothing where nothing is known."""
-    if math.isnan(found.value):
+def compact(estimate: Interval, *, percent: bool = False) -> str:
+    """value [low, high] without leading zeros, such as .40 [.22, .58] or 17% [5, 45]; empty if it is unknown."""
+    if math.isnan(estimate.value):
         return ""
-    value = f"{found.value:.0%}" if percent else _bare(found.value)
-    ends = [f"{100 * end:.0f}" if percent else _bare(end) for end in (found.low, found.high)]
-    return value if math.isnan(found.low) else f"{value} [{', '.join(ends)}]"
+    value = f"{estimate.value:.0%}" if percent else _bare(estimate.value)
+    ends = [f"{100 * end:.0f}" if percent else _bare(end) for end in (estimate.low, estimate.high)]
+    return value if math.isnan(estimate.low) else f"{value} [{', '.join(ends)}]"
 
 
 def _bare(value: float) -> str:
     return number(value).replace("0.", ".", 1) if abs(value) < 1 else number(value)
 
 
-def difference(found: Interval) -> str:
-    """+.12 [−.03, +.27], with signs; a dash if it is unknown."""
-    if math.isnan(found.value) or math.isnan(found.low):
-        return signed(found.value)
-    return f"{signed(found.value)} [{signed(found.low)}, {signed(found.high)}]"
+def difference(estimate: Interval) -> str:
+    """A difference with its interval and signs, such as +.12 [−.03, +.27]; a dash if it is unknown."""
+    if math.isnan(estimate.value) or math.isnan(estimate.low):
+        return signed(estimate.value)
+    return f"{signed(estimate.value)} [{signed(estimate.low)}, {signed(estimate.high)}]"
 
 
-def percent_interval(found: Interval) -> str:
-    """The same as whole percentages."""
-    if math.isnan(found.value):
+def percent_interval(estimate: Interval) -> str:
+    """A share with its interval in whole percentages."""
+    if math.isnan(estimate.value):
         return UNKNOWN
-    if math.isnan(found.low):
-        return f"{found.value:.0%}"
-    return f"{found.value:.0%} [{found.low:.0%}, {found.high:.0%}]"
+    if math.isnan(estimate.low):
+        return f"{estimate.value:.0%}"
+    return f"{estimate.value:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
 
 
-def points(found: Interval) -> str:
+def points(estimate: Interval) -> str:
     """A difference of two shares in percentage points, such as −12 [−18, −7]; a dash if it is unknown."""
-    value, low, high = (signed(100 * end, 0) for end in (found.value, found.low, found.high))
-    return value if math.isnan(found.low) else f"{value} [{low}, {high}]"
+    value, low, high = (signed(100 * end, 0) for end in (estimate.value, estimate.low, estimate.high))
+    return value if math.isnan(estimate.low) else f"{value} [{low}, {high}]"
 
 
 def probability(value: float) -> str:
@@ -89,7 +89,7 @@ def probability(value: float) -> str:
 
 
 def counted(count: int, what: str) -> str:
-    """1 run, 2 runs."""
+    """A number with its noun in the singular or plural, such as 2 runs."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 

@@ -1,4 +1,4 @@
-"""One cell of a study: a policy aligned against a prepared reward source, and its true reward, in one record."""
+"""Run one cell of a study: align a policy with a prepared reward source, measure its true reward, write its record."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def check_policy(trainer: str, policy: dict[str, Any]) -> None:
 
 
 def work_path(folder: Path, key: str) -> Path:
-    """What an interrupted cell goes on from; gone when its record is there."""
+    """Directory of an unfinished cell's checkpoints; it is removed once the record is written."""
     return folder / "work" / key
 
 
 def run_cell(setting: Setting, cell: Cell, folder: Path, on_step: Callable[[], None] | None = None) -> CellRecord:
-    """Train one policy and measure its true reward; the record is written whole, and returned if it already exists.
+    """Train one policy, measure its true reward and write the record; a finished cell's record is only read.
 
     With `save_steps` in the policy's settings, an interrupted run goes on from its last whole checkpoint, and its time
     is that of both parts. What the trainer warned of is kept in the record.
@@ -146,7 +146,7 @@ class _OnStep(TrainerCallback):
 
 
 class _Spent(TrainerCallback):
-    """Time of a cell, with what an interrupted run had used when it saved its last checkpoint."""
+    """Measure a cell's time, including that of interrupted runs up to their last checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

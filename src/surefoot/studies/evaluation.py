@@ -1,4 +1,4 @@
-"""What a policy's completions are worth in true reward, and the reference policy's, measured once a study."""
+"""Measure the true reward of a policy's completions; the reference policy's is measured once and kept."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def reference_of(setting: Setting, folder: Path, completions: int, max_new_token
         return held | {"completions": mark_cut(held["completions"], held["cut"])}
     model = AutoModelForCausalLM.from_pretrained(setting.policy, trust_remote_code=False)
     tokenizer = AutoTokenizer.from_pretrained(setting.policy, trust_remote_code=False)
-    found = judge_policy(setting, model, tokenizer, setting.evaluation_prompts, completions, max_new_tokens)
+    judged = judge_policy(setting, model, tokenizer, setting.evaluation_prompts, completions, max_new_tokens)
     train = judge_policy(setting, model, tokenizer, setting.train_prompts, completions, max_new_tokens)
-    found["train_mean"] = train["mean"]
-    write_json(path, found)
-    return found
+    judged["train_mean"] = train["mean"]
+    write_json(path, judged)
+    return judged
 
 
 def judge_policy(
     setting: Setting, model: Any, tokenizer: Any, prompts: list[Text], completions: int, max_new_tokens: int
 ) -> dict[str, Any]:
-    """`prompts`, `completions`, which of them the length limit `cut`, their `gold`, and the mean of what is known.
+    """Sample a policy and give `prompts`, `completions`, `cut` (by the length limit), true rewards `gold`, and `mean`.
 
     Gold is None where it couldn't be told.
 
@@ -99,10 +99,10 @@ def reference_anchors(source: RewardSource, reference: dict[str, Any], prompts: 
         most: completions of a prompt that are scored for its anchor.
     """
     keys, asked = prompt_keys(reference["prompts"]), prompt_keys(prompts)
-    places = {key: [i for i, one in enumerate(keys) if one == key][:most] for key in dict.fromkeys(asked)}
-    wanted = [i for found in places.values() for i in found]
+    places = {key: [i for i, other in enumerate(keys) if other == key][:most] for key in dict.fromkeys(asked)}
+    wanted = [i for rows_of_prompt in places.values() for i in rows_of_prompt]
     scores = source.score(*([reference[name][i] for i in wanted] for name in ("prompts", "completions"))).double()
-    rows = dict(zip(places, scores.split([len(found) for found in places.values()]), strict=True))
+    rows = dict(zip(places, scores.split([len(rows_of_prompt) for rows_of_prompt in places.values()]), strict=True))
     count = torch.tensor([float(len(places[key])) for key in asked])
     return Anchors(torch.stack([rows[key].nanmean(dim=0) for key in asked]), "reference", count)
 

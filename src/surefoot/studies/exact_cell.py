@@ -1,4 +1,4 @@
-"""A cell whose policy is the exact one on candidates (`trainer: exact`): no training, the same figures."""
+"""Run a cell with `trainer: exact`: the exact optimal policy on sampled candidates, without training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _STEPS = 12
 
 @dataclass(frozen=True)
 class ExactRun:
-    """An exact policy and what it is worth.
+    """The result of an exact policy: its trajectory over budgets, gains and samples.
 
     Args:
         trajectory: a row for each budget up to the cell's, as of a trained run.

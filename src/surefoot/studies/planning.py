@@ -1,4 +1,4 @@
-"""What a study would take: cells, time and memory, from cells that were measured."""
+"""Estimate the cells, time and memory of a study from its finished cells, or from a pilot."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _PILOT_STEPS = (2, 8)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A study before it is run.
+    """Estimated size of a study.
 
     Args:
         cells: of the grid, each address once. finished: that have a record already.
         sources: that the missing cells need and that aren't trained.
-        cell_seconds, source_seconds: of one, on one process.
+        cell_seconds, source_seconds: time of one cell and of one source on one process.
         memory_mb: largest resident memory of a worker.
         measured: what the figures come from.
     """
@@ -43,7 +43,7 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Of all that is missing, on one process."""
+        """Estimated time of all missing cells and sources on one process."""
         return (self.cells - self.finished) * self.cell_seconds + self.sources * self.source_seconds
 
 
@@ -93,7 +93,7 @@ def _of_pilot(
             seconds.append(statistics.fmean(known(each.seconds) for each in metrics))
             memory.append(max(known(each.peak_memory_mb) for each in metrics))
         prepared = [read_json(path) for path in Path(place).glob("sources/*/prepared.json")]
-    sources, memory_mb = statistics.fmean(one["cpu_seconds"] for one in prepared), max(memory)
+    sources, memory_mb = statistics.fmean(each["cpu_seconds"] for each in prepared), max(memory)
     if config.trainer == "exact":
         return seconds[0], sources, memory_mb, f"a pilot cell of {name}"
     few, more = _PILOT_STEPS

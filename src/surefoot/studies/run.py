@@ -1,4 +1,4 @@
-"""A risk study: every cell of a grid, on any runner, resumable; leaves records that `reports` reads."""
+"""Run the missing cells of a study on any runner, and write the records that `reports` reads."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What there is after a run: cells with a record, and cells whose error is on record."""
+    """Numbers of finished and of failed cells after a run."""
 
     finished: int
     failed: int
@@ -86,7 +86,7 @@ def run_study(
 
 
 def _held_shard(folder: Path, shard: tuple[int, int] | None) -> AbstractContextManager[None]:
-    """Shards hold the folder together and each its own lock."""
+    """Lock of one shard; all shards also share the folder's lock."""
     return nullcontext() if shard is None else hold(folder / f"{LOCK}.{shard[0]}-of-{shard[1]}")
 
 
@@ -117,7 +117,7 @@ def _run_held(
 
 
 def check_study(config: StudyConfig, folder: Path) -> None:
-    """Everything that can be found wrong without training; builds the settings on the way.
+    """Check the study's settings without training anything; this loads its models and data.
 
     Raises:
         ConfigError, DataError, ModelError, RunError: see the message.
@@ -136,7 +136,7 @@ def check_study(config: StudyConfig, folder: Path) -> None:
 
 
 def _announce(config: StudyConfig, cells: Iterable[Cell], folder: Path, title: str) -> None:
-    """`study.json`: the grid as it now stands, before its first cell, so that a report can tell what is missing."""
+    """Write `study.json` before the first cell, so that a report can tell which cells are missing."""
     record = StudyRecord(
         title=title,
         config={"title": title, "output_dir": str(folder)} | config.to_dict(),
@@ -153,14 +153,14 @@ def _announce(config: StudyConfig, cells: Iterable[Cell], folder: Path, title: s
 
 
 def _remove_work(cells: list[Cell], folder: Path) -> None:
-    """What a cell keeps to go on from, where it was killed between writing its record and removing this."""
+    """Remove checkpoints of finished cells that were killed between writing the record and removing them."""
     for cell in cells:
         if cell_path(folder, cell.key).exists():
             shutil.rmtree(work_path(folder, cell.key), ignore_errors=True)
 
 
 def _references(cells: list[Cell], folder: Path, report: Progress) -> None:
-    """The reference policy of every setting, judged once, before processes could do it twice."""
+    """Judge the reference policy of every setting here, before several worker processes would each do it."""
     needed = {fingerprint(_reference_settings(cell)): cell for cell in cells}
     for done, cell in enumerate(needed.values()):
         report(STAGES[0], done, len(needed))
@@ -226,7 +226,7 @@ def _run_cells(
 
 
 def _disagreement(cells: list[Cell], folder: Path) -> None:
-    """What the members of every source that has any disagree on, for the report."""
+    """Write how far the members of every prepared source disagree, for the report."""
     for cell in cells:
         role = "variance" if "variance" in cell.work["sources"] else "reward"
         key = source_key(cell.work, role)
@@ -243,7 +243,7 @@ def _disagreement(cells: list[Cell], folder: Path) -> None:
 
 
 def _prepare(cell: Cell, role: str, folder: Path) -> str | None:
-    """None, or why the source could not be had."""
+    """Train a cell's source; returns the error, or None."""
     _settle_down()
     work = cell.work
     try:
@@ -269,7 +269,7 @@ def _settle_down() -> None:
 
 
 def _said(error: Exception) -> str:
-    """An error of ours speaks for itself; of another the traceback is kept too."""
+    """The text of an error; with its traceback unless it is one of surefoot's own."""
     if isinstance(error, SurefootError):
         return str(error)
     return f"{type(error).__name__}: {error}\n\n{''.join(traceback.format_exception(error))}"

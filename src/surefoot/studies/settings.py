@@ -1,4 +1,4 @@
-"""What a study's pipelines share: reference policy, prompts, preferences by seed, and the true reward."""
+"""Build a setting of a study: its reference policy, prompts, true reward, and the preferences of each seed."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from surefoot.types import Text
 __all__ = ["EVALUATION_SEED", "WORLD", "Setting", "as_texts", "build_setting"]
 
 EVALUATION_SEED = 990_001
+"""Every policy is judged on completions drawn with this seed, from prompts that no training saw."""
 WORLD = "world"
 """Folder of the offline world in that of a study."""
-"""Every policy is judged on completions drawn with this seed, from prompts that no training saw."""
 _WORLD_KEYS = ("world", "pairs", "held_out_pairs")
 _MODEL_KEYS = ("model", "prompts", "evaluation_prompts", "gold", "preferences", "pairs", "held_out_pairs", "draw")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One column of a study's grid.
+    """What all pipelines of one setting share.
 
     Args:
         policy: directory or hub name of the reference policy.
@@ -59,7 +59,7 @@ class Setting:
 
 
 class Draws(Protocol):
-    """Preferences of a seed: to train on, and held out."""
+    """Gives the preferences of a seed: to train on, and held out."""
 
     def __call__(self, seed: int) -> tuple[Dataset, Dataset]: ...
 

@@ -29,7 +29,7 @@ class Runner(Protocol):
     """Runs `function(*task)` for every task somewhere, and gives the results in the order of the tasks."""
 
     def __call__(self, function: Function, tasks: Tasks, on_progress: OnProgress | None = None) -> list[Any]:
-        """See above."""
+        """Results in the order of the tasks."""
 
 
 class InlineRunner:
@@ -68,7 +68,7 @@ def _start_worker(counter: Any) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """A worker whose parent was killed would go on with its task, beside the one that a rerun starts."""
+    """End this worker when its parent dies; otherwise it would run beside the workers of the next run."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Tasks on a Ray cluster: one of its own on this machine, or an existing one by address."""
+"""Run tasks on a Ray cluster: an existing one by its address, or a new one on this machine."""
 
 from __future__ import annotations
 
@@ -78,18 +78,18 @@ class RayRunner:
         except ray.exceptions.RayError as error:
             raise RunError(f"a task's worker was lost more often than {self.retries} times: {error}") from error
         finally:
-            for one in left:
-                ray.cancel(one, force=True)
+            for task in left:
+                ray.cancel(task, force=True)
 
 
 def _work(folder: str, function: Function, task: tuple[Any, ...]) -> Any:
-    """On the node: where the study was started, so that relative paths are the same files."""
+    """Run one task on its node, in the directory where the study was started, so that relative paths are right."""
     os.chdir(folder)
     return function(*task)
 
 
 def _knock(address: str | None) -> None:
-    """Ray itself waits for minutes before it says that nobody is there.
+    """Refuse an address where nothing listens; Ray itself would wait for minutes.
 
     Raises:
         RunError: nothing listens at host:port.

@@ -1,4 +1,4 @@
-"""A study as a SLURM array job: every task runs its share of the seeds in one folder, and a last job reports."""
+"""Write a study as a SLURM array job whose tasks share its seeds, with a last job for the report."""
 
 from __future__ import annotations
 
