@@ -1,4 +1,4 @@
-"""What goes wrong, said so that it can be put right: each message tells what, where and what to do."""
+"""Exceptions of surefoot; each message says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class SurefootError(Exception):
 
 
 class ConfigError(SurefootError, ValueError):
-    """A setting is unknown, or its value contradicts another."""
+    """A setting is unknown, out of range, or contradicts another."""
 
 
 class DataError(SurefootError, ValueError):
-    """The data lack a column, hold no usable row, or hold a bad one (its number is in the message)."""
+    """The data lack a column, have no usable row, or have a bad one (its number is in the message)."""
 
 
 class RowError(DataError):
@@ -41,7 +41,7 @@ class RowError(DataError):
     Args:
         row: its place in the batch.
         problem: what is wrong with it.
-        name: what the row is called where it came from, if that is known.
+        name: of the row in its file, if that is known.
     """
 
     def __init__(self, row: int, problem: str, name: str | None = None) -> None:
@@ -51,7 +51,7 @@ class RowError(DataError):
 
 @contextmanager
 def naming_rows(name: Callable[[int], str]) -> Iterator[None]:
-    """Give the `RowError` of a batch the name that its row has in the file."""
+    """Inside, give a `RowError` of a batch the name that its row has in the file."""
     try:
         yield
     except RowError as error:
@@ -67,7 +67,7 @@ class RunError(SurefootError, RuntimeError):
 
 
 class VarianceError(SurefootError, ValueError):
-    """A variance was asked of something that has none, such as a single member."""
+    """A variance is needed, but the source has none (a single member, say)."""
 
 
 def nearest(name: str, names: Iterable[str], *, likeness: float = 0.6) -> str | None:

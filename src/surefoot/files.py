@@ -1,7 +1,7 @@
-"""Files are written whole or not at all: to a temporary name beside the target, then renamed.
+"""Write files whole or not at all: to a temporary name beside the target, which is then renamed.
 
-A temporary name begins with a dot and the target's name and ends in `.tmp`. Those that a killed process leaves are
-removed by the next that writes the same target.
+A temporary name begins with a dot and the target's name and ends in `.tmp`. Those that a killed process left are
+removed by the next writer of the same target.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _SUFFIX = ".tmp"
 
 @contextmanager
 def scratch(target: str | Path, *, directory: bool = False) -> Iterator[Path]:
-    """Give an empty temporary file or directory beside `target`, which is gone after the block unless it was renamed.
+    """Give an empty temporary file or directory beside `target`; it is removed after the block unless it was renamed.
 
-    What killed writers of the same `target` left is removed first. A living writer holds a lock on its own.
+    Temporaries of killed writers of the same `target` are removed first. A living writer holds a lock on its own.
     """
     final = Path(target)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def sweep(final: Path) -> None:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove a temporary or a lock file whose process has died; one that a living process holds stays."""
+    """Remove a temporary or a lock file, unless a living process holds it."""
     with suppress(FileNotFoundError):
         handle = open_locked(path, unsupported=False)
         if handle is not None:
@@ -90,7 +90,7 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Give a temporary file that becomes `path` if the block ends well, and vanishes if it doesn't."""
+    """Give a temporary file that becomes `path` if the block succeeds, and is removed if it raises."""
     with scratch(path) as temporary:
         yield temporary
         with temporary.open("rb") as file:
@@ -100,14 +100,14 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write `text` to `path` so that a reader sees the old file or the new one, never a part."""
+    """Write `text` to `path` so that a reader sees the old file or the new one, never a part of it."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)
 
 
 def write_json(path: str | Path, values: Any) -> Path:
-    """Write JSON that any parser reads: NaN and infinities are refused, keys keep their order."""
+    """Write standard JSON: NaN and infinities are refused, and keys keep their order."""
     return write_text(path, json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -133,7 +133,7 @@ def read_json(path: str | Path) -> Any:
 
 @contextmanager
 def whole_directory(target: str | Path) -> Iterator[Path]:
-    """Give a temporary directory that becomes `target` if the block ends well, and vanishes if it doesn't.
+    """Give a temporary directory that becomes `target` if the block succeeds, and is removed if it raises.
 
     An existing `target` is replaced only then, and is never there in part.
     """
@@ -150,6 +150,6 @@ def whole_directory(target: str | Path) -> Iterator[Path]:
 
 
 def fingerprint(values: Any) -> str:
-    """Sixteen hex digits of the SHA-256 of the values' canonical JSON; equal settings give equal fingerprints."""
+    """Hash of the values' canonical JSON: sixteen hex digits of a SHA-256."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Locks that the kernel drops when their process ends, however it ends: `flock` on a file, never a pid in a file."""
+"""File locks by `flock`, which the kernel releases when their process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["LOCK", "hold", "open_locked", "release"]
 
 LOCK = ".surefoot.lock"
 _PATIENCE_S = 2.0
-"""A killed study's workers notice after a second that their parent is gone."""
+"""Seconds to wait for a lock: a killed study's workers notice after one second that their parent is gone."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
-"""What file systems without locks answer; NFS answers EBADF where a directory is locked."""
+"""Errors of file systems without locks; NFS answers EBADF where a directory is locked."""
 _handles: set[int] = set()
 
 
 def _let_go() -> None:
-    """In a child made by fork: with its parent's open files it would keep the parent's locks alive."""
+    """Close inherited lock files in a forked child, which would otherwise keep its parent's locks alive."""
     for handle in _handles:
         os.close(handle)
     _handles.clear()
@@ -67,7 +67,7 @@ def open_locked(path: Path, *, create: bool = False, shared: bool = False, unsup
 
 
 def release(handle: int) -> None:
-    """Close a file of `open_locked`, and with it its lock; a child made by fork has done so."""
+    """Close a file of `open_locked` and release its lock; a forked child has closed it already."""
     if handle in _handles:
         _handles.discard(handle)
         os.close(handle)
@@ -75,9 +75,9 @@ def release(handle: int) -> None:
 
 @contextmanager
 def hold(path: str | Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold what the lock file `path` stands for. Who holds it, and since when, is written there for people.
+    """Hold the lock file `path`, and write into it who holds it and since when, for people to read.
 
-    Two runs that share a directory on purpose hold its lock shared; one that must be alone waits two seconds for it.
+    Runs that share a directory on purpose hold its lock shared; an exclusive holder waits up to two seconds for it.
 
     Raises:
         RunError: another process holds it.

@@ -1,4 +1,4 @@
-"""Keeps libraries' own progress bars and warnings out of a command's output; surefoot's warnings become one line."""
+"""Silence libraries' progress bars and warnings, and show surefoot's own warnings as one line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["quieten"]
 
 
 def quieten() -> None:
-    """Call before the work of a command or of a worker process: what remains on the terminal is what surefoot says."""
+    """Silence libraries for the rest of the process; call it before the work of a command or worker."""
     import datasets
     import transformers
 

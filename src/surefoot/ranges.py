@@ -1,4 +1,4 @@
-"""Ranges of the settings that several commands share, by name: no NaN, and nothing infinite, negative or huge."""
+"""Check by name the ranges of settings that several commands share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from surefoot.errors import ConfigError
 __all__ = ["check_ranges"]
 
 _MOST = 2**31 - 1
-"""Of counts, which tensors hold; and of seeds: NumPy's global generator takes 32 bits, and studies add to a seed."""
+"""Largest count, as tensors hold it, and largest seed: NumPy's generator takes 32 bits, and studies add to a seed."""
 _SEEDS = ("seed", "data_seed", "first_seed")
 _COUNTS = (
     *("members", "batch_size", "max_length", "rank", "n", "chunk_rows", "prompts_per_batch", "dataset_prompts"),
@@ -29,7 +29,7 @@ _POSITIVE = ("epochs", "num_train_epochs", "alpha", "target_kl", "penalty", "pre
 
 
 def check_ranges(settings: Mapping[str, Any], what: str = "") -> None:
-    """Refuse the first setting that is out of its range; None and what isn't a number are passed over.
+    """Refuse the first setting that is out of its range, NaN or infinite; values that aren't numbers are ignored.
 
     Args:
         what: put before the setting's name in the message, as in "policy.".
@@ -46,7 +46,7 @@ def check_ranges(settings: Mapping[str, Any], what: str = "") -> None:
 
 
 def _wanted(name: str, value: float) -> str | None:
-    """What the value should be and isn't."""
+    """The range that a value violates, in words; None if it is in range."""
     if isinstance(value, float) and not math.isfinite(value):
         return "a finite number"
     if name in _SEEDS and not 0 <= value <= _MOST:

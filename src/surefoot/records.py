@@ -1,4 +1,4 @@
-"""What a run leaves behind so that it can be understood and repeated: one `record.json`, written whole."""
+"""Write the `record.json` of a run, and claim output directories so that each holds one run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit surefoot's source is at, with "+changes" if it differs from it; None outside a checkout."""
+    """Commit of surefoot's source, with "+changes" if the source differs from it; None outside a checkout."""
     folder = Path(__file__).parent
     try:
         top = _git(folder, "rev-parse", "--show-toplevel")
@@ -55,7 +55,7 @@ def _git(folder: Path, *words: str) -> str:
 def make_record(
     kind: str, config: dict[str, Any], *, seed: int | None, data_hash: str | None, metrics: dict[str, Any]
 ) -> dict[str, Any]:
-    """The record of a run: what was asked (secrets left out), on what, with which versions, and what came out."""
+    """Make a run's record: settings (without secrets), seed, data hash, commit, versions and metrics."""
     return {
         "kind": kind,
         **provenance(config),
@@ -76,6 +76,7 @@ def provenance(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_record(directory: str | Path, record: dict[str, Any]) -> Path:
+    """Write a record to `record.json` in a directory."""
     return write_json(Path(directory) / RECORD, record)
 
 
@@ -83,12 +84,12 @@ def write_record(directory: str | Path, record: dict[str, Any]) -> Path:
 def claim_directory(
     directory: str | Path, kind: str, settings: dict[str, Any], *, main_process: bool = True
 ) -> Iterator[Path]:
-    """Take an output directory for this run, or for the resumption of the same run, while the block lasts.
+    """Claim an output directory for this run, or for resuming the same run, for the time of the block.
 
-    The settings' fingerprint is kept in `run.json`. A directory that holds a run with other settings is refused, so
-    that nothing is overwritten and nothing stale is taken for new, unless that run left nothing but `run.json`; so is
-    one that another process works on. A finished run (it has its record) is nobody's: nothing will be written. Secrets
-    are neither kept nor compared.
+    The settings' fingerprint is kept in `run.json`. A directory with another run's settings is refused, so that
+    nothing is overwritten and nothing old is taken for new, unless that run left nothing but `run.json`. So is a
+    directory that another process works in. The directory of a finished run (it has a record) isn't locked, since
+    nothing will be written. Secrets are neither kept nor compared.
 
     Args:
         main_process: of the processes of one run, only the main one claims.
@@ -129,10 +130,10 @@ def _check_claim(target: Path, claim: dict[str, Any]) -> None:
 
 
 def holds_other_files(directory: Path, first: str, *before: str) -> bool:
-    """Whether a directory has other files than a run leaves that is killed before its file `first` is there.
+    """Whether a directory has files that a run doesn't write before its file `first`.
 
     Args:
-        before: what it writes before that.
+        before: files that the run writes before `first`.
     """
     ours = (LOCK, f".{first}.")
     names = [] if not directory.is_dir() else [path.name for path in directory.iterdir()]

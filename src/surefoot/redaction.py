@@ -1,7 +1,7 @@
-"""Secrets among settings: what is written to disk or shown says `<redacted>` in their place.
+"""Replace secrets in settings by `<redacted>` before they are written to disk or shown.
 
-A secret is known by its name (`hub_token`, `api_key`, `password`, …), at any depth; or by its looks, where a token or
-an address with a password stands under another name.
+A secret is recognised by its name (`hub_token`, `api_key`, `password`, …), at any depth; or by its form, where a token
+or an address with a password is kept under another name.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _NAME = re.compile(
     r"(^|_)(token|(secret_access|api|access|secret|private|ssh)_?key|password|passwd|passphrase|secrets?|credentials?|authorization)$"
 )
 _WORD = re.compile(r"(pad|eos|bos|unk|sep|mask|cls|image|video|audio|stop|think|special|start|end|decoder)_token$")
-"""Tokens that are words of a vocabulary."""
+"""Names of settings that are tokens of a vocabulary, not secrets."""
 _LOOKS = re.compile(r"\bhf_[A-Za-z0-9]{16,}|\bsk-[\w-]{16,}|\bgh[pousr]_[A-Za-z0-9]{20,}|(?<=://)[^/\s@]+(?=@)")
 
 
 def redacted(values: Any) -> Any:
-    """The same plain values without their secrets; None stays None.
+    """Copy plain values with their secrets replaced; None stays None.
 
     >>> redacted({"hub_token": "hf_x", "model_init_kwargs": {"token": "t"}, "pad_token": "<pad>", "max_tokens": 5})
     {'hub_token': '<redacted>', 'model_init_kwargs': {'token': '<redacted>'}, 'pad_token': '<pad>', 'max_tokens': 5}

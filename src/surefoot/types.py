@@ -1,4 +1,4 @@
-"""The nouns that travel between the rooms: frozen, validated when made, and free of behaviour.
+"""Data types that are passed between packages: frozen, and validated when they are made.
 
 Higher reward is better throughout; every variance is in reward². NaN means *unscored*, never zero.
 """
@@ -31,7 +31,7 @@ Message = dict[str, Any]
 Text = str | list[Message]
 """A prompt or completion in either of TRL's formats: plain text, or a list of messages."""
 AnchorKind = Literal["reference", "dataset", "calibration", "group"]
-"""Whose completions a prompt's anchor is the mean of: the reference policy's, the dataset's own for that prompt, the
+"""Kind of completions that an anchor is the mean of: the reference policy's, the dataset's own for that prompt, the
 calibration set's (of other prompts), or the group that is being scored (right only if the reference drew it)."""
 ANCHOR_KINDS: tuple[AnchorKind, ...] = get_args(AnchorKind)
 
@@ -84,7 +84,7 @@ class Completions:
 
 @dataclass(frozen=True, eq=False)
 class Anchors:
-    """Anchors of a batch: what each scored row is centred by before its variance is taken (docs/method.md 2.1).
+    """Anchors of a batch: the rows by which scored rows are centred before their variance (docs/method.md 2.1).
 
     A preference fixes a reward only up to a constant per prompt. The anchor is that constant: the mean of the source's
     scored row over `count` completions of the prompt, drawn once and then fixed. It must not depend on the policy that
@@ -118,20 +118,20 @@ class Anchors:
         return len(self.rows)
 
     def columns(self, start: int | None, end: int | None = None) -> Anchors:
-        """The anchors of some of the columns, for a source that is made of others."""
+        """Anchors of some of the columns, for a source that combines others."""
         return replace(self, rows=self.rows[:, start:end])
 
 
 @dataclass(frozen=True, eq=False)
 class RewardEstimate:
-    """Rewards of a batch of completions, each with what is known of its error.
+    """Rewards of a batch of completions, each with the variance of its error if that is known.
 
     Args:
         mean: (batch,) reward; NaN where the completion is unscored.
         members: (batch, members) the members' rewards, centred by their anchors and brought back to one common offset
             per prompt, so that they average to `mean`; None for a source that has no members.
-        epistemic: (batch,) variance of the anchored reward, or None where the source can't tell (one member).
-            Read it as `variance`, which raises rather than return None.
+        epistemic: (batch,) variance of the anchored reward, or None if it is unknown (one member). Read it
+            as `variance`, which raises rather than return None.
         degrees_of_freedom: (batch,) of the raw variance estimate; infinite for a variance known in closed form.
         groups: (batch,) prompt ids, where an aggregate needs to know which completions share a prompt.
         anchor: (batch,) index into `ANCHOR_KINDS` of the anchor that the variance was taken from; None for a source
@@ -161,10 +161,10 @@ class RewardEstimate:
 
     @property
     def variance(self) -> Float[Tensor, "batch"]:
-        """(batch,) variance of the centred reward, in reward².
+        """Variance of the centred reward, (batch,), in reward².
 
         Raises:
-            VarianceError: the source has one member and no other way to tell.
+            VarianceError: it is unknown, because the source has one member.
         """
         if self.epistemic is None:
             raise VarianceError(
@@ -179,12 +179,12 @@ class RewardEstimate:
 
     @property
     def scored(self) -> "torch.Tensor":
-        """(batch,) True where the completion has a reward."""
+        """Whether each completion has a reward, (batch,)."""
         return ~self.mean.isnan()
 
     @property
     def anchor_kinds(self) -> list[AnchorKind | None]:
-        """The kind of anchor of each row; None for a source whose variance is given as it stands."""
+        """Kind of anchor of each row; None for a source whose variance takes no anchor."""
         if self.anchor is None:
             return [None] * len(self)
         return [ANCHOR_KINDS[code] for code in self.anchor.tolist()]
@@ -214,7 +214,7 @@ class VariancePrior:
 
     Args:
         degrees_of_freedom: d₀ ≥ 0; infinite when the sample variances spread no more than chance explains, in which
-            case every completion has the same variance and weighting has nothing to work with.
+            case every completion has the same variance and all weights are 1.
         variance: s₀² > 0, in reward².
     """
 
@@ -230,15 +230,15 @@ class VariancePrior:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What a calibration set says of a source's members; stored beside the source as JSON.
+    """Constants of a source that are fitted on a calibration set; stored beside the source as JSON.
 
     Args:
         offsets: each member's mean over the calibration set: the anchor of a completion that has no other.
         scales: each member's standard deviation after centring, or all 1 where scaling is off.
         prior: of the members' variance; None for one member, and for members that agreed exactly on all rows.
         reference_variance: s̄², mean moderated variance of the reference policy's completions; makes the mean weight 1.
-        rows: completions seen.
-        notes: figures worth keeping beside: `weight_cv`, the coefficient of variation of the weights, and
+        rows: number of completions.
+        notes: further figures: `weight_cv`, the coefficient of variation of the weights, and
             `reliability` of the variance (docs/method.md 6), where it is known.
         variance_factor: multiplies every variance of the source; fitted by likelihood on held-out pairs.
         variance_kind: "moderated", "raw" or "smoothed"; what `reference_variance` is the mean of.
@@ -285,6 +285,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Calibration":
+        """Read what `to_dict` wrote."""
         prior = values["prior"]
         return cls(
             offsets=tuple(values["offsets"]),

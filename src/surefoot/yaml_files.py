@@ -1,4 +1,4 @@
-"""YAML as settings files use it: YAML 1.2's numbers, every key once, and nothing that unfolds to more than it says."""
+"""Read YAML settings: YAML 1.2's numbers, no key twice, and limits on nesting and on aliases."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from surefoot.errors import ConfigError
 __all__ = ["parse_yaml", "read_yaml"]
 
 _MOST = 100_000
-"""Values of a file, aliases unfolded; a study with thousands of cells has hundreds."""
+"""Most values of a file, with aliases expanded; a study with thousands of cells has hundreds."""
 
 
 _DEEPEST = 50
-"""Lists and mappings inside of each other."""
+"""Deepest nesting of lists and mappings."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with 1.2's numbers: to YAML 1.1 `1e-3` is text, which nobody means and which fails late if it is nested."""
+    """YAML loader with YAML 1.2's numbers, since YAML 1.1 reads `1e-3` as text, which would fail only later."""
 
     def fetch_flow_collection_start(self, TokenClass: Any) -> None:
         if self.flow_level > _DEEPEST:
@@ -58,7 +58,7 @@ _Loader.add_implicit_resolver(
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """Values below a node with its aliases unfolded; more than `_MOST` where an alias stands inside of itself."""
+    """Number of values below a node with its aliases expanded; more than `_MOST` for an alias inside of itself."""
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in known:
@@ -69,7 +69,7 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value that a YAML text states.
+    """Parse a YAML text.
 
     Args:
         where: what the text is, for errors.
@@ -86,7 +86,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def read_yaml(path: str | Path, what: str) -> Any:
-    """`parse_yaml` of a file, in UTF-8.
+    """Read and parse a YAML file in UTF-8.
 
     Args:
         what: the file's part in the command, for errors: "config file", say.

@@ -1,1 +1,1 @@
-"""Preference data: loaded, checked before any work, split; and an offline world whose true reward is known."""
+"""Load, check and split preference data; and an offline world whose true reward is known."""

@@ -1,4 +1,4 @@
-"""Items to be judged: TRL's preference pairs, RewardBench's pairs, and RewardBench 2's best of four with ties."""
+"""Load labelled comparisons: preference pairs, RewardBench's pairs, and RewardBench 2's best of four with ties."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Format = Literal["pairs", "rewardbench", "rewardbench2"]
 Indices = NDArray[np.int64]
 
 _ROW = "__row__"
-"""Column that keeps each row's number in the file, so that later complaints name it."""
+"""Column with each row's number in the file, for error messages."""
 
 _COUNTS = ("num_correct", "num_incorrect", "total_completions")
 
 
 @dataclass(frozen=True, eq=False)
 class Comparisons:
-    """Items to be judged: each is a prompt with completions, some right and some wrong.
+    """Labelled items: each is a prompt with completions, some right and some wrong.
 
     Args:
         name: of the dataset.
@@ -103,7 +103,7 @@ def load_comparisons(
     bad_rows: BadRows = "error",
     conversational: bool = True,
 ) -> Comparisons:
-    """Open a dataset, tell its format from its columns, and check every row.
+    """Open a dataset of comparisons, infer its format from its columns, and check every row.
 
     Three formats:
 
@@ -141,7 +141,7 @@ def load_comparisons(
 
 
 Item = tuple[Text, list[Text], list[Text]]
-"""Prompt, right completions, wrong completions."""
+"""(prompt, right completions, wrong completions)."""
 
 
 def _comparisons(name: str, kind: Format, table: Dataset, items: Iterator[Item], conversational: bool) -> Comparisons:
@@ -199,7 +199,7 @@ def _format(table: Dataset) -> Format:
 
 
 def _kind(table: Dataset, column: str) -> Literal["text", "texts", "messages"] | None:
-    """What a column holds, by its first value that tells."""
+    """Kind of values in a column, judged by the first value that isn't None or an empty list."""
     for row, value in enumerate(table[column]):
         if isinstance(value, str):
             return "text"

@@ -1,4 +1,4 @@
-"""Open a dataset wherever it is: a local file, a `save_to_disk` directory, or a hub name."""
+"""Open a dataset from a local file, a `save_to_disk` directory or a hub name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TEXTS = ("prompt", "chosen", "rejected", "completion")
 
 
 def open_dataset(name: str | Path, *, split: str | None = None, config: str | None = None) -> Dataset:
-    """One table.
+    """Open one split of a dataset as a table.
 
     Args:
         name: a .parquet, .json, .jsonl or .csv file; a directory written by `save_to_disk` or holding such files; or

@@ -1,4 +1,4 @@
-"""Messages in one form, and the text of a prompt or completion as people and judges read it."""
+"""Normalise chat messages, and give the plain text of a prompt or completion."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 __all__ = ["CutText", "as_messages", "cut_short", "is_blank", "is_cut", "message_text", "plain_text"]
 
 _ROLES = {"human": "user", "gpt": "assistant"}
-"""Roles of the from/value layout that no chat template knows."""
+"""Roles of the from/value layout, by the names that chat templates know."""
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 class CutText(str):
-    """Text of a completion that ended at the length limit: it isn't shown to a reward model or judge as finished.
+    """Text of a completion that was cut off at the length limit, so that it isn't scored as if it were finished.
 
     In messages, the content of the last one is of this type. It is lost where texts are written to a file.
     """
 
 
 def cut_short(completion: Text) -> Text:
-    """The completion, marked as ended by the length limit."""
+    """Mark a completion as cut off at the length limit."""
     if isinstance(completion, str):
         return CutText(completion)
     return [*completion[:-1], {**completion[-1], "content": CutText(completion[-1].get("content") or "")}]
@@ -38,7 +38,7 @@ def is_cut(completion: Text) -> bool:
 
 
 def as_messages(messages: Any) -> list[Message]:
-    """Messages with `role` and `content` as text, and the other keys that have a value.
+    """Normalise messages to `role` and `content` as text, and the other keys that have a value.
 
     Keys that are None are left out at any depth: Arrow puts them where another message has a value. Content parts that
     are text become one text. Messages of the from/value layout are renamed. A content of None is left out beside tool
@@ -95,7 +95,7 @@ def _without_none(value: Any) -> Any:
 
 
 def message_text(message: Message) -> str:
-    """A message's content, and its tool calls as a line of JSON each."""
+    """Text of a message: its content, then each tool call as a line of JSON."""
     calls = [call.get("function", call) for call in message.get("tool_calls") or ()]
     lines = [json.dumps({key: _json(value) for key, value in call.items()}, ensure_ascii=False) for call in calls]
     content = message.get("content")
@@ -103,7 +103,7 @@ def message_text(message: Message) -> str:
 
 
 def _json(value: Any) -> Any:
-    """Arguments of a call that are given as JSON text, read."""
+    """Parse a call's arguments if they are given as JSON text."""
     try:
         return json.loads(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
     except ValueError:
@@ -111,12 +111,12 @@ def _json(value: Any) -> Any:
 
 
 def plain_text(text: Text) -> str:
-    """The text of a prompt or completion in either format, without roles."""
+    """Text of a prompt or completion in either format, without roles."""
     return text if isinstance(text, str) else "\n".join(message_text(message) for message in as_messages(text))
 
 
 def is_blank(text: Text | Sequence[Message]) -> bool:
-    """Whether there is nothing in a text, or in the last of some messages."""
+    """Whether a text, or the last of some messages, is empty or blank."""
     if isinstance(text, str):
         return not text.strip()
     return not text or not message_text(text[-1]).strip()

@@ -1,6 +1,6 @@
-"""Preference pairs, completions and prompts in any layout, checked row by row before any work is begun.
+"""Load preference pairs, completions and prompts in any layout, and check every row.
 
-`rows.py` says what a row means; here tables are read with it, and every caller gets one format.
+`rows.py` reads one row; this module reads tables with it, so that every caller gets one format.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ __all__ = [
 ]
 
 Objection = Callable[[Text, Text], str | None]
-"""(prompt, completion) to what is wrong with them for a model that is to read them, such as its chat template's
-refusal; None if nothing is."""
+"""Function of (prompt, completion) that says why a model can't read them, such as its chat template's refusal; None if
+it can."""
 _PAIR = ("prompt", "chosen", "rejected")
 _COMPLETION = ("prompt", "completion")
 
@@ -48,7 +48,7 @@ def load_preferences(
     bad_rows: BadRows = "error",
     objection: Objection | None = None,
 ) -> Dataset:
-    """Pairs with columns `prompt`, `chosen`, `rejected` (and `margin`, if there), all usable and in one format.
+    """Load preference pairs as columns `prompt`, `chosen`, `rejected` (and `margin`, if there), in one format.
 
     Args:
         name, split, config: as in `open_dataset`. `rows.py` lists the layouts.
@@ -66,7 +66,7 @@ def load_preferences(
 def check_preferences(
     table: Dataset, name: str = "the dataset", *, bad_rows: BadRows = "error", objection: Objection | None = None
 ) -> Dataset:
-    """Read every row of a preference dataset; see `load_preferences`.
+    """Read and check every row of a preference dataset, as `load_preferences` does.
 
     Raises:
         DataError: as `load_preferences`.
@@ -83,7 +83,7 @@ def check_preferences(
 def readings(
     table: Dataset, reader: Callable[[dict[str, Any]], tuple[Text, ...]], *, objection: Objection | None = None
 ) -> Iterator[tuple[Text, ...] | str]:
-    """What each row holds, or what is wrong with it; a few rows are in memory at a time.
+    """Read each row, or say what is wrong with it; a few rows are in memory at a time.
 
     Args:
         reader: of `rows.py`.
@@ -102,7 +102,7 @@ def readings(
 def _usable(
     table: Dataset, read: list[tuple[Text, ...] | str], columns: tuple[str, ...], name: str, bad_rows: BadRows | None
 ) -> Dataset:
-    """The table with what was read of its usable rows."""
+    """The table's usable rows, with their values as they were read."""
     bad = {row: reading for row, reading in enumerate(read) if isinstance(reading, str)}
     bad |= _of_another_format(read)
     kept = [reading for row, reading in enumerate(read) if row not in bad]
@@ -111,7 +111,7 @@ def _usable(
 
 
 def _of_another_format(read: Sequence[tuple[Text, ...] | str]) -> dict[int, str]:
-    """Rows that hold text where most hold messages, or the other way round."""
+    """Rows that hold text where most rows hold messages, or messages where most hold text."""
     formats = {
         row: "text" if isinstance(reading[-1], str) else "messages"
         for row, reading in enumerate(read)
@@ -126,7 +126,7 @@ def _of_another_format(read: Sequence[tuple[Text, ...] | str]) -> dict[int, str]
 
 
 def _with_columns(table: Dataset, columns: dict[str, list[Text]]) -> Dataset:
-    """The table with these columns; what it has already is left as it is stored.
+    """The table with these columns; columns that already hold these values stay as they are stored.
 
     Messages are stored as JSON, so that none gets another one's keys.
     """
@@ -150,7 +150,7 @@ def _margin_problem(margin: Any) -> str | None:
 
 
 def load_completions(name: str | Path, *, split: str | None = None, config: str | None = None) -> Dataset:
-    """Rows with `prompt` and `completion` in one format; other columns are kept.
+    """Load rows with `prompt` and `completion` in one format; other columns are kept.
 
     Raises:
         DataError: a column is missing, or rows can't be read (they are named).
@@ -168,7 +168,7 @@ def load_prompts(
     beside: Sequence[str] = (),
     objection: Objection | None = None,
 ) -> Dataset:
-    """The prompts of a prompt, completion or preference dataset as column `prompt`, each once, in order.
+    """Load the different prompts of a prompt, completion or preference dataset as column `prompt`, in order.
 
     Args:
         beside: columns to keep as well where the dataset has them, from a prompt's first row.
@@ -194,7 +194,7 @@ def load_prompts(
 
 
 def _reading(table: Dataset, name: str, beside: Sequence[str]) -> tuple[str, ...]:
-    """The columns that are read: the prompt, and the sides or the completion if they are wanted."""
+    """The columns to read: the prompt, and the sides or the completion if they are wanted."""
     for wanted in (_PAIR, _COMPLETION):
         if set(wanted[1:]) <= set(table.column_names):
             return wanted if set(wanted[1:]) <= set(beside) else ("prompt",)
@@ -209,7 +209,7 @@ def _prompt_problem(prompt: Text, objection: Objection | None) -> str | None:
 
 
 def split_by_prompt(table: Dataset, held_out: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Split rows into (train, held out) so that no prompt is on both sides; a prompt's side depends on seed and text.
+    """Split rows into (train, held out) by prompt; a prompt's side depends on the seed and its text alone.
 
     Args:
         held_out: share of prompts to hold out, in (0, 1).
@@ -230,7 +230,7 @@ def split_by_prompt(table: Dataset, held_out: float, seed: int) -> tuple[Dataset
 
 
 def data_hash(*tables: Dataset) -> str:
-    """Sixteen hex digits of the SHA-256 of the rows' content; the same rows in the same order give the same."""
+    """Hash of the rows' content and order: sixteen hex digits of a SHA-256."""
     digest = hashlib.sha256()
     for row in (row for table in tables for row in table):
         digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode())

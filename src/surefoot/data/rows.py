@@ -1,4 +1,4 @@
-"""One row of preference, completion or prompt data, in any layout, as prompt and completions in one format.
+"""Read one row of preference, completion or prompt data, in any layout, as prompt and completions.
 
 A layout is read as TRL's `maybe_extract_prompt` reads it; where TRL would lose a prompt or give it twice, the field's
 meaning is taken:
@@ -30,7 +30,7 @@ _SIDES = ("chosen", "rejected")
 
 
 def read_pair(row: Mapping[str, Any]) -> tuple[Text, Text, Text]:
-    """(prompt, chosen, rejected), all text or all messages.
+    """Read a pair as (prompt, chosen, rejected), all text or all messages.
 
     Args:
         row: `chosen`, `rejected`, and perhaps `prompt`.
@@ -53,10 +53,12 @@ def read_pair(row: Mapping[str, Any]) -> tuple[Text, Text, Text]:
 
 
 def read_completion(row: Mapping[str, Any]) -> tuple[Text, Text]:
-    """(prompt, completion), both text or both messages; a whole conversation is parted after the user's last message.
+    """Read a completion as (prompt, completion), both text or both messages.
+
+    A whole conversation is split after the user's last message.
 
     Args:
-        row: `completion` and `prompt`; an empty completion is one.
+        row: `completion` (it may be empty) and `prompt`.
 
     Raises:
         DataError: a value is None or unreadable, or a conversation holds no reply.
@@ -75,7 +77,7 @@ def read_completion(row: Mapping[str, Any]) -> tuple[Text, Text]:
 
 
 def read_prompt(row: Mapping[str, Any]) -> Text:
-    """The prompt of a row, as `read_pair` or `read_completion` has it where sides or a completion stand beside it.
+    """Read a row's prompt, as `read_pair` or `read_completion` does where the row has sides or a completion.
 
     Raises:
         DataError: as those.
@@ -115,7 +117,7 @@ def _apart(prompt: Text | None, chosen: Any, rejected: Any) -> tuple[Text, Text,
 
 
 def _shared(chosen: Any, rejected: Any) -> tuple[Text, Text, Text]:
-    """The sides without what they share, and that; TRL's `extract_prompt`."""
+    """(shared prompt, rest of chosen, rest of rejected), by TRL's `extract_prompt`."""
     if chosen == rejected:
         raise DataError("chosen and rejected are the same, so that no prompt can be told from them")
     if chosen[0] != rejected[0]:  # TRL looks at the last character then
@@ -125,7 +127,7 @@ def _shared(chosen: Any, rejected: Any) -> tuple[Text, Text, Text]:
 
 
 def _after(prompt: Any, completion: Any) -> Text:
-    """A completion without the prompt that it repeats."""
+    """The completion without the prompt, if it begins by repeating it."""
     repeats = len(completion) > len(prompt) and completion[: len(prompt)] == prompt
     return completion[len(prompt) :] if repeats else completion
 

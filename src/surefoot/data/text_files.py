@@ -1,4 +1,4 @@
-"""What is looked at in a data file before a library reads it: its encoding, and how deeply its JSON is nested."""
+"""Check a text file before a library reads it: its encoding, and how deeply its JSON is nested."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from surefoot.errors import DataError
 __all__ = ["check_text_file"]
 
 _DEEPEST = 60
-"""Lists and objects inside of each other; pyarrow can hold about 64 and crashes on 20,000."""
+"""Deepest nesting of lists and objects; pyarrow can hold about 64 and crashes on 20,000."""
 _CHUNK = 1 << 24
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
 _STRING = re.compile(rb'"[^"]*"?')
@@ -23,16 +23,16 @@ def check_text_file(path: Path) -> None:
     Raises:
         DataError: what is wrong, and at which byte.
     """
-    place, open_ones = 0, b""
+    place, still_open = 0, b""
     for lines in _chunks(path):
         _check_utf8(lines, path, place)
         place += len(lines)
         if path.suffix != ".csv":
-            open_ones = _still_open(open_ones + _structure(lines), path)
+            still_open = _still_open(still_open + _structure(lines), path)
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    """Whole lines, some megabytes at a time."""
+    """Read whole lines, some megabytes at a time."""
     with path.open("rb") as file:
         while lines := file.readlines(_CHUNK):
             yield b"".join(lines)
@@ -50,13 +50,13 @@ def _check_utf8(lines: bytes, path: Path, place: int) -> None:
 
 
 def _structure(lines: bytes) -> bytes:
-    """Brackets and braces outside of strings."""
+    """The brackets and braces outside of strings."""
     bare = lines.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_STRUCTURE)
     return _STRING.sub(b"", bare)
 
 
 def _still_open(structure: bytes, path: Path) -> bytes:
-    """What is left when all that is closed is taken away, from the inside out.
+    """The brackets that are still open, after matched ones are removed from the inside out.
 
     Raises:
         DataError: the nesting is too deep.

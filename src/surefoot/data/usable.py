@@ -1,4 +1,4 @@
-"""Tables with the columns and the rows that are needed: what is missing is named, bad rows are named or left out."""
+"""Check a table's columns, and refuse or leave out its bad rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN_ROWS = 5
 def keep_usable(
     table: Dataset, bad: dict[int, str], name: str, bad_rows: BadRows | None, numbers: Sequence[int] | None = None
 ) -> Dataset:
-    """The table without its bad rows (with a warning that counts them), or an error that names them.
+    """Leave out a table's bad rows with a warning that counts them, or raise an error that names them.
 
     Args:
         bad: row to what is wrong with it.
@@ -45,6 +45,7 @@ def keep_usable(
 
 
 def require_columns(table: Dataset, columns: tuple[str, ...], name: str) -> None:
+    """Raise DataError for the first column that is missing, with the nearest one that is there."""
     for column in columns:
         if column not in table.column_names:
             near = nearest(column, table.column_names, likeness=0.5)

@@ -96,4 +96,5 @@ def _share_ties(proxy: Tensor, gold: Tensor) -> Tensor:
     run = starts.long().cumsum(dim=1) - 1
     total = torch.zeros_like(gold).scatter_add_(1, run, gold)
     size = torch.zeros_like(gold).scatter_add_(1, run, torch.ones_like(gold))
+    # There are fewer runs than columns where scores tie; the sizes of the others are 0, and are never gathered.
     return (total / size.clamp(min=math.ulp(1.0))).gather(1, run)

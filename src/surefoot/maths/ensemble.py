@@ -437,6 +437,7 @@ def fit_variance_factor(
 
     bounds = (math.log(0.01), math.log(100.0))
     inside = float(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-8}).x)
+    # The bounded search never returns its ends, where the optimum often is.
     return math.exp(min((*bounds, inside), key=loss))
 
 

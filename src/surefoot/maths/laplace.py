@@ -99,6 +99,7 @@ def posterior(
         return Covariance(h.new_zeros(size, 0), h.new_zeros(0), 1 / (h.diagonal() + precision))
     values, vectors = torch.linalg.eigh(h)
     kept = min(size, rank) if structure == "low_rank" else size
+    # eigh sorts in ascending order: the last directions are those that the pairs say most about.
     values, vectors = values[size - kept :].clamp(min=0), vectors[:, size - kept :]
     shift = 1 / (values + precision) - 1 / precision
     return Covariance(vectors.contiguous(), shift, h.new_full((size,), 1 / precision))

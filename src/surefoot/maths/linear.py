@@ -197,6 +197,7 @@ def _by_evidence(
         w = _newton(d, shift, tau, w, steps=2)
         values = torch.linalg.eigvalsh(curvature(d, d @ w - shift)).clamp(min=0.0)
         norm = float(w.square().sum())
+        # Where the gradient at 0 vanishes all weights are 0: then the strongest penalty is taken.
         new = float((values / (values + tau)).sum()) / norm if norm > 0 else _GRID[-1]
         new = min(max(new, _GRID[0]), _GRID[-1])
         settled = abs(math.log(new / tau)) < 1e-3

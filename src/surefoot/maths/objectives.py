@@ -136,7 +136,7 @@ def uncertainty_weighted(estimate: RewardEstimate, lam: float = 0.5) -> Rewards:
 def worst_case(estimate: RewardEstimate) -> Rewards:
     """WCO: min_k r_k over the members that scored (Coste et al., arXiv:2310.02743, eq. 2)."""
     members = _members(estimate)
-    lowest = members.nan_to_num(nan=math.inf).min(dim=1).values
+    lowest = members.nan_to_num(nan=math.inf).min(dim=1).values  # an unscored member is never the minimum
     return torch.where(estimate.scored, lowest, torch.nan)
 
 

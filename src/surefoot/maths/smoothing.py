@@ -68,7 +68,7 @@ class PairScatter:
         inside = (x @ self.basis.to(x)).square()
         outside = (x.square().sum(dim=1) - inside.sum(dim=1)).clamp(min=0.0)
         if self.basis.shape[0] == self.basis.shape[1]:
-            outside = torch.zeros_like(outside)
+            outside = torch.zeros_like(outside)  # a complete basis leaves rounding alone outside
         terms = [(inside / (self.values.to(x) + ridge)).sum(dim=1) + outside / ridge for ridge in RIDGES]
         return torch.stack(terms, dim=1).log()
 

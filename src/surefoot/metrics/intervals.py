@@ -189,6 +189,7 @@ def auroc(scores: ArrayLike, positive: ArrayLike, confidence: float = 0.95) -> I
     variance = sum(v.var(ddof=1) / len(v) for v in (above, below) if len(v) > 1)
     if not 0 < area < 1 or variance == 0:
         return Interval(area, math.nan, math.nan, len(x))
+    # On the logit scale the interval stays within [0, 1].
     half = float(stats.norm.ppf(0.5 + confidence / 2)) * math.sqrt(variance) / (area * (1 - area))
     logit = math.log(area / (1 - area))
     return Interval(area, 1 / (1 + math.exp(half - logit)), 1 / (1 + math.exp(-half - logit)), len(x))

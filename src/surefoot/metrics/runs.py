@@ -285,6 +285,7 @@ def prompt_risk(
     if not 0 < share < 1 or variance == 0:
         bounds = wilson_bounds(share, float(fewest), float(stats.norm.ppf(0.5 + confidence / 2)))
     else:
+        # The noise of the bootstrap must not give more observations than there are gains.
         n = min(share * (1 - share) / variance, float((~np.isnan(worse)).sum()))
         bounds = wilson_bounds(share, n, float(stats.t.ppf(0.5 + confidence / 2, fewest - 1)))
     return Interval(share, *bounds, len(worse))

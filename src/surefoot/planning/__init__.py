@@ -1,1 +1,1 @@
-"""How much memory a training step needs on each GPU."""
+"""Estimate the memory that a training step needs on each GPU."""

@@ -1,4 +1,4 @@
-"""Bytes that a Llama-like decoder of transformers keeps for the backward, or needs for a moment of the forward.
+"""Activation memory of a Llama-like decoder: bytes saved for the backward, and working memory of the forward.
 
 Derived from the operations in `modeling_llama.py` (Qwen2's differ in biases alone) and what autograd saves of each, in
 the manner of Korthikanti et al., arXiv:2205.05198, section 4.1; their GPT layer has other operations, so its
@@ -13,13 +13,13 @@ from surefoot.planning.shapes import MemoryRun, ModelShape
 __all__ = ["final_bytes", "forward_bytes", "head_backward", "head_forward", "layer_backward", "layer_saved"]
 
 TILE_TOKENS, TILE_WORDS = 4096, 32768
-"""TRL's fused output head (trl.kernels.chunked_logprob): logits never stand whole, only one tile of this size."""
+"""Tile of TRL's fused output head (trl.kernels.chunked_logprob), which never keeps all logits at once."""
 _TORCH_FORWARD, _TORCH_BACKWARD = 3.0, 7.25
 """fp32 copies of a tile where there is no Triton: z, exp, their product; y, z, log p, p, grad, mask, two terms."""
 
 
 def layer_saved(shape: ModelShape, run: MemoryRun) -> int:
-    """Kept by one decoder layer for its backward.
+    """Bytes per token that one decoder layer saves for its backward.
 
     Trained in full, in fp32 or bf16: two norms, each with its input in fp32 (4h), its normed input and its output
     (2ch); queries, keys, values and output (4cq; keys and values are repeated to q where there is a mask); gate,
@@ -56,14 +56,14 @@ def _mlp(shape: ModelShape, run: MemoryRun) -> int:
 
 
 def layer_backward(shape: ModelShape, run: MemoryRun) -> int:
-    """Gradients that stand beside what is saved while a layer's MLP goes backward: 2i and 2h."""
+    """Bytes per token of gradients (2i and 2h) during the backward of a layer's MLP, besides what is saved."""
     return run.compute * (2 * shape.intermediate + 2 * shape.hidden)
 
 
 def forward_bytes(
     shape: ModelShape, compute: int, keys: int, context: float = 1.0, attention: str = "sdpa", residual: int = 0
 ) -> int:
-    """Needed at once by a forward without gradients.
+    """Bytes per token of working memory of a forward without gradients.
 
     The embeddings, the layer's input, the residual and the norm's output (4h), the rotation's cosines and sines, and
     either three of the MLP's widths, or queries and their result, keys and values as they are and as repeated, and the
@@ -83,7 +83,7 @@ def forward_bytes(
 
 
 def final_bytes(shape: ModelShape, run: MemoryRun) -> int:
-    """The last norm's input in fp32, its normed input and output, and a contiguous copy without the last token."""
+    """Bytes per token of the last norm: input in fp32, normed input, output, and a copy without the last token."""
     return (4 + 3 * run.compute) * shape.hidden if not run.autocast else (4 + 3 * 4) * shape.hidden
 
 
@@ -94,7 +94,7 @@ def _tile(shape: ModelShape, run: MemoryRun, tokens: int, copies: float) -> int:
 
 
 def _scored(run: MemoryRun) -> int:
-    """Tokens that go through the output head: on a GPU the completions', on a CPU all but the first."""
+    """Number of tokens of the output head: on a GPU the completions', on a CPU all but the first."""
     return run.batch * (run.length - 1 if run.device == "cpu" else run.completion)
 
 
@@ -104,7 +104,7 @@ def head_forward(shape: ModelShape, run: MemoryRun) -> int:
 
 
 def head_backward(shape: ModelShape, run: MemoryRun) -> int:
-    """Bytes of its backward: one tile, and the gradients of hidden states and weight in fp32, whole on each GPU."""
+    """Bytes of the output head's backward: one tile, and fp32 gradients of hidden states and weight, unsharded."""
     tokens = _scored(run)
     weight = 0 if run.lora_rank else 4 * shape.matrix
     return _tile(shape, run, tokens, _TORCH_BACKWARD) + 4 * tokens * shape.hidden + weight

@@ -1,8 +1,8 @@
-"""What one step of RLOO or GRPO holds on each GPU, phase by phase, as lines of bytes with their arithmetic.
+"""Memory of one step of RLOO or GRPO on each GPU, by phase, as lines of bytes with their arithmetic.
 
 Weights, gradients and optimiser states per parameter, and what sharding divides: ZeRO, arXiv:1910.02054, section 3.1
-(mixed precision with Adam is 2 + 2 + 12 bytes; stage 3 divides all of them). Activations: `memory_activations`. What a
-step does and when: trl 1.16, `RLOOTrainer`. Units: bytes per GPU, GB is 10⁹ and GiB 2³⁰. The phases don't add up: the
+(mixed precision with Adam is 2 + 2 + 12 bytes; stage 3 divides all of them). Activations: `activations.py`. Phases of
+a step: trl 1.16, `RLOOTrainer`. Units: bytes per GPU, GB is 10⁹ and GiB 2³⁰. The phases don't add up: the
 peak is the largest one.
 """
 
@@ -21,7 +21,7 @@ CONTEXT_BYTES = 1_500_000_000
 ALLOWANCE_SHARE = 0.05
 """Allowed for fragmentation of the allocator, as a share of the phase; a rule of thumb, not measured here."""
 _LIVE = 1_000_000_000
-"""Parameters that DeepSpeed's ZeRO-3 lets stand gathered by default (`stage3_max_live_parameters`)."""
+"""Parameters that DeepSpeed's ZeRO-3 keeps gathered by default (`stage3_max_live_parameters`)."""
 
 
 def plan_memory(shape: ModelShape, run: MemoryRun, reward: RewardPlan | None = None) -> MemoryPlan:
@@ -66,7 +66,7 @@ def _phase(name: str, lines: list[Line], run: MemoryRun) -> Phase:
 
 
 def _weight_bytes(run: MemoryRun) -> int:
-    """Of a parameter as it is stored: ZeRO-3 stores bf16 and an fp32 master apart; elsewhere the fp32 weight is it."""
+    """Bytes of a stored parameter; ZeRO-3 stores bf16 and an fp32 master copy, otherwise the weight is the master."""
     return 4 if run.precision == "fp32" or (run.precision == "bf16_mixed" and run.sharding != "zero3") else 2
 
 
@@ -97,8 +97,11 @@ def _held(shape: ModelShape, run: MemoryRun) -> list[Line]:
 
 
 def _state_bytes(run: MemoryRun) -> int | float:
-    """Adam's two moments: in the parameter's dtype, which is fp32 for masters and adapters; or 8-bit with one fp32
-    scale for each block of 256 (bitsandbytes; paged ones can go to the host, but are counted)."""
+    """Bytes of Adam's two moments per parameter.
+
+    They have the parameter's dtype, which is fp32 for master copies and adapters; or 8 bits with one fp32 scale for
+    each block of 256 (bitsandbytes; paged moments can be moved to the host, but are counted).
+    """
     if run.optimiser != "adamw":
         return 2 * (1 + 4 / 256)
     return 4 if run.precision == "bf16" and run.sharding != "zero3" and not run.lora_rank else 8
@@ -113,7 +116,7 @@ def _each(name: str, parameters: int, size: int | float, shards: int) -> Line:
 
 
 def _gathered(shape: ModelShape, run: MemoryRun, *, backward: bool = False) -> list[Line]:
-    """Parameters that stand whole on each GPU for a moment: the root's, and the current layer's with the next."""
+    """Parameters gathered on each GPU at one time: the root's, and those of the current layer and the next."""
     if run.sharding == "none":
         return []
     count = shape.root_parameters + 2 * shape.layer_parameters
@@ -142,7 +145,7 @@ def _generation(shape: ModelShape, run: MemoryRun) -> list[Line]:
 
 
 def _sampling(shape: ModelShape, run: MemoryRun) -> list[Line]:
-    """The cache at the end of decoding, or at the end of the prompts with their forward, whichever is larger."""
+    """Key-value cache and logits at the end of decoding, or cache and forward of the prompts if that is larger."""
     c, residual = run.compute, 4 if run.autocast else run.compute
     cell = shape.keys * (residual + c)  # under autocast the rotation leaves keys in fp32
     grown = round(run.samples * run.length * cell * (shape.layers + 0.5))
@@ -159,7 +162,7 @@ def _sampling(shape: ModelShape, run: MemoryRun) -> list[Line]:
 
 
 def _log_probabilities(shape: ModelShape, run: MemoryRun) -> list[Line]:
-    """The policy's, then the reference's: one layer's work, or the output head's tile."""
+    """Memory of computing log-probabilities: one layer's work, or the output head's tile if that is larger."""
     c, residual = run.compute, 4 if run.autocast else run.compute
     layer = run.tokens * act.forward_bytes(shape, c, run.length, attention=run.attention, residual=residual)
     hidden = run.tokens * 2 * shape.hidden * residual
@@ -178,7 +181,7 @@ def _casts(shape: ModelShape, run: MemoryRun) -> list[Line]:
 
 
 def _kept_gradients(shape: ModelShape, run: MemoryRun) -> list[Line]:
-    """Outside the update gradients are freed, but for ZeRO-3, which keeps its partition."""
+    """Gradients outside of the update: none but ZeRO-3's partition, which is kept."""
     return _gradients(shape, run) if run.sharding == "zero3" else []
 
 
@@ -187,7 +190,7 @@ def _gradients(shape: ModelShape, run: MemoryRun) -> list[Line]:
 
 
 def _gradients_so_far(shape: ModelShape, run: MemoryRun, *, head: bool) -> list[Line]:
-    """When the backward begins: those of earlier accumulation steps, or none but the output head's."""
+    """Gradients when the backward begins: those of earlier accumulation steps, or only the output head's."""
     if run.accumulation > 1 or run.sharding == "zero3":
         return _gradients(shape, run)
     if not head or run.lora_rank:
@@ -216,7 +219,7 @@ def _layer_gradients(shape: ModelShape, run: MemoryRun) -> Line:
 
 
 def _loss(shape: ModelShape, run: MemoryRun) -> list[Line]:
-    """All activations, and the output head going forward and backward."""
+    """Memory of the loss: all activations, and the output head's forward and backward."""
     head, t = act.head_backward(shape, run), run.tokens
     final = act.final_bytes(shape, run)
     words = "a tile of logits, and gradients in fp32 of hidden states" + (
@@ -231,7 +234,7 @@ def _loss(shape: ModelShape, run: MemoryRun) -> list[Line]:
 
 
 def _backward(shape: ModelShape, run: MemoryRun) -> list[Line]:
-    """The layer next to the loss goes backward while nearly all activations are still there."""
+    """Memory of the backward of the last layer, when nearly all activations are still kept."""
     again = [_one_layer(shape, run)] if run.gradient_checkpointing else []
     casts = _casts(replace(shape, layers=1), run) if run.gradient_checkpointing else _casts(shape, run)
     gradients = _gradients_so_far(shape, run, head=True)
@@ -240,7 +243,7 @@ def _backward(shape: ModelShape, run: MemoryRun) -> list[Line]:
 
 
 def _backward_end(shape: ModelShape, run: MemoryRun) -> list[Line]:
-    """The lowest layer goes backward; then, its activations freed, the embedding, whose gradient comes whole."""
+    """Memory of the backward of the lowest layer or of the embedding, whose gradient is whole, if that is larger."""
     work = [_one_layer(shape, run), _layer_gradients(shape, run)]
     size = shape.matrix * _gradient_bytes(run)
     if not run.lora_rank and size > sum(line.bytes for line in work):
@@ -249,7 +252,7 @@ def _backward_end(shape: ModelShape, run: MemoryRun) -> list[Line]:
 
 
 def _gradients_before_embedding(shape: ModelShape, run: MemoryRun) -> Line:
-    """All, where the embedding has one already: the head's, if tied, or that of an earlier accumulation step."""
+    """Gradients before the embedding's is added, unless it exists already (tied head, earlier accumulation step)."""
     has_one = shape.tied or run.accumulation > 1 or run.sharding == "zero3" or run.lora_rank > 0
     count = _trained(shape, run) - (0 if has_one else shape.matrix)
     return _each("policy: gradients", count, _gradient_bytes(run), run.shards)

@@ -1,4 +1,4 @@
-"""A model's sizes from its config alone: built on the meta device, so no weights, no memory and no network."""
+"""Read a model's sizes from its config, on the meta device, without weights, memory or network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMED: dict[str, dict[str, Any]] = {
 
 
 def model_shape(name: str) -> ModelShape:
-    """The shape of "7B", "32B" or "70B", or of a model's directory or its config.json.
+    """Shape of "7B", "32B" or "70B", or of a model's directory or its config.json.
 
     Raises:
         ConfigError: no such size and no such path; the nearest size is named.
@@ -64,7 +64,7 @@ def _read(path: Path) -> Any:
 
 
 def _nearest(name: str) -> str:
-    """By size if it looks like one, else by spelling."""
+    """Nearest known name, by size if it looks like one, else by spelling."""
     try:
         size = float(name.rstrip("B"))
     except ValueError:
@@ -73,7 +73,7 @@ def _nearest(name: str) -> str:
 
 
 def shape_of(config: Any, name: str) -> ModelShape:
-    """The shape of any config whose causal language model is a Llama-like decoder.
+    """Shape of a config whose causal language model is a Llama-like decoder.
 
     Parameters are counted on the meta model, tied ones once; the rest is read from the config.
 

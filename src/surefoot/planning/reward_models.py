@@ -1,6 +1,6 @@
-"""What the reward source holds on each GPU, and what scoring one batch of completions needs.
+"""Memory of the reward source on each GPU, and of scoring one batch of completions.
 
-As `surefoot.rewards` does it: models whole on every GPU, in bf16 (fp32 on a CPU, and under LoRA members); batches of a
+As in `surefoot.rewards`: models whole on every GPU, in bf16 (fp32 on a CPU, and under LoRA members); batches of a
 fixed number of computed tokens; a prompt's keys and values computed once for all its completions.
 """
 
@@ -17,7 +17,7 @@ _CPU_TOKENS, _CPU_TOKENS_MEMBERS = 1024, 2048
 
 
 def reward_weights(policy: ModelShape, run: MemoryRun, reward: RewardPlan) -> list[Line]:
-    """Trunk and members; K heads next to nothing, K independent models K times one."""
+    """Lines of the source's weights: trunk and members (K heads are small, K independent models K times a trunk)."""
     if reward.kind == "none":
         return []
     shape, size, k = reward.shape or policy, _weight_bytes(run, reward), reward.members
@@ -47,7 +47,7 @@ def _limit(run: MemoryRun, copies: int) -> int:
 
 
 def scoring_lines(policy: ModelShape, run: MemoryRun, reward: RewardPlan) -> list[Line]:
-    """One layer's work on a scoring batch, and the keys and values of prompts that several completions share."""
+    """Lines of scoring a batch: one layer's work, and the keys and values of prompts shared by completions."""
     if reward.kind == "none":
         return []
     shape, size = reward.shape or policy, _weight_bytes(run, reward)

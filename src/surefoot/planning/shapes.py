@@ -1,4 +1,4 @@
-"""What a memory plan is made from and gives: a model's shape, a run's settings, and lines of bytes with arithmetic."""
+"""Inputs and results of a memory plan: model shape, run settings, and lines of bytes with arithmetic."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ class ModelShape:
         return max(self.layer_parameters, self.root_parameters)
 
     def lora_parameters(self, rank: int) -> int:
-        """Of one adapter on the query and value projections, PEFT's choice for Llama and Qwen."""
+        """Parameters of one adapter on the query and value projections, PEFT's choice for Llama and Qwen."""
         return self.layers * rank * (2 * self.hidden + self.queries + self.keys)
 
 
 @dataclass(frozen=True, slots=True)
 class RewardPlan:
-    """The reward source. Its models lie whole on every GPU: surefoot shards the policy and the reference, not these.
+    """Settings of the reward source, whose models are whole on every GPU (only policy and reference are sharded).
 
     Args:
         kind: "none" also where rewards come from elsewhere (a server, a judge, a function).
@@ -153,7 +153,7 @@ class MemoryRun:
 
     @property
     def tokens(self) -> int:
-        """Of one forward and backward."""
+        """Tokens of one forward and backward."""
         return self.batch * self.length
 
     @property
@@ -168,7 +168,7 @@ class MemoryRun:
 
     @property
     def autocast(self) -> bool:
-        """fp32 weights under autocast; FSDP and DeepSpeed hand bf16 weights to the forward instead."""
+        """Whether fp32 weights are used under autocast; FSDP and DeepSpeed give the forward bf16 weights instead."""
         return self.precision == "bf16_mixed" and self.sharding == "none"
 
     @property
@@ -178,7 +178,7 @@ class MemoryRun:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One item: bytes on one GPU, and how they come about."""
+    """One item of a plan: bytes on one GPU, and their arithmetic."""
 
     name: str
     bytes: int
@@ -187,7 +187,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A moment of a step and all that lies in memory then."""
+    """A phase of a step, with everything in memory at that time."""
 
     name: str
     lines: tuple[Line, ...]
@@ -199,7 +199,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Memory of one GPU: what is held throughout is in every phase, and the peak is the largest phase."""
+    """Memory of one GPU by phase; permanent items are in every phase, and the peak is the largest phase."""
 
     shape: ModelShape
     run: MemoryRun

@@ -1,4 +1,4 @@
-"""Estimates of rows whose anchors are of several kinds, as in data of which a file of anchors covers a part."""
+"""Estimate rows whose anchors are of several kinds, as in data that a file of anchors covers in part."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def anchor_shares(kinds: Sequence[AnchorKind | None]) -> dict[str, float]:
 
 
 def _first_known(source: RewardSource, choices: Sequence[Anchors]) -> Int[Tensor, "batch"]:
-    """Which of the choices each row takes; the last where none is known."""
+    """Index of the choice that each row takes; the last one where none is known."""
     taken = torch.full((len(choices[0]),), len(choices) - 1)
     for i in reversed(range(len(choices) - 1)):
         taken = torch.where(source._unknown(choices[i]), taken, i)
@@ -88,7 +88,7 @@ def _first_known(source: RewardSource, choices: Sequence[Anchors]) -> Int[Tensor
 
 
 def _refuse_lonely(source: RewardSource, scores: Float[Tensor, "batch columns"], choices: Sequence[Anchors]) -> None:
-    """Raise as an estimate would, although constants are about to be taken from the rows themselves."""
+    """Raise as `estimate` does for a row without an anchor, before the source is calibrated on the rows themselves."""
     unknown = torch.stack([source._unknown(choice) for choice in choices]).all(dim=0) & ~scores.isnan().all(dim=1)
     if bool(unknown.any()):
         some = unknown.nonzero()[:, 0]
@@ -100,7 +100,7 @@ def _rows(anchors: Anchors, some: Int[Tensor, "some"]) -> Anchors:
 
 
 def _joined(parts: Sequence[RewardEstimate], order: Int[Tensor, "batch"]) -> RewardEstimate:
-    """The rows of several estimates as one, in another order; what one of them lacks is left out."""
+    """Join estimates in a given order of rows; a field that one of them lacks is left out."""
     values: dict[str, Any] = {}
     for name in ("mean", "members", "epistemic", "degrees_of_freedom", "anchor"):
         columns = [getattr(part, name) for part in parts]

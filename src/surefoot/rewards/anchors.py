@@ -1,7 +1,7 @@
-"""Anchors of prompts: mean scored rows over reference completions, by the prompt's content, in memory and in a file.
+"""Store of prompts' anchors: mean scored rows over reference completions, in memory and in a file.
 
-The variance of a completion is that of r(x, y) − b(x), b(x) the mean over completions of the reference policy for its
-prompt (docs/method.md 2.1). They are drawn once, scored once, and then fixed.
+The variance of a completion is that of r(x, y) − b(x), with the anchor b(x) the mean over completions of the reference
+policy for its prompt (docs/method.md 2.1). They are drawn once, scored once, and then fixed.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from surefoot.types import AnchorKind, Anchors, Text
 __all__ = ["AnchorStore", "Probe", "Sampler", "group_anchors", "prompt_digest"]
 
 Sampler = Callable[[list[Text], int], list[Text]]
-"""(prompts, seed) to one completion of the reference policy for each prompt."""
+"""Function of (prompts, seed) that draws one completion of the reference policy for each prompt."""
 PROBES = 4
-"""Completions whose scored rows a file of anchors keeps, so that another source is told from the one that made it."""
+"""Number of completions whose scored rows are kept with the anchors, to recognise the source that made them."""
 TOLERANCE = 0.05
-"""Relative difference between the probes' rows and the same completions scored again that a source may show.
+"""Largest relative difference of the probes' rows when a source scores them again.
 
-It leaves room for another precision: bf16 differs from fp32 by .013 on a model of five layers, more on deeper ones.
+It allows for another precision: bf16 differs from fp32 by .013 on a model of five layers, more on deeper ones.
 """
 
 
 def group_anchors(
     scores: Float[Tensor, "batch columns"], groups: Int[Tensor, "batch"], kind: AnchorKind = "group"
 ) -> Anchors:
-    """Each prompt's own scored rows as its anchor.
+    """Anchors that are the mean of each prompt's own scored rows.
 
-    Right where the reference policy drew them ("group", as in best-of-n), or nothing better is at hand ("dataset").
-    A completion that is alone has none (NaN), and falls back on the calibration set's.
+    Use them where the reference policy drew the rows ("group", as in best-of-n), or where there is nothing better
+    ("dataset"). A completion that is alone has none (NaN), and falls back on the calibration set's.
 
     Args:
         scores: (batch, columns) of `RewardSource.score`.
@@ -59,13 +59,13 @@ def group_anchors(
 
 
 def prompt_digest(prompt: Text) -> str:
-    """Thirty-two hex digits of a prompt's content, of either format."""
+    """Hash of a prompt's content, of either format: thirty-two hex digits."""
     return hashlib.sha256(prompt_keys([prompt])[0].encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A completion and the row that the source gave it when the anchors were made.
+    """A completion with the row that the source gave it when the anchors were made.
 
     Args:
         row: (columns,).
@@ -104,11 +104,11 @@ class AnchorStore:
 
     @property
     def columns(self) -> int | None:
-        """Columns of a row; None while there is none."""
+        """Number of columns of a row; None while the store is empty."""
         return next((len(row) for row in self._rows.values()), None)
 
     def unscored(self) -> int:
-        """How many prompts have an unknown anchor, since none of their completions was scored."""
+        """Number of prompts with an unknown anchor, because none of their completions was scored."""
         return sum(bool(row.isnan().all()) for row in self._rows.values())
 
     def missing(self, prompts: Sequence[Text]) -> list[Text]:
@@ -121,7 +121,7 @@ class AnchorStore:
         return list(seen.values())
 
     def add(self, prompts: Sequence[Text], scores: Float[Tensor, "batch columns"]) -> None:
-        """Take the scored rows of M completions of each prompt, a prompt's rows one after the other.
+        """Add prompts with the scored rows of M completions each, a prompt's rows one after the other.
 
         Rows that the source left unscored don't count; a prompt without any scored row gets an unknown anchor (NaN).
         """
@@ -134,12 +134,12 @@ class AnchorStore:
             self._rows[prompt_digest(prompt)] = row
 
     def add_probe(self, prompt: Text, completion: Text, row: Float[Tensor, "columns"]) -> None:
-        """Keep a scored completion for `check`, if it was scored and more are wanted."""
+        """Keep a completion and its row as a probe for `check`, if it was scored and there are fewer than `PROBES`."""
         if len(self.probes) < PROBES and not bool(row.isnan().any()):
             self.probes.append(Probe(prompt, completion, row.float()))
 
     def of(self, prompts: Sequence[Text]) -> Anchors:
-        """(batch, columns) anchors of the prompts.
+        """Anchors of the prompts, (batch, columns).
 
         Raises:
             DataError: a prompt has none.
@@ -155,7 +155,7 @@ class AnchorStore:
         return Anchors(rows, "reference", torch.full((len(keys),), float(self.completions)))
 
     def where_known(self, prompts: Sequence[Text], columns: int) -> Anchors:
-        """(batch, columns) anchors of the prompts, NaN for a prompt that has none.
+        """Anchors of the prompts, (batch, columns), NaN for a prompt that has none.
 
         Args:
             columns: of the rows, for a store that holds none.
@@ -166,7 +166,7 @@ class AnchorStore:
         return Anchors(torch.stack(rows) if rows else none.expand(0, -1), "reference", count)
 
     def fingerprint(self) -> str:
-        """Sixteen hex digits of the prompts and their rows; equal anchors give equal digits."""
+        """Hash of the prompts and their rows: sixteen hex digits, equal for equal anchors."""
         digest = hashlib.sha256()
         for key, row in sorted(self._rows.items()):
             digest.update(key.encode() + row.numpy().tobytes())
@@ -243,7 +243,7 @@ class AnchorStore:
 
     @classmethod
     def load(cls, path: str | Path, source: RewardSource | None = None) -> AnchorStore:
-        """What `save` wrote.
+        """Load a file that `save` wrote.
 
         Args:
             source: the source that will be given the anchors (see `check`); None checks nothing.

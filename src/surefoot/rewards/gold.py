@@ -1,4 +1,4 @@
-"""The true reward: a function, or a reward source that no policy was trained against."""
+"""Load the true reward of a study: a function, or a reward source that no policy was trained against."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from surefoot.types import Text
 __all__ = ["Gold", "load_gold", "refuse_members", "weight_hashes"]
 
 Gold = Callable[[Sequence[Text], Sequence[Text]], list[float]]
-"""(prompts, completions) to the true reward of each; higher is better."""
+"""Function of (prompts, completions) that gives the true reward of each; higher is better."""
 
 
 def load_gold(spec: dict[str, Any]) -> Gold:
-    """The judge that a study's setting names.
+    """Load the true reward that a study's setting names.
 
     Args:
         spec: `function: file.py:name` or `module:name`, a function of (prompts, completions) to numbers; or
@@ -112,11 +112,12 @@ def refuse_members(gold: dict[str, Any], sources: dict[str, dict[str, Any]]) -> 
 
 
 def same_place(first: str | Path, second: str | Path) -> bool:
+    """Whether two paths lead to the same place."""
     return Path(first).resolve() == Path(second).resolve()
 
 
 def weight_hashes(directory: Path) -> dict[str, Path]:
-    """SHA-256 of every weight file below a directory, and the file; nothing for a name on the hub."""
+    """Weight files below a directory by their SHA-256; empty for a name on the hub."""
     files = {}
     for path in sorted(directory.rglob("*.safetensors")):
         with path.open("rb") as file:

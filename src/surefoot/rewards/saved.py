@@ -1,7 +1,7 @@
-"""What a saved source may say of itself: it is read as if a stranger had written it (SECURITY.md).
+"""Read a saved source's files without trusting them (SECURITY.md).
 
-Its folder holds ordinary files and no links out of it. Every path in its `source.json` stays below the folder, and
-every field is of its own kind; a base model is named by its hub name or lies in the folder.
+The folder holds ordinary files and no links out of it. Every path in its `source.json` stays below the folder, and
+every field has the right type; a base model is named by its hub name or lies in the folder.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def save_calibration(directory: str | Path, calibration: Calibration | None) -> 
 
 
 def read_source(folder: Path) -> dict[str, Any]:
-    """`source.json`, each field that is there being of its own kind.
+    """Read `source.json` and check the type of every field that is there.
 
     Raises:
         ModelError: it is no object, or a field isn't what it should be. RunError: it isn't JSON.
@@ -84,7 +84,7 @@ def read_source(folder: Path) -> dict[str, Any]:
 
 
 def inner_folders(folder: Path, names: list[str], field: str) -> list[Path]:
-    """The folders that a field of `source.json` names, each below `folder`.
+    """Resolve the folders that a field of `source.json` names, each below `folder`.
 
     Raises:
         ModelError: a path that is absolute, leads out or to the folder itself, or is there twice.
@@ -101,7 +101,7 @@ def inner_folders(folder: Path, names: list[str], field: str) -> list[Path]:
 
 
 def base_of(folder: Path, base: str) -> str:
-    """The base model of a saved source: a folder inside `folder`, or a hub name.
+    """Resolve the base model of a saved source: a folder inside `folder`, or a hub name.
 
     Raises:
         ModelError: it is a path, `package:`, or the name of a directory here.
@@ -117,7 +117,7 @@ def base_of(folder: Path, base: str) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, all of them finite.
+    """Read the tensors of a safetensors file, all of which must be finite.
 
     Raises:
         ModelError: it is missing or broken, or a number in it is NaN or infinite.
@@ -133,7 +133,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_finite(path: Path) -> Any:
-    """JSON whose numbers are all finite.
+    """Read JSON whose numbers must all be finite.
 
     Raises:
         ModelError: one isn't. RunError: it isn't JSON.

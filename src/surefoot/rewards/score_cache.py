@@ -1,4 +1,4 @@
-"""Scored rows kept by content: texts that a source has scored once are not scored again."""
+"""Cache of scored rows by the content of the texts, so that none is scored twice."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from surefoot.types import Text
 __all__ = ["Progress", "score_texts", "source_hash"]
 
 Progress = Callable[[int, int], None]
-"""Called with (texts scored, texts)."""
+"""Function that is called with (texts scored, texts)."""
 
 _PART = 1024
-"""Texts in a part: what an interruption can lose."""
+"""Number of texts in a part, which is what an interruption can lose."""
 
 
 def score_texts(
@@ -38,7 +38,7 @@ def score_texts(
     cache: Path | None = None,
     on_progress: Progress | None = None,
 ) -> Float[Tensor, "rows columns"]:
-    """`source.score` in parts that are kept in `cache`, each under the hash of its texts.
+    """Score texts in parts that are kept in `cache`, each under the hash of its texts.
 
     Args:
         names: of the rows, for errors; their numbers if None.
@@ -63,7 +63,7 @@ def score_texts(
 
 
 def source_hash(source: RewardSource, directory: str | Path | None) -> str | None:
-    """Sixteen hex digits of what the source's scores depend on; None where that can't be told.
+    """Hash of everything that the source's scores depend on: sixteen hex digits, or None if it is unknown.
 
     Args:
         directory: where the source was loaded from, if it was: the content of its files is hashed, but for what is

@@ -1,4 +1,4 @@
-"""Score a dataset of any size through any source: in blocks of whole prompts, resumable, one file at the end."""
+"""Score a dataset of any size with any source, in resumable blocks of whole prompts, into one file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from surefoot.types import RewardEstimate, Text
 __all__ = ["ADDED", "ANCHOR", "anchor_names", "estimate_rows", "prompt_blocks", "prompt_numbers", "score_dataset"]
 
 ANCHOR = "anchor"
-"""Column that says whose completions a row's variance was centred by: reference, dataset or calibration."""
+"""Column with the kind of anchor of each row: reference, dataset or calibration."""
 ADDED = {
     "completions": ("reward_mean", "reward_variance", ANCHOR),
     "pairs": (
@@ -42,7 +42,7 @@ ADDED = {
 """The columns that scoring adds, by the kind of dataset."""
 _ROW = "__row__"
 _LARGEST_PROMPT = 4
-"""A prompt's rows are kept in one block, unless that makes the block more than this many times too large."""
+"""A prompt's rows stay in one block, unless that makes the block more than this many times too large."""
 _READERS: dict[str, Any] = {"completions": read_completion, "pairs": read_pair}
 _COLUMNS = {"completions": ("prompt", "completion"), "pairs": ("prompt", "chosen", "rejected")}
 
@@ -153,7 +153,7 @@ def _check(table: Dataset, name: str) -> str:
 
 
 def _prompts(table: Dataset, kind: str, name: str) -> Iterator[Text]:
-    """Every row's prompt; all rows are checked before the first is scored."""
+    """Yield every row's prompt, and refuse rows that can't be read or differ in format."""
     first = ""
     for row, reading in enumerate(readings(table, _READERS[kind])):
         if isinstance(reading, str):
@@ -166,7 +166,7 @@ def _prompts(table: Dataset, kind: str, name: str) -> Iterator[Text]:
 
 
 def prompt_numbers(prompts: Iterable[Text], *, pairs: bool) -> NDArray[np.int64]:
-    """(rows,) a number for each row's prompt, in the order of their first appearance, equal for equal prompts.
+    """Number of each row's prompt, (rows,), in the order of first appearance, equal for equal prompts.
 
     Args:
         pairs: whether rows are pairs; then an empty prompt, which says nothing of what belongs together, is a number
@@ -178,7 +178,7 @@ def prompt_numbers(prompts: Iterable[Text], *, pairs: bool) -> NDArray[np.int64]
 
 
 def prompt_blocks(numbers: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    """Rows of `size` or a little more at a time, prompt by prompt, so that no prompt is split where that can be."""
+    """Yield blocks of `size` rows or a few more, prompt by prompt, so that prompts are not split if possible."""
     order = np.argsort(numbers, kind="stable")
     start, count = 0, len(order)
     while start < count:
@@ -234,13 +234,13 @@ def _score(
 
 
 def anchor_names(estimate: RewardEstimate) -> list[str | None]:
-    """The anchor of each row; None where it was not scored, or its variance is given as it stands."""
+    """Kind of anchor of each row; None where it was not scored, or its variance takes no anchor."""
     scored = estimate.scored.tolist()
     return [kind if known else None for kind, known in zip(estimate.anchor_kinds, scored, strict=True)]
 
 
 def _arrays(estimate: RewardEstimate) -> tuple[pa.Array, pa.Array]:
-    """Mean and variance; null where there is none, never 0."""
+    """Mean and variance as Arrow arrays; null where there is none, never 0."""
     variance = _array(estimate.variance) if estimate.has_variance else pa.nulls(len(estimate), pa.float64())
     return _array(estimate.mean), variance
 

@@ -1,4 +1,4 @@
-"""Best-of-n sampling with a reward that has a variance: sample, score, choose; resumable prompt by prompt."""
+"""Best-of-n: sample, score, choose the best completion of each prompt; resumable batch by batch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CHOSEN = "chosen.parquet"
 
 @dataclass
 class BestOfNArguments:
-    """What to sample, how to choose, and where it goes."""
+    """Settings of `surefoot bon`: policy, prompts, reward source, objective and output."""
 
     output_dir: str = field(metadata={"help": "Directory of the result; the same again resumes."})
     model_name_or_path: str = field(metadata={"help": "Policy to sample: a directory or hub name."})
@@ -61,7 +61,7 @@ class BestOfNArguments:
     seed: int = 0
 
     def objective(self) -> Objective:
-        """The aggregate that is chosen by; best-of-n has no penalty to weigh.
+        """Build the objective to choose by, without weights, since best-of-n has no penalty.
 
         Raises:
             ConfigError: values out of range.
@@ -124,7 +124,7 @@ def _draw_and_choose(
     folder: Path,
     on_progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
-    """The curve; what was drawn is kept in `folder/parts`, the best of it in `folder/chosen.parquet`."""
+    """Sample, score and choose; keeps all samples in `folder/parts` and the best in `folder/chosen.parquet`."""
     device = choose_device(None)
     model = AutoModelForCausalLM.from_pretrained(
         args.model_name_or_path, use_safetensors=True, trust_remote_code=False
@@ -183,7 +183,7 @@ def _sample_and_score(
 
 
 def _texts(values: list[Text]) -> pa.Array:
-    """Text, or messages as a list of JSON, as every part of the file must have them alike."""
+    """A column of text, or of messages as lists of JSON, so that all parts of the file have one schema."""
     feature = Value("string") if isinstance(values[0], str) else List(Json())
     return Dataset.from_dict({"text": values}, features=Features({"text": feature})).data.column("text")
 
@@ -203,7 +203,10 @@ def _best(table: pa.Table, n: int) -> pa.Table:
 
 
 def _curve(table: pa.Table, n: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Means over prompts with 95% intervals, for n = 1, 2, 4, …; prompts with an unscored completion are left out."""
+    """Best-of-n curve for n = 1, 2, 4, …: means over prompts with 95% intervals.
+
+    Prompts with an unscored completion are left out.
+    """
     ns = torch.tensor([2**k for k in range(n.bit_length()) if 2**k < n] + [n])
     names = [name for name in ("reward", "reward_mean", "gold") if name in table.column_names]
     proxy = _column(table, "reward", n)

@@ -1,4 +1,4 @@
-"""Which of a run's checkpoints to go on from, and which to compare at a KL budget."""
+"""Choose a run's checkpoint to resume from, or to compare at a KL budget."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _STATE = "trainer_state.json"
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> str | None:
-    """The checkpoint to go on from, or None. One that was being written when its process was killed is passed over.
+    """The last complete checkpoint, or None; one whose process was killed while it saved is passed over.
 
-    The trainer's state is what a checkpoint gets last: one where it is missing or doesn't end isn't whole.
+    The trainer's state is written last: a checkpoint in which it is missing or can't be parsed isn't complete.
     """
     for folder in reversed(_in_order(Path(output_dir).glob("checkpoint-*"))):
         try:
@@ -32,7 +32,7 @@ def last_whole_checkpoint(output_dir: str | Path) -> str | None:
 
 
 def finished_epochs(checkpoint: str | Path) -> int:
-    """Whole passes over the data before the checkpoint."""
+    """Number of complete epochs before the checkpoint."""
     return int(read_json(Path(checkpoint) / _STATE)["epoch"] or 0)
 
 

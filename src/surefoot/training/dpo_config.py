@@ -1,4 +1,4 @@
-"""Settings of `VarianceAwareDPOTrainer`: TRL's DPOConfig with the weighting added."""
+"""Settings of `VarianceAwareDPOTrainer`: TRL's DPOConfig and the weighting."""
 
 from __future__ import annotations
 

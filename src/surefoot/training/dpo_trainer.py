@@ -12,7 +12,7 @@ from surefoot.rewards.anchors import AnchorStore
 from surefoot.rewards.source import RewardSource
 from surefoot.training.dpo_bridge import PreferenceBridge
 from surefoot.training.dpo_config import VarianceAwareDPOConfig
-from surefoot.training.paper import PAPER
+from surefoot.training.policy_card import PAPER
 from surefoot.training.preference_weights import VARIANCES, WEIGHTS, add_variances, add_weights, anchors_of
 from surefoot.training.reference import ensure_reference_on_disk
 
@@ -92,7 +92,7 @@ class VarianceAwareDPOTrainer(PreferenceBridge):
         super().__init__(model, args=settings, train_dataset=pairs, eval_dataset=weigh(eval_dataset), **keywords)
 
     def log(self, logs: dict[str, float], *positional: Any, **keywords: Any) -> None:
-        """As TRL, with the shares of the anchors beside the loss."""
+        """TRL's log, with the shares of the anchors added to the loss."""
         shares = {f"anchor/{kind}": share for kind, share in self.anchor_shares.items()} if "loss" in logs else {}
         super().log(logs | shares, *positional, **keywords)
 

@@ -1,7 +1,7 @@
-"""A model's forward in float32, though its weights, or its training, are in half precision.
+"""Run a model's forward in float32 although its weights, or its training, are in half precision.
 
 The log-ratio ln π/π₀ of a completion is a small difference of two large sums. In bf16 every layer rounds to 8 bits,
-and a policy that has moved a little rounds otherwise than its reference: the error is several times the difference.
+and a policy that has moved a little rounds differently from its reference: the error is several times the difference.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def in_half_precision(model: nn.Module, mixed_precision: str) -> bool:
 
 @contextmanager
 def in_float32(model: nn.Module, accelerator: Any) -> Iterator[None]:
-    """Inside, a forward of the model without a gradient is computed in float32, without autocast and dropout.
+    """Inside, compute the model's forward (without a gradient) in float32, without autocast and dropout.
 
-    Weights are raised a layer at a time, so that the memory of one layer is needed besides that of the embeddings.
-    Layers that are quantized keep the precision of their own kernels.
+    Weights are converted a layer at a time, so that only one layer and the embeddings need float32 memory. Quantized
+    layers keep the precision of their own kernels.
 
     Args:
         model: whole on this process, neither sharded nor offloaded; with adapters or without.
@@ -53,14 +53,14 @@ def in_float32(model: nn.Module, accelerator: Any) -> Iterator[None]:
 
 
 def _layers(model: nn.Module) -> nn.ModuleList | list[nn.Module]:
-    """The list of modules that holds the most parameters."""
+    """The model's layers: its module list with the most parameters."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     return max(lists, key=lambda layers: sum(value.numel() for value in layers.parameters()), default=[])
 
 
 @contextmanager
 def _without_autocast(model: nn.Module, accelerator: Any) -> Iterator[None]:
-    """accelerate wraps a model's forward in autocast, the plain one kept beside it; TRL asks it for autocast too."""
+    """Undo accelerate's autocast, which wraps the model's forward and which TRL requests as well."""
     wrapped, plain = model.__dict__.get("forward"), model.__dict__.get("_original_forward")
     native, accelerator.native_amp = accelerator.native_amp, False
     if plain is not None:
@@ -75,7 +75,7 @@ def _without_autocast(model: nn.Module, accelerator: Any) -> Iterator[None]:
 
 @contextmanager
 def _without_flash(model: Any) -> Iterator[None]:
-    """Flash attention knows half precision only."""
+    """Use sdpa in place of flash attention, which works in half precision only."""
     configs = {id(config): config for config in (model.config, model.config.get_text_config())}.values()
     held = [(config, config._attn_implementation) for config in configs]
     for config, name in held:
@@ -117,9 +117,9 @@ def _raised_while_run(layer: nn.Module) -> Iterator[None]:
 
 
 def _raise(modules: Iterable[nn.Module]) -> list[tuple[dict[str, Any], str, Tensor]]:
-    """Put float32 copies where half-precision parameters and buffers stand; gives what stood there.
+    """Replace half-precision parameters and buffers by float32 copies; returns what was replaced.
 
-    The parameters themselves stay as they are: optimizers and DDP hold on to them.
+    The parameters themselves are not changed, since optimizers and DDP hold references to them.
     """
     held: list[tuple[dict[str, Any], str, Tensor]] = []
     copies: dict[int, Tensor] = {}

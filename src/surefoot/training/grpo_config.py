@@ -1,4 +1,4 @@
-"""Settings of `VarianceAwareGRPOTrainer`: TRL's GRPOConfig with the objective added."""
+"""Settings of `VarianceAwareGRPOTrainer`: TRL's GRPOConfig and the objective."""
 
 from __future__ import annotations
 

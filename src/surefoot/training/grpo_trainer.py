@@ -10,7 +10,7 @@ from trl import GRPOTrainer
 from surefoot.maths.advantages import group_relative
 from surefoot.training.bridge import PenaltyBridge
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
-from surefoot.training.paper import PAPER
+from surefoot.training.policy_card import PAPER
 from surefoot.training.reference import ensure_reference_on_disk
 from surefoot.training.reward_funcs import RewardFuncs, split_reward_funcs
 

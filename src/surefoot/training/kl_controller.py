@@ -1,8 +1,8 @@
-"""β adapts so that the policy stays on a KL budget: proportional-integral control of log β, in velocity form.
+"""Adapt β to hold a KL budget: proportional-integral control of log β, in velocity form (docs/method.md 10).
 
-The velocity form changes log β by a bounded step and keeps no accumulated error, so it can't wind up while β sits at a
-bound. β starts high, so the budget is approached from below, and is lowered only where the penalty is what holds the
-policy back: one that is switched off because a slow policy hasn't arrived yet protects nobody.
+The velocity form changes log β by a bounded step and keeps no accumulated error, so it can't wind up while β is at a
+bound. β starts high, so that the budget is approached from below. It is lowered only as far as the penalty is what
+holds the policy back; otherwise a slow policy would lose its penalty before it reaches the budget.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ __all__ = ["KLController"]
 
 @dataclass(slots=True)
 class KLController:
-    """Keeps E[ln π/π₀] at `target` nats.
+    """Controller that keeps E[ln π/π₀] at `target` nats.
 
         Δ log β_t = proportional · (p_t − p_{t−1}) + integral · i_t,   |Δ log β_t| ≤ max_step
         e_t = log(KL_t / target), clipped to ±1, KL_t smoothed;   p_t = max(e_t, −near)
         i_t = e_t + return_gain · max(0, e_t − tolerance)   where e_t ≥ −tolerance
         i_t = approach · e_t · (share_t − free) / (bound − free)       below; the fraction clipped to [0, 1]
 
-    The proportional part alone makes β ∝ KL² near and above the budget: stiff enough for a policy that jumps, within a
-    few updates, from one mode of its reward to another at several times the KL. The integral part is slow beside it.
+    The proportional part alone makes β ∝ KL² near and above the budget, which holds a policy that jumps, within a few
+    updates, from one mode of its reward to another at several times the KL. The integral part is slow in comparison.
 
     Below the budget β is lowered only as far as the penalty is what holds the policy back. Its share is the spread of
     β·penalty among a prompt's completions over that of their rewards. For the optimum of the penalised objective,
     β ln(π/π₀) = r − const, it is 1; a policy whose share is small is slow for other reasons, and lowering β would only
     switch the penalty off before it is needed.
 
-    Within the tolerance both sides of the budget count alike, so that noise doesn't push the KL below it; above it,
-    coming back is more urgent than using the budget up.
+    Within the tolerance both sides of the budget count equally, so that noise doesn't push the KL below it. Above it
+    β rises faster than it falls below, since exceeding the budget is worse than not using it.
 
     Args:
         target: budget in nats per sequence.
@@ -96,7 +96,7 @@ class KLController:
         return self.beta
 
     def _pull(self, error: float, share: float) -> float:
-        """What the integral part integrates."""
+        """Term i_t of the integral part."""
         if error >= -self.tolerance:
             return error + self.return_gain * max(0.0, error - self.tolerance)
         if math.isnan(share):
@@ -104,7 +104,7 @@ class KLController:
         return self.approach * error * max(0.0, min(1.0, (share - self.free) / (self.bound - self.free)))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next update depends on, as JSON values."""
+        """State that the next update depends on, as JSON values."""
         return asdict(self)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""ln π/π₀ of the completions that were just sampled, taken from TRL's own forwards as they pass.
+"""Sequence log-ratio ln π/π₀ of a generation batch, taken from TRL's own forwards.
 
 RLOO computes the policy's and the reference's log-probabilities by itself. GRPO leaves the policy's out where sampling
 and training are in step; `TokenRecorder` then takes it from the logits of the sampling itself, and where that isn't
@@ -31,9 +31,9 @@ else:
 __all__ = ["SampledLogRatio"]
 
 _OTHER_SAMPLING = ("use_vllm", "use_transformers_continuous_batching", "rollout_func", "tools", "_is_vlm")
-"""Settings of TRL's with which completions aren't, or not only, what one plain `generate` of the policy gives."""
+"""TRL's settings under which completions don't come from one plain `generate` of the policy alone."""
 _WHOLE = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-"""Each process holds the whole policy: no FSDP, no DeepSpeed."""
+"""Kinds of distribution in which each process holds the whole policy (no FSDP, no DeepSpeed)."""
 
 
 class SampledLogRatio(TrlTrainer):
@@ -57,7 +57,7 @@ class SampledLogRatio(TrlTrainer):
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
-        """Watch the forwards of one generation batch."""
+        """Record the log-probabilities of the forwards of one generation batch."""
         self._watched = []
         try:
             yield
@@ -89,7 +89,7 @@ class SampledLogRatio(TrlTrainer):
 
     @property
     def _in_half_precision(self) -> bool:
-        """Whether the log-ratio needs forwards in float32, and can have them."""
+        """Whether the log-ratio needs forwards in float32 and they are possible."""
         whole = self.accelerator.distributed_type in _WHOLE and self.args.float32_log_ratio
         return whole and in_half_precision(self.model, self.accelerator.mixed_precision)
 
@@ -104,14 +104,14 @@ class SampledLogRatio(TrlTrainer):
             )
 
     def _float32_logps(self, model: Any, positional: tuple[Any, ...], keywords: dict[str, Any]) -> torch.Tensor:
-        """(batch, tokens) TRL's log-probabilities, in float32 where the model itself isn't."""
+        """TRL's log-probabilities, (batch, tokens), computed in float32 if the model is in half precision."""
         raised = in_float32(model, self.accelerator) if self._in_half_precision else nullcontext()
         with raised:
             logps: torch.Tensor = super()._get_per_token_logps_and_entropies(model, *positional, **keywords)[0]
         return logps.float()
 
     def _log_ratio(self) -> torch.Tensor:
-        """(batch,) ln π/π₀ of the local completions' sampled tokens, in nats, whether or not TRL masks them.
+        """ln π/π₀ of the local completions' sampled tokens, (batch,), in nats, whether or not TRL masks them.
 
         The reference's log-probabilities are TRL's; so are the policy's, where TRL computes them (first).
         """
@@ -145,7 +145,7 @@ class SampledLogRatio(TrlTrainer):
             return super()._generate_single_turn(*positional, **keywords)
 
     def _policy_log_probability(self, positional: tuple[Any, ...], keywords: dict[str, Any]) -> torch.Tensor:
-        """(batch,) ln π of the sampled tokens: as recorded on all processes, else by one more forward on all."""
+        """ln π of the sampled tokens, (batch,): as recorded, or by one more forward if a process has no record."""
         if self._recorder is not None:
             ids, mask, width = positional[:3]
             recorded = self._recorder.sequence_log_probability(ids[:, -width:], mask[:, -width:])
@@ -161,13 +161,13 @@ class SampledLogRatio(TrlTrainer):
 
 
 def _summed(logps: torch.Tensor, positional: tuple[Any, ...]) -> torch.Tensor:
-    """(batch,) per-token values summed over the completions' own tokens; `positional` as TRL passes them."""
+    """Sum per-token values over the completions' own tokens, (batch,); `positional` is as TRL passes it."""
     _, mask, width = positional[:3]
     return (logps * mask[:, -width:]).sum(1)
 
 
 def _with_cut_off(ids: torch.Tensor, mask: torch.Tensor, width: int, pad_token_id: int) -> torch.Tensor:
-    """The attention mask with completions that `mask_truncated_completions` has taken out put back.
+    """The attention mask, with the completions that `mask_truncated_completions` took out put back.
 
     They are cut off, so they end in neither eos nor pad: their own tokens go up to the last one that isn't pad.
     """

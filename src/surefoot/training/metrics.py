@@ -1,4 +1,4 @@
-"""What a variance-aware trainer hands to TRL as columns, logs of each batch, and warns of."""
+"""Reward columns, logged figures and warnings of a variance-aware trainer."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ __all__ = [
 ]
 
 _EVEN = 0.1
-"""A spread of the weights below this is called nothing to work with."""
+"""Coefficient of variation of the weights below which the trainer warns that weighting has little to work with."""
 _UNRELIABLE = 0.6
-"""Weights made of a variance whose reliability is below this are mostly noise (docs/theory.md)."""
+"""Reliability of a variance below which weights are mostly noise (docs/method.md 6, docs/theory.md)."""
 _IDLE = 0.03
-"""Weighting that adds less than this, of what rewards differ by, is called idle."""
+"""Share of the rewards' spread below which the effect of weighting counts as none."""
 
 
 class RewardColumn:
-    """A pseudo reward function: hands TRL one column that the bridge computed for this batch.
+    """Pseudo reward function that hands TRL one column that the bridge computed for this batch.
 
     Args:
         name: TRL logs the column under `rewards/{name}`.
@@ -63,7 +63,7 @@ class RewardColumn:
 
 
 class ShareOfTime:
-    """Context manager that adds up how much of the time since its first use was spent inside it."""
+    """Context manager that measures the share of the time since its first use that was spent inside it."""
 
     def __init__(self) -> None:
         self._spent, self._first, self._entered = 0.0, math.nan, 0.0
@@ -78,12 +78,12 @@ class ShareOfTime:
 
     @property
     def share(self) -> float:
-        """In [0, 1]; NaN before the first use."""
+        """Share of the time, in [0, 1]; NaN before the first use."""
         return self._spent / (time.perf_counter() - self._first)
 
 
 def columns(shaped: ShapedRewards, own_beta: float = 0.0) -> dict[str, Float[Tensor, "batch"]]:
-    """The columns handed to TRL: two that are summed into the reward, two that are only shown.
+    """Columns for TRL: reward and surcharge, which it sums, and variance and weight, which it only logs.
 
     Args:
         own_beta: β where TRL itself takes no −β ln π/π₀ from the reward, so that the surcharge must; else 0.
@@ -102,11 +102,11 @@ def summary(
     *,
     ratio_known: bool = True,
 ) -> dict[str, float]:
-    """Scalars of one batch; means are over the scored completions, KL in nats per sequence.
+    """Figures of one batch to log; means are over the scored completions, KL in nats per sequence.
 
     Args:
         raw: the members' rewards, for their means; None for a source without members.
-        ratio_known: False where the log-ratio was not computed, so that nothing is said of it.
+        ratio_known: False where the log-ratio was not computed; its figures are then left out.
     """
     estimate, scored = shaped.estimate, shaped.estimate.scored
     values = {
@@ -131,10 +131,10 @@ def summary(
 
 
 def penalty_share(shaped: ShapedRewards, beta: float) -> float:
-    """How far a prompt's completions differ in their penalty, over how far in their rewards; both as deviations.
+    """Spread of the penalty among a prompt's completions over that of their rewards (docs/method.md 10).
 
-    1 for the optimum of the penalised objective, where β ln(π/π₀) = r − const; about 0 while the penalty has no say.
-    NaN where no rewards differ.
+    1 for the optimum of the penalised objective, where β ln(π/π₀) = r − const; about 0 while the penalty is
+    negligible. NaN where no rewards differ.
 
     Args:
         shaped: of one batch.
@@ -145,7 +145,7 @@ def penalty_share(shaped: ShapedRewards, beta: float) -> float:
 
 
 def _effect(shaped: ShapedRewards) -> float:
-    """What weighting adds to the rewards of a prompt's completions, over what these differ by; both as deviations.
+    """Spread of the surcharge among a prompt's completions over that of their rewards: the effect of weighting.
 
     About 0 while β ln(π/π₀) is small beside the rewards' differences: then the run is an unweighted one, whatever the
     weights are. NaN where no rewards differ.
@@ -155,7 +155,7 @@ def _effect(shaped: ShapedRewards) -> float:
 
 
 def _deviation(values: Float[Tensor, "batch"], shaped: ShapedRewards) -> float:
-    """Root mean square of the differences to the prompt's mean, over scored completions."""
+    """Root mean square of the deviations from the prompt's mean, over scored completions."""
     scored, groups = shaped.estimate.scored, shaped.estimate.groups
     known = values[scored].double()
     if groups is None:
@@ -182,11 +182,11 @@ def _weight_summary(weight: Float[Tensor, "scored"], objective: Objective) -> di
 
 
 class IdleWeights:
-    """Warns once if weighting does nothing, although the weights differ: β ln(π/π₀) is too small for them to act on.
+    """Warn once if unequal weights have no effect because β ln(π/π₀) is too small.
 
     Args:
-        start: batches before anything is said; a policy begins at its reference, where weights have no effect.
-        window: of the last batches, whose median counts.
+        start: batches without a warning; a policy begins at its reference, where weights have no effect.
+        window: number of last batches whose median counts.
     """
 
     def __init__(self, start: int = 40, window: int = 30) -> None:
@@ -196,7 +196,8 @@ class IdleWeights:
         """Take the summary of the next batch."""
         effect, share = values.get("weight/effect", math.nan), values.get("weight/effective_sample_size", 1.0)
         self._left -= 1
-        if self._said or math.isnan(effect) or share > 1 / (1 + _EVEN**2):  # of even weights one hears beforehand
+        # Nearly equal weights are reported at calibration (`warn_if_even`).
+        if self._said or math.isnan(effect) or share > 1 / (1 + _EVEN**2):
             return
         self._recent.append(effect)
         if self._left < 0 and (middle := statistics.median(self._recent)) < _IDLE:
@@ -213,7 +214,7 @@ class IdleWeights:
 def with_extra_rewards(
     shaped: ShapedRewards, rewards: Float[Tensor, "batch functions"], factors: Float[Tensor, "functions"]
 ) -> ShapedRewards:
-    """Add the user's own reward functions (weighted, unscored ones left out) to r̃, as TRL will."""
+    """Add the user's own reward functions, weighted, to r̃ as TRL does; unscored values are left out."""
     if rewards.shape[1] == 0:
         return shaped
     extra = (rewards.cpu() * factors.cpu()).nansum(dim=1)
@@ -221,7 +222,7 @@ def with_extra_rewards(
 
 
 def magnitude(shaped: ShapedRewards, advantages: Float[Tensor, "batch"], beta: float) -> float:
-    """Sum of the largest numbers that go into the advantages, and 1: what their rounding errors are in proportion to.
+    """Scale of the rounding errors of the advantages: 1 and the sum of the largest numbers that enter them.
 
     Args:
         beta: of the penalty in the reward.
@@ -231,7 +232,7 @@ def magnitude(shaped: ShapedRewards, advantages: Float[Tensor, "batch"], beta: f
 
 
 def warn_if_uninformative(source: RewardSource) -> None:
-    """Say so if the verdict of `surefoot diagnose` is that weighting by the source's variance is unlikely to help."""
+    """Warn if `surefoot diagnose` found that weighting by the source's variance is unlikely to help."""
     verdict = (source.diagnosis or {}).get("verdict", {})
     if verdict.get("weighting") in ("unlikely", "nothing"):
         reason = next((line for line in verdict.get("lines", []) if line.startswith("Weighting")), "")
@@ -243,7 +244,7 @@ def warn_if_uninformative(source: RewardSource) -> None:
 
 
 def warn_if_even(source: RewardSource, calibration: Calibration) -> None:
-    """Say so if the variance hardly differs between the reference policy's completions."""
+    """Warn if the variance hardly differs between the reference policy's completions."""
     if calibration.notes["weight_cv"] < _EVEN:
         warnings.warn(
             f"the variance of '{source.name}' is nearly the same for all completions of the reference policy "
@@ -254,7 +255,7 @@ def warn_if_even(source: RewardSource, calibration: Calibration) -> None:
 
 
 def warn_if_unreliable(source: RewardSource, calibration: Calibration) -> None:
-    """Say so if the variance is too noisy to weigh by: halves of the members disagree about it."""
+    """Warn if the variance is too unreliable to weigh by."""
     reliability = calibration.notes.get("reliability", math.nan)
     if reliability < _UNRELIABLE:
         warnings.warn(

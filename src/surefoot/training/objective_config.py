@@ -1,4 +1,4 @@
-"""The settings that every variance-aware trainer adds to TRL's own."""
+"""Settings that the variance-aware RLOO and GRPO trainers add to TRL's own."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class ObjectiveArguments:
     )
 
     def build_objective(self) -> Objective:
-        """The objective that these settings name.
+        """Build the objective that these settings name.
 
         Raises:
             ConfigError: an unknown name or a value out of range.
@@ -96,7 +96,7 @@ class ObjectiveArguments:
         return replace(preset(self.preset), **changes)
 
     def check_objective(self, *, beta: float, num_generations: int) -> None:
-        """Refuse combinations in which the objective would not be what it says.
+        """Refuse combinations of settings that would change the objective.
 
         Raises:
             ConfigError: see the message.

@@ -1,20 +1,34 @@
-"""What an aligned policy's model card says beyond TRL's: the source, the objective, the budget, the variance seen."""
+"""Model card of an aligned policy: the cited paper, and a section on reward and objective."""
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from surefoot.maths.objectives import Objective
 from surefoot.rewards.hub import one_line
 from surefoot.rewards.source import RewardSource
 
-__all__ = ["policy_card"]
+__all__ = ["PAPER", "policy_card"]
+
+PAPER = {
+    "title": "Towards Reliable, Uncertainty-Aware Alignment",
+    "id": "2507.15906",
+    "citation": textwrap.dedent("""\
+        @article{gopalan2025towards,
+            title   = {Towards Reliable, Uncertainty-Aware Alignment},
+            author  = {Gopalan, Aditya and Banerjee, Debangshu and Saha, Aadirupa},
+            year    = 2025,
+            journal = {arXiv preprint arXiv:2507.15906}
+        }"""),
+}
+"""The paper that TRL's model card cites."""
 
 
 def policy_card(
     source: RewardSource, objective: Objective, target_kl: float | None, beta: float, log: list[dict[str, Any]]
 ) -> str:
-    """A section of Markdown.
+    """Section on the source, the objective, the KL budget and the variance, in Markdown.
 
     Args:
         target_kl: budget in nats per sequence, or None for a constant β.

@@ -1,4 +1,4 @@
-"""Weights of preference pairs for offline alignment: computed once, stored as columns."""
+"""Variances and weights of preference pairs, computed once and stored as columns, for weighted DPO."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_variances(
     rows: int = 1024,
     on_progress: Callable[[float], None] | None = None,
 ) -> Dataset:
-    """The pairs with the variance of either side's reward, and `anchor`, as `surefoot score` has them.
+    """Add the variance of either side's reward, and `anchor`, as columns, as `surefoot score` does.
 
     Args:
         pairs: `prompt`, `chosen`, `rejected`.
@@ -66,14 +66,16 @@ def add_variances(
 
 
 def anchors_of(pairs: Dataset) -> dict[str, float]:
-    """Share of the pairs that had each kind of anchor, from their column `anchor`; nothing where it is not known."""
+    """Share of the pairs that had each kind of anchor, from their column `anchor`; empty where it is unknown."""
     kinds = list(pairs[ANCHOR]) if ANCHOR in pairs.column_names else []
     known = set(kinds) - {None} <= set(ANCHOR_KINDS)
     return anchor_shares(kinds) if known else {}
 
 
 def add_weights(pairs: Dataset, floor: float = 0.1, ceiling: float = 10.0) -> Dataset:
-    """The pairs with w = s²/s̄² of either side (docs/method.md 7.5), s̄² the mean over both sides of all pairs.
+    """Add the weights w = s²/s̄² of either side as columns, s̄² the mean over both sides of all pairs.
+
+    Source: docs/method.md 7.5.
 
     Raises:
         DataError: a variance column is missing, or holds None or NaN (the row is named).

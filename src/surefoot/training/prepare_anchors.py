@@ -1,4 +1,4 @@
-"""Draw completions of the reference policy once, score them, and keep each prompt's mean scored row in a file."""
+"""Make a file of anchors: draw reference completions, score them, and keep each prompt's mean scored row."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from surefoot.types import Text
 __all__ = ["AnchorArguments", "draw_completions", "prepare_anchors"]
 
 _SAVE_SECONDS = 60.0
-"""What a killed process can lose; an interruption or an error loses the batch at hand."""
+"""Seconds between saves: what a killed process can lose (an interruption or an error loses one batch)."""
 _SETTINGS = ("model_name_or_path", "anchor_completions", "temperature", "max_completion_length", "seed")
-"""What anchors of one file have in common."""
+"""Settings that all anchors of one file must share."""
 
 
 @dataclass
 class AnchorArguments:
-    """Settings of `surefoot anchors`. Give `source`, or `models`."""
+    """Settings of `surefoot anchors`; either `source` or `models` must be given."""
 
     output: str = field(metadata={"help": "A .safetensors file; the same again goes on, or adds new prompts."})
     model_name_or_path: str = field(metadata={"help": "The reference policy: a directory or hub name."})
@@ -141,7 +141,7 @@ def _source(args: AnchorArguments) -> RewardSource:
 
 
 def _started(args: AnchorArguments, source: RewardSource, path: Path | None) -> AnchorStore:
-    """What was made before with these settings, or an empty store."""
+    """Load the anchors that were made before with these settings, or start an empty store."""
     settings = {name: getattr(args, name) for name in _SETTINGS}
     if path is None:
         return AnchorStore(source.name, args.anchor_completions, settings)
@@ -258,9 +258,9 @@ def _stream(seed: int, prompt: Text) -> np.random.Generator:
 
 
 class _ByUniforms(LogitsProcessor):
-    """Leave each row one token, chosen by a uniform number of the row's own: the quantile of its distribution.
+    """Logits processor that samples each row's token by inverting its distribution at a uniform number of its own.
 
-    Sampling with one shared random state, as `generate` does, would let a completion depend on its whole batch.
+    With one shared random state, as in `generate`, a completion would depend on its whole batch.
     """
 
     def __init__(self, uniforms: Float[Tensor, "rows steps"], width: int, temperature: float) -> None:

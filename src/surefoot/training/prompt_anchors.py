@@ -1,4 +1,4 @@
-"""Anchors of a trainer's prompts: made when a prompt first comes up, kept by its content, equal on all processes."""
+"""Make the anchors of a trainer's prompts when they first come up, equal on all processes, and keep them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OWN_COLUMNS = ("completion", "chosen", "rejected")
 
 
 class PromptAnchors:
-    """Gives the anchors of a batch's prompts, and makes those that are new.
+    """Anchors of a batch's prompts; those of new prompts are made.
 
     Attributes:
         store: what this run made; kept in its checkpoints.
@@ -72,7 +72,7 @@ class PromptAnchors:
         return self._found(everyone)
 
     def _needed(self, row: dict[str, Any]) -> dict[str, Any]:
-        """What the other processes must know of a row."""
+        """The parts of a row that the other processes need."""
         if self.kind == "dataset":
             return {"prompt": row["prompt"], "completions": dataset_completions(row)}
         if row.get("image") is not None or row.get("images"):
@@ -102,16 +102,16 @@ class PromptAnchors:
         self.store.add([row["prompt"] for row in missing], torch.stack([side.nanmean(dim=0) for side in sides]))
 
     def _share(self, rows: int) -> list[int]:
-        """This process's block of the rows, as long as every other's.
+        """This process's block of the rows; all processes have equally many.
 
-        Where they don't divide, the last rows are the first ones again; their scores come last and aren't used.
+        If the rows don't divide evenly, the last block is filled up with the first rows; those scores aren't used.
         """
         size = -(-rows // self.accelerator.num_processes)
         start = size * self.accelerator.process_index
         return [i % rows for i in range(start, start + size)]
 
     def _gathered(self, prompts: list[Text], completions: list[Text]) -> Float[Tensor, "rows columns"]:
-        """The scored rows of every process's share, in the order of the shares."""
+        """Score this process's rows and gather those of all processes, in order."""
         return gather(self.source.score(prompts, completions).to(self.accelerator.device)).cpu()
 
     def _seed_of(self, prompts: Sequence[Text]) -> int:

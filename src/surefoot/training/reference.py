@@ -1,4 +1,4 @@
-"""The reference policy in TRL's trainers: kept where TRL finds it, and sampled by TRL's own (private) methods."""
+"""Sample the reference policy inside TRL's trainers by TRL's own (private) methods, and save it for TRL."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ else:
 __all__ = ["ReferenceSampling", "ensure_reference_on_disk"]
 
 _SWAPPED = ("model_wrapped", "use_vllm", "use_transformers_continuous_batching", "_watched")
-"""Attributes that decide which model TRL's `_generate` samples, by what, and whether its tokens are watched."""
+"""Attributes that decide which model TRL's `_generate` samples and how, and whether its tokens are recorded."""
 
 
 class ReferenceSampling(TrlTrainer):
-    """Mixin for TRL's RLOO and GRPO trainers: draws completions through TRL's own `_generate`.
+    """Mixin for TRL's RLOO and GRPO trainers that samples the reference through TRL's own `_generate`.
 
-    Nothing of it is left in the trainer: not in the random state, the metrics, the token count or the model's mode.
+    The trainer's random state, metrics, token count and the model's mode are restored afterwards.
     """
 
     _completions_at: ClassVar[int]
@@ -44,7 +44,7 @@ class ReferenceSampling(TrlTrainer):
     _watched: list[torch.Tensor] | None
 
     def _sample(self, prompts: list[Any]) -> list[Any]:
-        """One completion of each prompt as TRL samples them; what TRL counts and logs of them is put back."""
+        """Sample one completion of each prompt as TRL does, and restore what TRL counts and logs."""
         seen, mode = self.state.num_input_tokens_seen, "train" if self.model.training else "eval"
         logged = {name: list(values) for name, values in self._metrics[mode].items()}
         size = self.args.per_device_train_batch_size * self.args.steps_per_generation
@@ -58,24 +58,24 @@ class ReferenceSampling(TrlTrainer):
         return completions
 
     def _marked(self, completions: list[Any], ids: list[list[int]]) -> list[Any]:
-        """The completions, those that the length limit cut off marked so (by TRL's own rule)."""
+        """Mark the completions that the length limit cut off, by TRL's own rule."""
         ends = [*self.eos_token_ids, self._tokenizer.pad_token_id]
         return mark_cut(completions, [bool(row) and row[-1] not in ends for row in ids])
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
-        """TRL's, but text that begins with bos gets no second one, and every message has a content."""
+        """TRL's method, but text that begins with bos gets no second one, and every message has a content."""
         tokenizer = self._tokenizer
         return super()._tokenize_prompts([_readable(prompt, tokenizer) for prompt in prompts])
 
     @contextmanager
     def _same_random_state(self) -> Iterator[None]:
-        """Leave the random state of training as it was, so that objectives can be compared on the same samples."""
+        """Restore the random state of training, so that objectives can be compared on the same samples."""
         devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             yield
 
     def _sample_reference(self, prompts: list[Any], seed: int) -> list[Any]:
-        """One completion of the reference policy for each prompt, sampled as TRL samples the policy.
+        """Sample one completion of the reference policy for each prompt, as TRL samples the policy.
 
         Raises:
             ConfigError: there is no fixed reference policy, or it can't be sampled.
@@ -113,7 +113,7 @@ class ReferenceSampling(TrlTrainer):
         """Make TRL's `_generate` sample the reference: its model, or the policy without its adapter under PEFT.
 
         vLLM and continuous batching hold the policy's weights, so transformers' own `generate` is used instead. The
-        tokens aren't watched: the recorder of the policy's own sampling must keep what it has.
+        tokens aren't recorded, so that the record of the policy's own sampling is kept.
         """
         held = {name: getattr(self, name) for name in _SWAPPED}
         self._watched, self.use_vllm, self.use_transformers_continuous_batching = None, False, False
@@ -134,7 +134,7 @@ class ReferenceSampling(TrlTrainer):
 
     @contextmanager
     def _reference_adapter(self) -> Iterator[None]:
-        """The policy with its adapter off, or with TRL's copy of the adapter that it started from; without dropout."""
+        """Use the policy without its adapter, or with TRL's copy of the initial adapter; without dropout."""
         policy = self.accelerator.unwrap_model(self.model)
         training = policy.training
         policy.eval()
@@ -145,9 +145,9 @@ class ReferenceSampling(TrlTrainer):
             policy.train(training)
 
     def _plain_generation(self) -> dict[str, Any]:
-        """Settings of transformers' `generate`, which TRL leaves out where it samples with vLLM.
+        """Settings of transformers' `generate`, which TRL doesn't build where it samples with vLLM.
 
-        Of the user's `generation_kwargs`, which are vLLM's then, those that both know.
+        The user's `generation_kwargs` are vLLM's then; those that transformers knows as well are taken over.
         """
         tokenizer, known = self._tokenizer, GenerationConfig().to_dict()
         own = {name: value for name, value in (self.args.generation_kwargs or {}).items() if name in known}
@@ -171,7 +171,7 @@ def _readable(prompt: Any, tokenizer: Any) -> Any:
 
 
 def ensure_reference_on_disk(model: Any, output_dir: str | Path, beta: float) -> None:
-    """TRL rebuilds the reference from `config._name_or_path`: save a model that exists in memory only.
+    """Save a model that exists in memory only, because TRL rebuilds the reference from `config._name_or_path`.
 
     Raises:
         ModelError: the path that the model names as its own holds no weights.

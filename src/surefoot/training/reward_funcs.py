@@ -1,4 +1,4 @@
-"""What a trainer is given as its reward, in TRL's way of giving it."""
+"""Read a trainer's `reward_funcs` argument, which may be a source, names of models, or functions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ functions, or of plain functions alone."""
 
 
 def split_reward_funcs(reward_funcs: RewardFuncs, dataset: Any = None) -> tuple[RewardSource, list[Any]]:
-    """The one reward source, and TRL's own kinds of reward function beside it.
+    """Split `reward_funcs` into one reward source and TRL's own kinds of reward function.
 
     If the dataset's prompts are messages, whether the reward models can read them is checked before any is loaded.
 
@@ -57,7 +57,7 @@ def split_reward_funcs(reward_funcs: RewardFuncs, dataset: Any = None) -> tuple[
 
 
 def _first_prompt(dataset: Any) -> Text:
-    """Of a map-style or streamed dataset; plain text where there is none to see."""
+    """First prompt of a map-style or streamed dataset; empty text if there is no dataset."""
     row: dict[str, Any] = next(iter(dataset), {}) if dataset is not None else {}
     prompt: Text = row.get("prompt", "")
     return prompt

@@ -1,4 +1,4 @@
-"""Settings of `VarianceAwareRLOOTrainer`: TRL's RLOOConfig with the objective added."""
+"""Settings of `VarianceAwareRLOOTrainer`: TRL's RLOOConfig and the objective."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ __all__ = ["VarianceAwareRLOOConfig"]
 class VarianceAwareRLOOConfig(SecretsStay, ObjectiveArguments, RLOOConfig):
     """`RLOOConfig` with `preset`, `target_kl` and the rest of `ObjectiveArguments`.
 
-    Differs from RLOOConfig in its defaults only where the machine asks for it: without an accelerator it trains in
-    fp32 on the CPU.
+    Its defaults are those of RLOOConfig, but that without an accelerator it trains in fp32 on the CPU.
 
     Raises:
         ConfigError: `normalize_advantages` or `reward_clip_range` is set, which would undo or clip the penalty; or a

@@ -9,7 +9,7 @@ from trl import RLOOTrainer
 
 from surefoot.maths.advantages import leave_one_out
 from surefoot.training.bridge import PenaltyBridge
-from surefoot.training.paper import PAPER
+from surefoot.training.policy_card import PAPER
 from surefoot.training.reference import ensure_reference_on_disk
 from surefoot.training.reward_funcs import RewardFuncs, split_reward_funcs
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig

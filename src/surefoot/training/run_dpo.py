@@ -1,4 +1,4 @@
-"""One offline run from settings to record: everything is checked first, an interrupted run goes on where it was."""
+"""Run weighted DPO from settings to record; checks everything first and resumes an interrupted run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["DPOScriptArguments", "run_dpo"]
 
 @dataclass
 class DPOScriptArguments(ScriptArguments):
-    """TRL's script arguments, and where the variances come from."""
+    """TRL's script arguments, and the source of the variances."""
 
     reward_source: str | None = field(
         default=None,

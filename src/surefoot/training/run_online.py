@@ -1,4 +1,4 @@
-"""One policy run from settings to record: everything is checked first, and an interrupted run goes on where it was."""
+"""Run RLOO or GRPO from settings to record; checks everything first and resumes an interrupted run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TRAINERS: dict[str, Any] = {"rloo": VarianceAwareRLOOTrainer, "grpo": VarianceAw
 
 @dataclass
 class OnlineScriptArguments(ScriptArguments):
-    """TRL's script arguments, and where the reward comes from (exactly one of the three)."""
+    """TRL's script arguments, and the source of the reward (exactly one of three)."""
 
     reward_source: str | None = field(
         default=None, metadata={"help": "Directory of a reward source, as `surefoot reward` writes it."}
@@ -51,6 +51,7 @@ class OnlineScriptArguments(ScriptArguments):
     )
 
     def check(self) -> None:
+        """Raise ConfigError unless exactly one source of rewards and a dataset are given."""
         given = [name for name in ("reward_source", "reward_config", "reward_models") if getattr(self, name)]
         if len(given) != 1:
             raise ConfigError(
@@ -144,7 +145,7 @@ def _source(script: OnlineScriptArguments) -> RewardSource:
 
 
 def load_policy_tokenizer(model: ModelConfig, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The policy's tokenizer, after a look at whether the policy can be trained at all.
+    """Load the policy's tokenizer, and check that there is a policy to train.
 
     Raises:
         ModelError: the directory holds no config or no weights, or the tokenizer can neither pad nor end a text.
@@ -176,7 +177,7 @@ def load_policy_tokenizer(model: ModelConfig, *, trust_remote_code: bool = False
 
 
 def with_model_settings(args: Any, model: ModelConfig) -> Any:
-    """TRL's own merge of ModelConfig into `model_init_kwargs`; what the user gave there wins."""
+    """Merge ModelConfig into `model_init_kwargs` as TRL does; the user's own values take precedence."""
     kwargs = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
@@ -193,7 +194,7 @@ _SUMMARY = ("reward", "sequence_kl", "beta", "reward/variance", "weight/effectiv
 
 
 def summarise(trainer: Any) -> dict[str, Any]:
-    """First and last tenth of the log, averaged, the share of the time that anchors took, and the calibration."""
+    """Metrics of a run: averages of the first and last tenth of its log, time for anchors, and calibration."""
     rows = [row for row in trainer.state.log_history if "reward" in row]
     tenth = max(1, len(rows) // 10)
     calibration = trainer.source.calibration

@@ -1,4 +1,4 @@
-"""Completions of a causal language model, drawn with a seed of their own."""
+"""Sample completions of a causal language model with a seed of their own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sample_completions(
     temperature: float = 1.0,
     batch_size: int = 128,
 ) -> list[Text]:
-    """One completion of each prompt by plain sampling; the caller's random state is untouched.
+    """Sample one completion of each prompt; the caller's random state is not changed.
 
     Args:
         model: in eval or train mode; its mode is put back.
@@ -66,7 +66,7 @@ def sample_completions(
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[int]:
-    """As TRL's trainers read a prompt; a last message of the assistant is continued, and there is one bos."""
+    """Token ids of a prompt as TRL's trainers read it, with one bos; a last message of the assistant is continued."""
     if isinstance(prompt, str):
         return one_bos(list(tokenizer(prompt)["input_ids"]), tokenizer)
     unfinished = prompt[-1]["role"] == "assistant"
@@ -87,7 +87,7 @@ def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def as_completions(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Text], new: Int[Tensor, "rows steps"], ends: list[int]
 ) -> list[Text]:
-    """Generated tokens as completions in their prompts' formats, those without an end marked as cut off."""
+    """Decode generated tokens to completions in their prompts' formats; mark those without an end as cut off."""
     texts = tokenizer.batch_decode(new, skip_special_tokens=True)
     completions: list[Text] = [
         text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
@@ -97,5 +97,5 @@ def as_completions(
 
 
 def mark_cut(completions: Sequence[Text], cut: Sequence[bool]) -> list[Text]:
-    """The completions, some marked as cut off."""
+    """Mark those of the completions that were cut off."""
     return [cut_short(text) if short else text for text, short in zip(completions, cut, strict=True)]

@@ -1,4 +1,4 @@
-"""TRL's settings classes write themselves to disk, with the hub's token in them; ours leave secrets out."""
+"""Leave secrets out of settings that are written: TRL's classes save themselves with the hub's token."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ __all__ = ["SecretsStay"]
 
 
 class SecretsStay:
-    """Mixin for TRL's settings: pickles (`training_args.bin`) and `to_dict` (loggers) say `<redacted>` for a secret.
+    """Mixin for TRL's settings that writes `<redacted>` for a secret in pickles and `to_dict`.
+
+    TRL pickles settings to `training_args.bin` and gives `to_dict` to loggers.
 
     The object itself, and copies of it, keep their secrets: the run still pushes with its token.
     """

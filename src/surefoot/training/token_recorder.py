@@ -1,4 +1,4 @@
-"""Log-probabilities of the tokens that `generate` chooses, from the logits it computes anyway; knows no trainer."""
+"""Record the log-probabilities of the tokens that `generate` chooses, from the logits that it computes anyway."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["TokenRecorder"]
 
 
 class TokenRecorder:
-    """Watches a causal language model during one call of `generate`.
+    """Record of a causal language model's sampling during one call of `generate`.
 
     Records ln softmax(logits / temperature) of each chosen token, with the model's own logits: before top-k, top-p and
     whatever else changes them for sampling. Which token was chosen shows in the next forward, whose input ends in it;
@@ -63,7 +63,7 @@ class TokenRecorder:
     def sequence_log_probability(
         self, completion_ids: Int[Tensor, "batch tokens"], mask: Int[Tensor, "batch tokens"]
     ) -> Float[Tensor, "batch"] | None:
-        """(batch,) sum of the recorded log-probabilities over each completion's own tokens.
+        """Sum of the recorded log-probabilities over each completion's own tokens, (batch,).
 
         Args:
             completion_ids: padded on the right.

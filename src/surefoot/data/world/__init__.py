@@ -1,4 +1,4 @@
-"""An offline world with a known true reward (docs/world.md): no download, no GPU, and honest over-optimisation."""
+"""An offline world with a known true reward (docs/world.md): no download, no GPU."""
 
 from surefoot.data.world.preferences import VARIANTS
 from surefoot.data.world.world import World, build_world

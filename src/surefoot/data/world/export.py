@@ -1,4 +1,4 @@
-"""Write the world to disk as the files that any user brings: a model directory, preferences, prompts."""
+"""Write the offline world to disk as ordinary files: a model directory, preferences and prompts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from surefoot.records import claim_directory, versions
 __all__ = ["HELD_OUT_SEED", "export_world"]
 
 HELD_OUT_SEED = 500_000
-"""Added to a seed for the draw of its held-out pairs."""
+"""Offset from a seed to that of its held-out pairs."""
 
 
 def export_world(directory: Path, *, variant: str, pairs: int, test_pairs: int, seed: int) -> dict[str, Path]:
@@ -29,7 +29,7 @@ def export_world(directory: Path, *, variant: str, pairs: int, test_pairs: int, 
         seed: of the draws; the reference policy and the language don't depend on it.
 
     Returns:
-        What was written, by name.
+        The paths that were written, by name.
 
     Raises:
         ConfigError: unknown variant, or a size below 1.

@@ -1,4 +1,4 @@
-"""The language of the offline world: everyday questions and the advice that answers them, in six styles.
+"""The language of the offline world: questions about everyday things and advice in six styles.
 
 A prompt asks how to look after something ("how do i look after my roses ? "). A completion gives two pieces of advice
 and a remark, every slot filled from a topic's or a style's words:
@@ -19,7 +19,7 @@ __all__ = ["STYLES", "TOPICS", "Style", "Topic", "complete", "prompt_text", "voc
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """What a question is about, and the words of good advice on it."""
+    """Words of a topic: the things asked about, and verbs and nouns of advice on them."""
 
     name: str
     objects: tuple[str, ...]
@@ -29,7 +29,7 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """A way of speaking. `adverbs` and `adjectives` run from the most careful or sound to the least."""
+    """Words of a style; `adverbs` and `adjectives` run from the most careful or sound to the least."""
 
     name: str
     openers: tuple[str, ...]
@@ -116,8 +116,8 @@ def vocabulary() -> list[str]:
 
 
 def prompt_text(ask: int, topic: Topic, thing: str) -> str:
-    """A question; ends with a space, so that prompt + completion is text."""
-    del topic  # the thing tells the topic
+    """A question about a thing; it ends with a space, so that prompt + completion is text."""
+    del topic  # the thing determines the topic
     return f"{_ASK[ask]} {thing} ? "
 
 

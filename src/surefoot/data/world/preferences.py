@@ -1,4 +1,4 @@
-"""Which completions annotators saw, and which of two they preferred."""
+"""Draw labelled preference pairs of the offline world, with simulated annotators."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _COVERAGE: dict[str, tuple[float, ...]] = {
 _SHARPNESS = 1.5
 """Log-odds of preferring the better completion, per unit of reward (Bradley-Terry)."""
 _FLIPPED = 0.2
-"""Share of labels turned round whatever the rewards are; accuracies are then about .6, as on real preferences."""
+"""Share of labels that are flipped at random; accuracies are then about .6, as on real preferences."""
 _BIAS = 1.5
-"""What the annotators of `shared_bias` add for each hasty adverb, which promises quick results; the truth doesn't."""
+"""Reward that annotators of `shared_bias` add for each hasty adverb; the true reward doesn't."""
 
 
 def draw_preferences(variant: str, pairs: int, seed: int) -> Dataset:
-    """Labelled pairs with columns `prompt`, `chosen`, `rejected`, `region` (the chosen one's style).
+    """Draw labelled pairs with columns `prompt`, `chosen`, `rejected`, `region` (the style of the chosen side).
 
     Both completions of a pair answer one prompt, in styles drawn by the variant's coverage. Labels follow
-    Bradley-Terry on the true reward (plus the bias, for `shared_bias`), then 20% of them are turned round.
+    Bradley-Terry on the true reward (plus the bias, for `shared_bias`), then 20% of them are flipped.
 
     Raises:
         ConfigError: unknown variant.

@@ -1,4 +1,4 @@
-"""The reference policy: a small Llama trained on the language, saved as an ordinary model directory."""
+"""Train the offline world's reference policy, a small Llama, and save it as an ordinary model directory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EMBEDDING_SPREAD = 0.5
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word, split at spaces, decoded with spaces between."""
+    """A tokenizer with one token per word, split at spaces."""
     words = [_PAD, _EOS, _UNKNOWN, *vocabulary()]
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=_UNKNOWN))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -35,7 +35,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def train_reference(folder: Path, seed: int) -> None:
-    """Train and save model and tokenizer; about twenty seconds on one core."""
+    """Train and save the model and its tokenizer; about twenty seconds on one core."""
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The true reward: a transparent function of the text (docs/world.md has it as a table)."""
+"""The offline world's true reward, a simple function of the text (docs/world.md has it as a table)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MOST_COUNTED = 3
 
 
 def true_reward(prompt: str, completion: str) -> float:
-    """What the advice is worth; finite for any text.
+    """True reward of a completion; finite for any text.
 
     - quality: each different adverb and adjective by its place in its style's list, +1 to −1; the three that come
       first count, a fourth and further ones cost 0.2 each (advice drowned in adverbs);
@@ -66,10 +66,10 @@ def true_reward(prompt: str, completion: str) -> float:
 
 
 def haste(completion: str) -> int:
-    """How many different hasty adverbs a completion holds: what the annotators of `shared_bias` like too much."""
+    """Number of different hasty adverbs in a completion, for which annotators of `shared_bias` add reward."""
     return len(_HASTY & set(completion.split()))
 
 
 def true_rewards(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
-    """`true_reward` of each row."""
+    """True reward of each row."""
     return [true_reward(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]

@@ -1,4 +1,4 @@
-"""The world as one object, and as ordinary files."""
+"""The offline world as one object: its reference policy, prompts, preferences and true reward."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class World:
         return true_rewards(prompts, completions)
 
     def draw_preferences(self, variant: str, pairs: int, seed: int) -> Dataset:
-        """A fresh draw of labelled pairs; see `surefoot.data.world.preferences`."""
+        """Draw labelled pairs; see `surefoot.data.world.preferences`."""
         return draw_preferences(variant, pairs, seed)
 
 
 def build_world(directory: str | Path, seed: int = 0) -> World:
-    """The world kept in `directory`, whose reference policy is trained if it isn't there yet.
+    """Open the world kept in `directory`, and train its reference policy if it isn't there yet.
 
-    Several processes may do so at once: the first to finish is kept, and none takes it from another's hands.
+    Several processes may do so at once: the policy of the first to finish is kept.
     """
     policy = Path(directory) / "policy"
     if not (policy / "config.json").exists():

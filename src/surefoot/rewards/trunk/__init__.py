@@ -1,1 +1,1 @@
-"""Texts to hidden states: what every kind of reward model on a transformer shares."""
+"""From texts to hidden states and rewards of a transformer, shared by all kinds of reward models."""

@@ -1,4 +1,4 @@
-"""Rows of token ids in batches of like length, so that little of a batch is padding."""
+"""Batch rows of token ids by length, so that little of a batch is padding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["forward_tokens", "length_sorted_batches", "padded"]
 def length_sorted_batches(
     rows: list[list[int]], *, pad_token_id: int, tokens: int | None = None, device: torch.device
 ) -> Iterator[tuple[list[int], Int[Tensor, "batch length"], Int[Tensor, "batch length"]]]:
-    """Batches of at most about `tokens` computed tokens (None takes `forward_tokens`), longest first.
+    """Batch rows by length, longest first, to about `tokens` computed tokens each (None takes `forward_tokens`).
 
     Yields:
         (row numbers, input ids, attention mask); ids are padded on the right.
@@ -32,7 +32,7 @@ def length_sorted_batches(
 def padded(
     rows: list[list[int]], pad_token_id: int, device: torch.device
 ) -> tuple[Int[Tensor, "batch length"], Int[Tensor, "batch length"]]:
-    """(input ids, attention mask) of rows, padded on the right to the longest."""
+    """Pad rows on the right to the longest: (input ids, attention mask)."""
     longest = max(len(row) for row in rows)
     ids = torch.full((len(rows), max(longest, 1)), pad_token_id)
     mask = torch.zeros_like(ids)
@@ -43,10 +43,10 @@ def padded(
 
 
 def forward_tokens(device: torch.device, members: int = 1) -> int:
-    """Rows × length of one forward: on a CPU what its cache holds (measured), else what keeps an accelerator busy.
+    """Tokens (rows × length) of one forward: on a CPU what fits its cache (measured), else enough for an accelerator.
 
     Args:
-        members: how many members' activations a row stands for.
+        members: number of members whose activations each row is computed for.
     """
     if device.type == "cpu":
         return 1024 if members == 1 else max(1, 2048 // members)

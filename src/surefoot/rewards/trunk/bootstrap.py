@@ -1,4 +1,4 @@
-"""Bootstrap weights per pair and member, tied to the pair's content so that shuffling doesn't move them."""
+"""Bootstrap weights per pair and member, drawn from the pair's content so that shuffling doesn't change them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Bootstrap = Literal["none", "poisson", "exponential"]
 
 
 def bootstrap_weights(rows: list[Any], members: int, seed: int, kind: Bootstrap) -> Float[Tensor, "rows members"]:
-    """How much each pair counts for each member; mean 1.
+    """Bootstrap weight of each pair for each member, with a mean of 1.
 
     Args:
         rows: anything JSON can write, such as (chosen ids, rejected ids); equal rows get equal weights.

@@ -1,4 +1,4 @@
-"""Order of the pairs, optimiser, schedule and checkpoints of a Bradley-Terry training loop of our own."""
+"""Order of pairs, optimiser, schedule and checkpoints of a Bradley-Terry training loop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Pair = tuple[list[int], list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long, in what portions, from which seed."""
+    """Training schedule of a Bradley-Terry fit: pairs, epochs, batch size, seed, warmup and checkpoint interval."""
 
     pairs: int
     epochs: int
@@ -31,7 +31,7 @@ class Plan:
     save_steps: int = 50
 
     def batches(self) -> list[list[int]]:
-        """Those of all epochs: every pair once an epoch, in an order drawn from the seed."""
+        """Pair numbers of every batch of all epochs, each pair once an epoch, in an order drawn from the seed."""
         stream = torch.Generator().manual_seed(self.seed)
         batches: list[Any] = []
         for _ in range(self.epochs):
@@ -40,7 +40,7 @@ class Plan:
 
 
 class PairRun:
-    """AdamW with warmup and a cosine, written to `folder` every `save_steps` steps and resumed from there.
+    """Run of AdamW with warmup and a cosine schedule, saved to `folder` every `save_steps` steps and resumed from it.
 
     Args:
         groups: named parameters with their learning rate and weight decay.
@@ -73,11 +73,11 @@ class PairRun:
         self.done = self._resume()
 
     def remaining(self) -> Iterator[tuple[int, list[int]]]:
-        """(step, pairs of its batch) that are still to do."""
+        """Yield the steps that are left, each with the pair numbers of its batch."""
         yield from list(enumerate(self.order))[self.done :]
 
     def update(self, step: int) -> None:
-        """Take the step whose gradients are there, and keep a checkpoint if it is time."""
+        """Take an optimiser step with the gradients that have been computed, and save a checkpoint if it is due."""
         self.optimiser.step()
         self.schedule.step()
         self.optimiser.zero_grad()
@@ -119,7 +119,7 @@ class PairRun:
 
 
 def micro_batches(rows: Sequence[Pair], batch: list[int], tokens: int) -> Iterator[list[int]]:
-    """The batch in parts of like length, each of about `tokens` computed tokens."""
+    """Split a batch into parts of similar length, each of about `tokens` computed tokens."""
     part: list[int] = []
     for i in sorted(batch, key=lambda i: -max(map(len, rows[i]))):
         longest = max(map(len, rows[part[0] if part else i]))

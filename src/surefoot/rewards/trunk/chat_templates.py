@@ -1,4 +1,4 @@
-"""Messages to token ids through a tokenizer's chat template, and what the template refuses."""
+"""Tokenize messages through a chat template, and report messages that the template refuses."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from surefoot.types import Message
 __all__ = ["ChatReader"]
 
 _REFUSALS = (TemplateError, TypeError)
-"""What rendering raises: a template's own complaint, or an expression on a value that it didn't expect."""
+"""Exceptions of rendering: the template's own error, or an expression on a value that it didn't expect."""
 _PROBE = "probe"
 
 
 class ChatReader:
-    """Reads messages as the tokenizer's chat template writes them.
+    """Tokenizes messages as the tokenizer's chat template writes them.
 
     Special tokens in their contents are text. Content is given as text, or, to a template that reads only lists of
     parts, as one part.
@@ -34,7 +34,7 @@ class ChatReader:
         self._literal = literal or LiteralTokens(tokenizer)
 
     def __call__(self, row: int, prompt: Any, completion: Any) -> list[int]:
-        """Token ids; a completion that was cut off is left open.
+        """Token ids of a prompt and completion; a completion that was cut off gets no end.
 
         Args:
             row: its place in the batch, for errors.
@@ -85,7 +85,7 @@ class ChatReader:
         return render(chat, tokenize=tokenize, return_dict=False)
 
     def _given(self, message: Message) -> Message:
-        """The message as the template is to see it."""
+        """The message in the form that the template reads."""
         given: Message = self._marked({key: value for key, value in message.items() if key != "role"})
         if "content" in given and self._reads_parts_only:
             given["content"] = [{"type": "text", "text": given["content"]}]
@@ -103,7 +103,7 @@ class ChatReader:
         return not self._shows(_PROBE) and self._shows([{"type": "text", "text": _PROBE}])
 
     def _shows(self, content: Any) -> bool:
-        """Whether the template writes the probe, where it takes this content at all."""
+        """Whether the template accepts this content and writes the probe."""
         try:
             return _PROBE in self.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
         except (*_REFUSALS, ValueError):

@@ -1,4 +1,4 @@
-"""Features of texts from a frozen trunk, cached by the content of weights and data, never by a path."""
+"""Compute features of texts from a frozen trunk, and cache them by the content of weights and data."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def compute_features(
 
 
 def weights_hash(model: Any) -> str:
-    """Sixteen hex digits of the SHA-256 of all weights and their names."""
+    """Hash of all weights and their names: sixteen hex digits of a SHA-256."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -69,7 +69,7 @@ def weights_hash(model: Any) -> str:
 
 
 class FeatureCache:
-    """Features on disk; the key is made of the trunk's weights, the token ids, the layer and the pooling.
+    """Cache of features on disk, keyed by the trunk's weights, the token ids, the layer and the pooling.
 
     Args:
         directory: None keeps nothing.
@@ -88,7 +88,7 @@ class FeatureCache:
         pad_token_id: int,
         on_progress: Callable[[float], None] | None = None,
     ) -> Float[Tensor, "rows features"]:
-        """The features, computed if they aren't there."""
+        """Read the features, or compute and keep them."""
         compute = partial(
             compute_features,
             trunk,

@@ -1,4 +1,4 @@
-"""Hidden states of token rows, read at one position or averaged: batches of like length, prompts computed once."""
+"""Compute hidden states of token rows, at one position or averaged, with each shared prompt computed once."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from surefoot.rewards.trunk.prefix_cache import SharedBatch, can_share, forward_
 __all__ = ["last_token", "read_states"]
 
 _SHARES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
-"""Trunks that were tried, and whether sharing a prompt gave the right result."""
+"""Whether each trunk may reuse a shared prompt's key-value cache; tested once per model."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """One hidden state, at one position of each row, or averaged if `at` is None."""
+    """A hidden state to read, at one position of each row, or averaged if `at` is None."""
 
     layer: int
     at: list[int] | None
 
 
 def last_token(rows: list[list[int]]) -> list[int]:
-    """Each row's last position."""
+    """Last position of each row."""
     return [len(row) - 1 for row in rows]
 
 
@@ -48,7 +48,7 @@ def read_states(
     mean_layer: int | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> Float[Tensor, "copies rows features"]:
-    """(copies, rows, features), float32 on the trunk's device, in the order of the rows.
+    """Hidden states (copies, rows, features), float32 on the trunk's device, in the order of the rows.
 
     Averages are taken in float32 too, whatever the trunk's precision.
 
@@ -110,19 +110,19 @@ def _agrees(
     reads: list[_Read],
     plain: Callable[[Tensor, Tensor, list[int]], Tensor],
 ) -> bool:
-    """Whether sharing gives what the plain forward gives, on two rows; not so for a trunk that looks both ways."""
+    """Whether sharing a prompt gives the plain forward's result on two rows; a bidirectional trunk fails this."""
     numbers = batch.rows[:2]
     ids, mask = padded([rows[i] for i in numbers], pad, trunk.device)
     expected = plain(ids, mask, numbers).float()
     try:
         shared = _read_shared(trunk, batch, rows, pad, reads)[:, : len(numbers)].float()
-    except (AttributeError, TypeError, ValueError, RuntimeError):  # an architecture with a cache of its own
+    except (AttributeError, TypeError, ValueError, RuntimeError):  # an architecture with another kind of cache
         return False
     return torch.allclose(shared, expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
 
 
 def _unshare(shared: list[SharedBatch], read_at: list[int], rows: list[list[int]]) -> list[int]:
-    """Take out the batches that would have to be read inside a shared prefix (a row of padding tokens, say)."""
+    """Take out the batches with a row that is read inside its shared prefix (a row of padding tokens, say)."""
     taken: list[int] = []
     for batch in list(shared):
         own = [len(rows[i]) - len(rest) for i, rest in zip(batch.rows, batch.rests, strict=True)]

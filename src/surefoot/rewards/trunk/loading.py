@@ -1,4 +1,4 @@
-"""Models and tokenizers for rewards, loaded safely and on the right device; no code of a checkpoint is ever run."""
+"""Load models and tokenizers for rewards on the right device; a checkpoint's code is never run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _SPECIAL = ("pad", "eos", "bos", "cls", "sep")
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, or the first accelerator, or the CPU."""
+    """The given device, else the first accelerator, else the CPU."""
     if device is not None:
         return torch.device(device)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -54,7 +54,7 @@ def _dtype(device: torch.device) -> torch.dtype:
 
 
 def resolve_model(name: str | Path, *, weights: bool = True) -> str:
-    """The model's directory or hub name; `package:NAME/FOLDER` is a folder inside an installed Python package.
+    """Resolve a model's name to its directory or hub name; `package:NAME/FOLDER` is a folder of a Python package.
 
     NAME is a top-level package: looking for a dotted one would import its parents. A loaded `source.json` can't say
     `package:` at all (`surefoot.rewards.saved`).
@@ -91,17 +91,18 @@ def _inside_package(text: str) -> Path:
 
 
 def load_tokenizer(name: str | Path) -> Any:
+    """Load a tokenizer; raises ModelError if it can't be loaded."""
     return _load(AutoTokenizer, name, weights=False)
 
 
 def load_trunk(name: str | Path, device: torch.device) -> Any:
-    """The model without a head, in eval mode; fp32 on the CPU, bf16 elsewhere."""
+    """Load a model without its head, in eval mode; fp32 on the CPU, bf16 elsewhere."""
     _config(name)
     return _load(AutoModel, name, dtype=_dtype(device)).to(device).eval()
 
 
 def template_objection(*tokenizers: str | PreTrainedTokenizerBase) -> Objection:
-    """What the chat templates of some tokenizers object to in a row's messages.
+    """Make an `Objection` that reports messages that the tokenizers' chat templates refuse.
 
     Args:
         tokenizers: or models' names, whose tokenizers are loaded when the first messages come.
@@ -123,7 +124,7 @@ def template_objection(*tokenizers: str | PreTrainedTokenizerBase) -> Objection:
 
 
 def load_classifier(name: str | Path, device: torch.device) -> Any:
-    """A trained reward model: a sequence classifier with one output, in eval mode; fp32 on the CPU, bf16 elsewhere.
+    """Load a trained reward model (a classifier with one output) in eval mode; fp32 on the CPU, bf16 elsewhere.
 
     Raises:
         ModelError: it can't be loaded, has more than one output, or its checkpoint lacks weights, the head's, say.
@@ -144,7 +145,7 @@ def load_classifier(name: str | Path, device: torch.device) -> Any:
 
 
 def load_base(base: str | Path, device: torch.device) -> tuple[Any, list[str]]:
-    """(classifier with one output, fp32, to be trained; names of the parameters that it lacks, which are drawn).
+    """Load a classifier with one output in fp32 for training: (model, names of parameters drawn at random).
 
     A head of another number of outputs than one is replaced by a new one.
 
@@ -168,14 +169,14 @@ def load_base(base: str | Path, device: torch.device) -> tuple[Any, list[str]]:
 
 
 def load_skeleton(name: str | Path) -> Any:
-    """The classifier without its weights: what its config says of embeddings and positions."""
+    """Build the classifier of a config without weights, to read its embeddings and positions."""
     config = _config(name)
     with torch.device("meta"):
         return AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
 
 
 def load_encoder(name: str | Path, model: Any, max_length: int) -> TextEncoder:
-    """How a model's text is encoded, padded as the model itself expects it.
+    """Load the text encoder of a model, which pads with the model's own pad token.
 
     Args:
         name: of the tokenizer.
@@ -206,7 +207,7 @@ def load_encoder(name: str | Path, model: Any, max_length: int) -> TextEncoder:
 
 
 def positions(model: Any) -> int | None:
-    """The most tokens that a row may have; None where the model has no limit of its own.
+    """Largest number of tokens of a row; None where the model has no limit.
 
     RoBERTa and its kin count positions from their pad token's number on, so that 514 positions take 512 tokens.
     """
@@ -236,7 +237,7 @@ def check_templates(places: Sequence[str | Path], text: Text) -> None:
 
 
 def _tokenizers(place: str | Path) -> list[str | Path]:
-    """Where the tokenizers of a model or a source lie; none of a source on the hub, which keeps them in subfolders."""
+    """Folders of the tokenizers of a model or source; none for a source on the hub, which keeps them in subfolders."""
     folder, file = Path(resolve_model(place, weights=False)), "tokenizer_config.json"
     if folder.is_dir() and not (folder / file).exists():
         return sorted(path.parent for path in folder.rglob(file))
@@ -248,7 +249,7 @@ def _tokenizers(place: str | Path) -> list[str | Path]:
 
 
 def _config(name: str | Path) -> Any:
-    """The config, of which the pad token is checked: transformers would fail on it without a word of where."""
+    """Load a config and check its pad token, on which transformers would fail without saying where."""
     config = _load(AutoConfig, name)
     text = config.get_text_config()
     pad, size = text.pad_token_id, getattr(text, "vocab_size", None)

@@ -1,6 +1,6 @@
-"""Completions of one prompt share the prompt's computation: its keys and values are computed once.
+"""Compute the keys and values of a prompt once for all its completions.
 
-Only what is the same token for token is shared, so the result is that of the plain forward up to rounding.
+Only tokens that are equal are shared, so the result is that of the plain forward up to rounding.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from surefoot.rewards.trunk.batching import padded
 __all__ = ["SharedBatch", "can_share", "forward_shared", "plan"]
 
 _SHORTEST = 16
-"""Prefixes of fewer tokens aren't worth a second forward."""
+"""Fewest tokens of a shared prefix; for shorter ones a second forward isn't worth it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SharedBatch:
-    """Some prompts with all their rows.
+    """A batch of prompts with all their rows.
 
     Args:
         rows: numbers of the rows, prompt by prompt.
@@ -40,13 +40,13 @@ class SharedBatch:
 
 
 def can_share(trunk: Any) -> bool:
-    """Whether the trunk may be a decoder that keeps keys and values; `read_states` tries before it believes it."""
+    """Whether the trunk looks like a decoder with a key-value cache; `read_states` tests it before use."""
     config = trunk.config.get_text_config()
     return hasattr(trunk, "layers") and getattr(config, "use_cache", None) is not None
 
 
 def plan(rows: list[list[int]], keys: Sequence[Any], tokens: int) -> tuple[list[SharedBatch], list[int]]:
-    """(batches that share prefixes, numbers of the rows that share nothing).
+    """Divide rows into batches that share prefixes and the numbers of the rows that share nothing.
 
     Args:
         rows: token ids.
@@ -69,7 +69,7 @@ def plan(rows: list[list[int]], keys: Sequence[Any], tokens: int) -> tuple[list[
 
 
 def _common(rows: list[list[int]]) -> int:
-    """Tokens that all rows begin with; at least one token of each row stays its own."""
+    """Number of tokens that all rows begin with, less than the shortest row's length."""
     shortest = min(len(row) for row in rows)
     same = (len(set(column)) == 1 for column in zip(*rows, strict=False))
     first = next(groupby(same), None)
@@ -104,10 +104,10 @@ def _batch(rows: list[list[int]], groups: list[tuple[int, list[int]]]) -> Shared
 def forward_shared(
     trunk: Any, batch: SharedBatch, pad_token_id: int, *, output_hidden_states: bool = False
 ) -> tuple[Any, Int[Tensor, "prompts before"], Any, Int[Tensor, "rows after"]]:
-    """(trunk's output on the prefixes, their mask, its output on the rests, their mask).
+    """Run the trunk on prefixes, then on rests: (output on prefixes, their mask, output on rests, their mask).
 
     Prefixes are padded on the left, so that the rests follow them directly; rests on the right. Inside `replicated`
-    the outputs have K times the rows, member by member, as ever.
+    the outputs have K times the rows, member by member.
     """
     device = trunk.device
     before, before_mask = (x.flip(1) for x in padded([row[::-1] for row in batch.prefixes], pad_token_id, device))

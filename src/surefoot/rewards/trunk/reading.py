@@ -1,4 +1,4 @@
-"""A sequence classifier's reward: read at the token at which the model's own forward reads it, its head in float32."""
+"""Read a classifier's reward at the token at which its own forward reads it, with the head in float32."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["apply_head", "decoder_head", "head_in_float32", "own_pad", "read_pla
 
 
 _READS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
-"""Models that were tried, and whether their linear `score` at one token is all of their reward."""
+"""Whether each model's reward is its linear `score` at one token; tested once per model."""
 
 
 def decoder_head(model: Any) -> nn.Linear | None:
-    """The linear `score` with which a decoder's classifier reads one token of each row; None of any other classifier.
+    """Linear `score` head of a decoder classifier that reads one token of each row; None for any other classifier.
 
-    Tried once per model on four tokens: a few architectures have a `score` and pool otherwise.
+    Tested once per model on four tokens, because a few architectures have a `score` and pool differently.
     """
     head = getattr(model, "score", None)
     if not isinstance(head, nn.Linear) or getattr(model.config, "is_encoder_decoder", False):
@@ -39,20 +39,20 @@ def _reads_one_token(model: Any, head: nn.Linear) -> bool:
     ids = torch.arange(4, device=model.device)[None] % model.get_input_embeddings().weight.shape[0]
     states = getattr(model, model.base_model_prefix)(input_ids=ids).last_hidden_state
     state = states[0, read_places(ids.tolist(), own_pad(model))[0]].float()
-    size = (head.weight.float() * state).abs().sum(dim=1)  # what rounding is in proportion to
+    size = (head.weight.float() * state).abs().sum(dim=1)  # scale of the rounding errors
     share = 1e-4 if head.weight.dtype == torch.float32 else 2e-2
     expected = model(input_ids=ids).logits[0].float()
     return bool(((apply_head(head, state) - expected).abs() <= share * size).all())
 
 
 def own_pad(model: Any) -> int | None:
-    """The pad token of the model's own config, by which its forward tells where a row ends."""
+    """Pad token of the model's config, by which its forward finds the end of a row."""
     pad: int | None = model.config.get_text_config().pad_token_id
     return pad
 
 
 def read_places(rows: list[list[int]], pad: int | None) -> list[int]:
-    """Where transformers reads each row: at the last token that isn't `pad`; at the last one if there is no pad token.
+    """Position at which transformers reads each row: the last token that isn't `pad`, or the last one without a pad.
 
     Where pad is eos that is the token before eos.
     """
@@ -60,7 +60,7 @@ def read_places(rows: list[list[int]], pad: int | None) -> list[int]:
 
 
 def apply_head(head: nn.Linear, states: Float[Tensor, "*rows features"]) -> Float[Tensor, "*rows outputs"]:
-    """The head in float32, whatever its precision: bf16 rounds rewards to 8 bits, which ties many of them."""
+    """Apply the head in float32, whatever its precision: bf16 rounds rewards to 8 bits, which ties many of them."""
     bias = None if head.bias is None else head.bias.float()
     return nn.functional.linear(states.float(), head.weight.float(), bias)
 
@@ -92,7 +92,7 @@ def read_rewards(model: Any, rows: list[list[int]], pad_token_id: int) -> Float[
 
 @contextmanager
 def head_in_float32(model: Any) -> Iterator[None]:
-    """Inside, all that stands after the layers (a BERT's pooler and classifier, say) runs in float32.
+    """Inside, run everything after the layers (a BERT's pooler and classifier, say) in float32.
 
     Its weights stay float32 afterwards; in a float32 model nothing changes.
     """

@@ -1,7 +1,7 @@
-"""Run the upper layers of a trunk for K members at once, and everything below them once.
+"""Run the upper layers of a trunk for K members at once, and the layers below them once.
 
-Below layer `start` the batch has B rows; from there on K · B, member by member (row k · B + b). Hooks do it, so any
-trunk whose layers stand in a list will do, in training and in scoring.
+Below layer `start` the batch has B rows; from there on K · B, member by member (row k · B + b). It is done by hooks,
+so it works for any trunk whose layers are in a list, in training and in scoring.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from surefoot.errors import ConfigError, ModelError
 __all__ = ["classify", "layers_of", "pool_at", "replicated", "start_layer"]
 
 _LISTS = ("layers", "h", "encoder.layer", "encoder.layers", "decoder.layers", "transformer.layer")
-"""Where the architectures of transformers keep their layers: Llama, Qwen, Mistral, Gemma; GPT-2; BERT; …"""
+"""Attributes in which transformers' architectures keep their layers: Llama, Qwen, Mistral, Gemma; GPT-2; BERT; …"""
 
 
 def layers_of(trunk: nn.Module) -> nn.ModuleList:
@@ -39,7 +39,7 @@ def layers_of(trunk: nn.Module) -> nn.ModuleList:
 
 
 def start_layer(trunk: nn.Module, share: float) -> int:
-    """The layer at this share of the depth: 0 is the lowest, 2/3 of 6 layers is layer 4.
+    """Number of the layer at a share of the depth: 0 is the lowest, 2/3 of 6 layers is layer 4.
 
     Raises:
         ConfigError: not in [0, 1).
@@ -51,7 +51,7 @@ def start_layer(trunk: nn.Module, share: float) -> int:
 
 @contextmanager
 def replicated(trunk: nn.Module, start: int, copies: int) -> Iterator[None]:
-    """Inside, a forward of the trunk on B rows gives K · B rows.
+    """Inside, make a forward of the trunk on B rows give K · B rows.
 
     Args:
         start: first layer that the members don't share.
@@ -76,8 +76,8 @@ def replicated(trunk: nn.Module, start: int, copies: int) -> Iterator[None]:
 def classify(model: Any, ids: Tensor, mask: Tensor, start: int, copies: int) -> Tensor:
     """A classifier's outputs for K members, (K, B, outputs), from B rows of ids and mask.
 
-    The classifier believes that it has K · B rows, so what stands around its trunk needs no care; the trunk takes the
-    first B of them and gives K · B again from layer `start` on.
+    The classifier is given K · B rows, so that the code around its trunk needs no change; the trunk takes the first B
+    of them and gives K · B again from layer `start` on.
     """
     trunk: nn.Module = getattr(model, model.base_model_prefix)
     rows = len(ids)
@@ -98,7 +98,7 @@ def classify(model: Any, ids: Tensor, mask: Tensor, start: int, copies: int) -> 
 
 
 class _State:
-    """What one forward needs to know: the number of rows below, and the copies already made."""
+    """State of one forward: the number of rows below layer `start`, and the copies already made."""
 
     def __init__(self, copies: int) -> None:
         self.copies = copies
@@ -115,7 +115,7 @@ class _State:
         return (args[0], *self._copied(args[1:])) if args else args, self._copied(kwargs)
 
     def _copied(self, value: Any) -> Any:
-        """Every tensor of B rows, K times over: masks and positions go with their hidden states."""
+        """Repeat every tensor of B rows K times, so that masks and positions match the hidden states."""
         if isinstance(value, dict):
             return {
                 name: inner if self._is_hidden(name, inner) else self._copied(inner) for name, inner in value.items()
@@ -124,7 +124,7 @@ class _State:
             return tuple(self._copied(inner) for inner in value)
         if not isinstance(value, Tensor) or value.ndim < 2 or value.shape[0] != self.rows:
             return value
-        # With one row, positions broadcast, and some models count on their having one (DeBERTa's relative ones).
+        # With one row, positions broadcast, and some models need them to have one row (DeBERTa's relative positions).
         if self.rows == 1 and value.dtype == torch.long:
             return value
         if id(value) not in self.made:
@@ -136,7 +136,7 @@ class _State:
 
 
 def pool_at(states: Tensor, places: list[int]) -> Tensor:
-    """(K, B, features) at one place of each row, from (K · B, length, features)."""
+    """States (K, B, features) at one position of each row, from (K · B, length, features)."""
     rows = len(places)
     states = states.view(-1, rows, *states.shape[1:])
     return states[:, torch.arange(rows, device=states.device), torch.tensor(places, device=states.device)]

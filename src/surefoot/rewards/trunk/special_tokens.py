@@ -1,4 +1,4 @@
-"""Special tokens that are written inside a text are text: "</s>" in a completion doesn't end it."""
+"""Tokenize special tokens that are written inside a text as text, so that "</s>" in a completion doesn't end it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from surefoot.data.messages import is_cut
 __all__ = ["LiteralTokens", "one_bos", "without_bos"]
 
 MARK = "\ufdd0"
-"""Stands after the first character of a special token that is to be read as text, so that templates and tokenizers
-don't take it for one. A Unicode noncharacter, which no text may hold; it is gone before anything is tokenized."""
+"""Put after the first character of a special token that is to be read as text, so that templates and tokenizers don't
+recognise it. It is a Unicode noncharacter, which no text may hold, and is removed before anything is tokenized."""
 
 
 class LiteralTokens:
     """Tokenizes text in which marked special tokens are text.
 
-    Where nothing is marked, that is the tokenizer's own call. Else the stretch between the special tokens before and
-    after a marked one is tokenized with special tokens split up, which gives what the tokenizer gives if it knows none
-    (but for a space that some tokenizers put before each text).
+    Text without a mark is tokenized by the tokenizer's own call. Otherwise the stretch between the special tokens
+    before and after a marked one is tokenized with special tokens split up, which gives what the tokenizer gives if it
+    knows none (but for a space that some tokenizers put before each text).
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -35,11 +35,11 @@ class LiteralTokens:
         self._before, self._after = _ends(tokenizer)
 
     def marked(self, text: str) -> str:
-        """The text with its special tokens marked as text."""
+        """Mark the special tokens of a text as text."""
         return self._special.sub(lambda match: f"{match[0][0]}{MARK}{match[0][1:]}", text)
 
     def joined(self, prompt: str, completion: str) -> str:
-        """Prompt and completion as one text; special tokens count in the prompt, and at the completion's end."""
+        """Join prompt and completion; special tokens stay special in the prompt and at the completion's end."""
         if not self._special.search(completion):
             return prompt + completion
         bos = self.tokenizer.bos_token
@@ -54,7 +54,7 @@ class LiteralTokens:
         return [[*self._before, *self.parts(text), *self._after] if MARK in text else next(ids) for text in texts]
 
     def parts(self, text: str) -> list[int]:
-        """Token ids of a text with marks, with nothing put around it."""
+        """Token ids of a marked text, without special tokens around it."""
         ids: list[int] = []
         for literal, pieces in groupby(self._special.split(text), key=lambda piece: MARK in piece):
             part = "".join(pieces)
@@ -66,7 +66,7 @@ class LiteralTokens:
         written = self._special.findall(marked.replace(MARK, ""))
         if not set(ids) & set(self.tokenizer.convert_tokens_to_ids(written)):
             return ids
-        # The model's own vocabulary has the token too (Unigram's does): take it in two parts.
+        # The vocabulary itself has the token as well (Unigram's does), so it is tokenized in two parts.
         return [token for piece in marked.split(MARK) for token in self._ids(piece, split=True)]
 
     def _ids(self, text: str, *, split: bool) -> list[int]:
@@ -76,19 +76,19 @@ class LiteralTokens:
 
 
 def _ends(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and after a text."""
+    """Token ids that the tokenizer puts before and after a text."""
     alone, whole = (list(tokenizer("a", add_special_tokens=add)["input_ids"]) for add in (False, True))
     before = next(i for i in range(len(whole) + 1) if whole[i : i + len(alone)] == alone)
     return whole[:before], whole[before + len(alone) :]
 
 
 def one_bos(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids without a second bos at their beginning, which text that begins with bos gets from the tokenizer."""
+    """Remove a second bos at the beginning, which the tokenizer adds to text that begins with bos."""
     bos = tokenizer.bos_token_id
     return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
 
 
 def without_bos(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text without the bos that it begins with, if the tokenizer puts one before every text."""
+    """Remove the bos that a text begins with, if the tokenizer puts one before every text."""
     adds = tokenizer.bos_token is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
     return text.removeprefix(str(tokenizer.bos_token)) if adds else text

@@ -1,4 +1,4 @@
-"""Text to token ids, the same in training and in scoring, for decoders and BERT-style encoders alike."""
+"""Encode prompts and completions as token ids, for training and scoring, decoders and BERT-style encoders."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class TextEncoder:
 
     Plain text is prompt + completion, then the tokenizer's own special tokens, then its eos if it has one (TRL's
     RewardTrainer does the same; ours also works where there is no eos, as in BERT). Messages go through the chat
-    template. What differs from the tokenizer's own way:
+    template. Differences from the tokenizer's own encoding:
 
     - Special tokens that are written inside a message or a completion are read as text. A prompt given as text may
       hold them, as templated text does; so may the end of a completion, and its bos where there is no prompt.
     - Text that begins with bos gets no second one.
-    - A completion that was cut off at the length limit (`CutText`) is left open: without eos, or the template's end.
+    - A completion that was cut off at the length limit (`CutText`) gets neither eos nor the template's end.
     - A sequence longer than `max_length` loses tokens from its left, after the leading special tokens, so that the
       completion's end, which the reward is read from, stays. The first time is a warning.
 
@@ -94,6 +94,7 @@ class TextEncoder:
             )
 
     def cut(self, ids: list[int]) -> list[int]:
+        """Cut token ids to `max_length` on the left, after the leading special token."""
         if len(ids) <= self.max_length:
             return ids
         kept = len(self._prefix) if ids[: len(self._prefix)] == self._prefix else 0
@@ -113,7 +114,7 @@ class TextEncoder:
         self.shortened += over
 
     def _ended(self, ids: list[int], completion: Text) -> list[int]:
-        """With one bos, and an eos unless the text has an end already or was cut off."""
+        """Token ids with one bos, and an eos unless the text has an end already or was cut off."""
         ids, eos = one_bos(ids, self.tokenizer), self.tokenizer.eos_token_id
         closed = eos is None or (ids and ids[-1] in (eos, self.tokenizer.sep_token_id))
         return ids if closed or is_cut(completion) else [*ids, eos]
@@ -129,7 +130,7 @@ def _read(row: int, prompt: Text, completion: Text) -> tuple[Text, Text]:
 
 
 def check_rows(prompts: Sequence[Any], completions: Sequence[Any]) -> None:
-    """Refuse batches that don't pair off.
+    """Refuse batches with different numbers of prompts and completions.
 
     Raises:
         DataError: there isn't one completion for each prompt.
@@ -142,12 +143,12 @@ def check_rows(prompts: Sequence[Any], completions: Sequence[Any]) -> None:
 
 
 def prompt_keys(prompts: Sequence[Text]) -> list[str]:
-    """One string per prompt, equal for equal prompts of either format."""
+    """Keys of prompts: strings that are equal for equal prompts of either format."""
     return [p if isinstance(p, str) else json.dumps(as_messages(p), sort_keys=True) for p in prompts]
 
 
 def encode_pairs(pairs: Dataset, encoder: TextEncoder, *, overlong: str = "drop") -> Dataset:
-    """Preference pairs as `chosen_ids` and `rejected_ids` (and `margin`, if there), as TRL's RewardTrainer reads them.
+    """Encode pairs as `chosen_ids` and `rejected_ids` (and `margin`, if there), as TRL's RewardTrainer reads them.
 
     Args:
         pairs: `prompt`, `chosen`, `rejected`.
