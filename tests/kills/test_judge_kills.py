@@ -1,4 +1,4 @@
-"""Scoring with a judge, killed at any write and at random moments: mended by the same run again, and not paid twice."""
+"""Scoring with a judge, killed at any write and at random moments: the rerun mends it, and nothing is paid twice."""
 
 import json
 import os
