@@ -42,6 +42,8 @@ ENTRY_POINTS = "surefoot.sources"
 Source = TypeVar("Source", bound=type[RewardSource])
 
 _REGISTERED: dict[str, type[RewardSource]] = {}
+_RENAMED = {"borrowed": "borrowed_variance"}
+"""Names in sources that earlier versions saved."""
 _BROKEN = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError),
     SafetensorError,
@@ -126,6 +128,7 @@ def load_source(
         raise ModelError(f"{folder} is not a reward source: it has no {SOURCE}; train one with `surefoot reward`")
     check_folder(folder)
     kind = read_source(folder).get("kind")
+    kind = _RENAMED.get(kind, kind) if isinstance(kind, str) else kind
     if not isinstance(kind, str) or kind not in known_kinds():
         raise ModelError(f"{folder / SOURCE} is of kind {kind!r}; this version knows {', '.join(known_kinds())}")
     source_type = source_class(kind)

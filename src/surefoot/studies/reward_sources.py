@@ -15,7 +15,7 @@ from surefoot.diagnosis.disagreement import known_errors, measure_disagreement
 from surefoot.errors import ConfigError, VarianceError
 from surefoot.files import fingerprint, read_json, write_json
 from surefoot.rewards.config import RewardSourceArguments, all_settings, command_settings, reward_arguments
-from surefoot.rewards.kinds.borrowed import BorrowedVariance
+from surefoot.rewards.kinds.borrowed_variance import BorrowedVariance
 from surefoot.rewards.kinds.judge.access import JudgeAccess
 from surefoot.rewards.registry import load_source, source_class
 from surefoot.rewards.run import run_reward

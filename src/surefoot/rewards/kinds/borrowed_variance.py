@@ -20,7 +20,7 @@ from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate,
 __all__ = ["BorrowedVariance"]
 
 
-@register("borrowed")
+@register("borrowed_variance")
 class BorrowedVariance(RewardSource):
     """The reward of one source and the variance of another, which need not be on one scale: weights are relative.
 
@@ -118,7 +118,7 @@ class BorrowedVariance(RewardSource):
             self.variance.save(folder / "variance")
             for name, source in (("reward", self.reward), ("variance", self.variance)):
                 save_calibration(folder / name, source.calibration)
-            write_json(folder / SOURCE, {"kind": "borrowed", "name": self.name})
+            write_json(folder / SOURCE, {"kind": self.kind, "name": self.name})
 
     @classmethod
     def load(cls, directory: str | Path, device: Any = None) -> BorrowedVariance:
