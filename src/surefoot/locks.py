@@ -101,8 +101,10 @@ def _wait(place: Path, shared: bool) -> int:
     while True:
         try:
             handle = open_locked(place, create=True, shared=shared)
-        except FileNotFoundError:
-            continue  # its last holder has just removed it
+        except FileNotFoundError:  # its last holder has just removed it, or no file can be made there, as in /proc
+            if time.monotonic() >= end:
+                raise
+            continue
         if handle is not None:
             return handle
         if time.monotonic() >= end:

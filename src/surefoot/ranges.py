@@ -10,6 +10,8 @@ from surefoot.errors import ConfigError
 
 __all__ = ["check_ranges"]
 
+_LARGEST = 2**63 - 1
+"""Of any whole number: what tensors, Arrow and C hold."""
 _MOST = 2**31 - 1
 """Of counts, which tensors hold; and of seeds: NumPy's global generator takes 32 bits, and studies add to a seed."""
 _SEEDS = ("seed", "data_seed", "first_seed")
@@ -18,7 +20,8 @@ _COUNTS = (
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "num_iterations"),
     *("num_generations", "max_completion_length", "anchor_completions", "calibration_prompts", "pairs", "test_pairs"),
     *("held_out_pairs", "evaluation_completions", "wordings", "samples", "max_tokens", "max_pairs", "concurrency"),
-    *("gpus", "batch", "accumulation", "group", "prompt_tokens", "completion_tokens", "slurm"),
+    *("max_new_tokens", "candidates", "draws", "runs", "gpus", "batch", "accumulation", "group", "prompt_tokens"),
+    *("completion_tokens", "slurm"),
 )
 _NOT_NEGATIVE = (
     *("learning_rate", "trunk_learning_rate", "weight_decay", "beta", "max_grad_norm", "warmup_ratio", "warmup_steps"),
@@ -57,4 +60,6 @@ def _wanted(name: str, value: float) -> str | None:
         return "at least 0"
     if name in _POSITIVE and not value > 0:
         return "positive"
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return f"between -{_LARGEST} and {_LARGEST}"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from surefoot.cli.parsing import given_settings, parse
 from surefoot.cli.progress import progress
@@ -27,8 +28,13 @@ def run(arguments: list[str]) -> None:
         table.add_column(heading, justify="right")
     for i, (n, kl) in enumerate(zip(metrics["n"], metrics["kl"], strict=True)):
         shown = [metrics[name][i] for name in names if metrics[name]]
-        cells = [f"{x['value']:.3f} [{x['low']:.3f}, {x['high']:.3f}]" for x in shown]
-        table.add_row(str(n), f"{kl:.2f}", *cells)
+        table.add_row(str(n), f"{kl:.2f}", *(_interval(**mean) for mean in shown))
     console = Console()
     console.print(table)
     console.print(f"chosen completions: {args.output_dir}/{CHOSEN}")
+
+
+def _interval(value: float | None, low: float | None, high: float | None, **more: Any) -> str:
+    """The mean with its interval, which is unknown of one prompt, as the mean is where nothing could be scored."""
+    ends = "unknown" if low is None or high is None else f"{low:.3f}, {high:.3f}"
+    return "unknown" if value is None else f"{value:.3f} [{ends}]"

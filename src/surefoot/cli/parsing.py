@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NoReturn
 
-from surefoot.cli.kinds import checked_kinds
 from surefoot.errors import ConfigError, SurefootError, did_you_mean
 from surefoot.ranges import check_ranges
 from surefoot.redaction import redacted
 from surefoot.rewards.kinds.judge.access import JudgeArguments
+from surefoot.setting_types import checked_kinds
 from surefoot.yaml_files import parse_yaml, read_yaml
 
 __all__ = ["given_settings", "parse"]
@@ -50,6 +50,7 @@ def parse(types: tuple[type, ...], arguments: list[str], command: str, *, judges
     for word in words:
         if word.startswith("--"):
             _check(word[2:].split("=", 1)[0].replace("-", "_"), known, "the command line")
+    _check_choices(parser, settings, str(path))
     parser.set_defaults(**settings)
     for action in parser._actions:
         if action.dest in settings:
@@ -71,6 +72,16 @@ def parse(types: tuple[type, ...], arguments: list[str], command: str, *, judges
     if judges:
         found[ours].publish()
     return tuple(found[:ours])
+
+
+def _check_choices(parser: Any, settings: dict[str, Any], where: str) -> None:
+    """Refuse a file's value that isn't among a setting's choices; argparse doesn't look at defaults for that."""
+    for action in parser._actions:
+        value = settings.get(action.dest)
+        if action.choices and value is not None and str(value) not in map(str, action.choices):
+            raise ConfigError(
+                f"'{action.dest}' in {where} must be one of {', '.join(map(str, action.choices))}, got {value!r:.60}"
+            )
 
 
 def _refuse(message: str) -> NoReturn:

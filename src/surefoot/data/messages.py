@@ -69,7 +69,15 @@ def _message(place: int, message: Any) -> Message:
         held["content"] = _content(place, held["content"])
     elif not held.get("tool_calls"):
         held["content"] = ""
+    if not _are_calls(held.get("tool_calls") or []):
+        raise DataError(f"[{place}].tool_calls is not a list of calls, each with a function's name and arguments")
     return held
+
+
+def _are_calls(calls: Any) -> bool:
+    return isinstance(calls, list) and all(
+        isinstance(call, dict) and isinstance(call.get("function", {}), dict) for call in calls
+    )
 
 
 def _content(place: int, content: Any) -> str:

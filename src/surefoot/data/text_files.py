@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,20 +16,25 @@ _DEEPEST = 60
 _CHUNK = 1 << 24
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
 _STRING = re.compile(rb'"[^"]*"?')
+_NULL_ROW = re.compile(rb"^[ \t\r]*null[ \t\r]*$", re.MULTILINE)
 
 
 def check_text_file(path: Path) -> None:
-    """Refuse a CSV, JSON or JSON lines file that is not UTF-8, or whose JSON is nested too deeply.
+    """Refuse a CSV, JSON or JSON lines file that is not UTF-8, or whose JSON is nested too deeply or has a null row.
 
     Raises:
         DataError: what is wrong, and at which byte.
     """
-    place, open_ones = 0, b""
+    place, open_ones, is_list = 0, b"", False
     for lines in _chunks(path):
         _check_utf8(lines, path, place)
-        place += len(lines)
         if path.suffix != ".csv":
+            bare = lines.removeprefix(codecs.BOM_UTF8) if place == 0 else lines
+            is_list = bare.lstrip().startswith(b"[") if place == 0 else is_list
+            if not is_list and _NULL_ROW.search(bare):  # pyarrow crashes where a part that it reads begins with one
+                raise DataError(f"{path} has a line that is null, where an object belongs; remove it")
             open_ones = _still_open(open_ones + _structure(lines), path)
+        place += len(lines)
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

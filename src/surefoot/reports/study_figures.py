@@ -113,7 +113,7 @@ def frontier_figure(group: Group, best: str | None) -> Drawing | None:
     banded = [m for m in curves if len(curves) <= _BANDS or m in (best, group.baseline)]
     heights = np.concatenate([curve.mean for curve in curves.values()])
     bands = [edge for m in banded for edge in (curves[m].low, curves[m].high)]
-    longest = 1.03 * max(float(curve.levels[-1]) for curve in curves.values())
+    longest = 1.03 * max(float(curve.levels[-1]) for curve in curves.values()) or 1.0
     axes = _frame(group, list(paths), longest, padded([*heights, *np.concatenate(bands)], include=0.0))
     for method in banded:
         _band(axes, curves[method], _colour(group, method), 0.16)

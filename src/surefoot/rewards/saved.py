@@ -140,7 +140,7 @@ def check_finite(path: Path) -> Any:
     """
     held = read_json(path)
     if not _finite(held):
-        raise ModelError(f"{path} holds NaN or infinite numbers")
+        raise ModelError(f"{path} holds NaN or infinite numbers, or some beyond 64 bits")
     return held
 
 
@@ -150,7 +150,7 @@ def _finite(held: Any) -> bool:
         value = left.pop()
         if isinstance(value, dict | list):
             left.extend(value.values() if isinstance(value, dict) else value)
-        elif isinstance(value, float) and not math.isfinite(value):
+        elif not math.isfinite(value) if isinstance(value, float) else isinstance(value, int) and abs(value) >= 2**63:
             return False
     return True
 

@@ -23,7 +23,8 @@ from surefoot.ranges import check_ranges
 from surefoot.records import provenance
 from surefoot.rewards.source import RewardSource
 from surefoot.run_records import CellMetrics, CellRecord, Sample, TrajectoryRow, cell_path, read_cell, write_cell
-from surefoot.studies.config import Cell, check_keys, check_numbers, objective_of
+from surefoot.setting_types import check_nested
+from surefoot.studies.config import Cell, check_keys, objective_of
 from surefoot.studies.evaluation import judge_policy, prompt_gains, prompt_risk, reference_anchors, reference_of
 from surefoot.studies.exact_cell import EXACT_SETTINGS, run_exact
 from surefoot.studies.reward_sources import cost_of, load_sources
@@ -41,7 +42,7 @@ _OURS = ("output_dir", "seed", "target_kl", "preset", "aggregate", "aggregate_pa
 
 
 def check_policy(trainer: str, policy: dict[str, Any]) -> None:
-    """Refuse unknown settings, those that the grid sets, text where a number belongs, and numbers out of range.
+    """Refuse unknown settings, those that the grid sets, values of another type, and numbers out of range.
 
     Raises:
         ConfigError: the key, and the nearest one that is known.
@@ -54,7 +55,7 @@ def check_policy(trainer: str, policy: dict[str, Any]) -> None:
         return
     known = {field.name for config in (_CONFIGS[trainer], ModelConfig) for field in fields(config)}
     check_keys(policy, known - {"model_name_or_path"}, "policy")
-    check_numbers(policy, (_CONFIGS[trainer], ModelConfig), "policy")
+    check_nested(policy, (_CONFIGS[trainer], ModelConfig), "policy")
     check_ranges(policy, "policy.")
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from surefoot.errors import ConfigError, did_you_mean
 from surefoot.files import fingerprint
@@ -16,6 +16,7 @@ from surefoot.ranges import check_ranges
 from surefoot.redaction import holds_secret
 from surefoot.rewards.registry import source_class
 from surefoot.run_records import CellPlace
+from surefoot.setting_types import check_nested
 from surefoot.training.objective_config import ObjectiveArguments
 
 __all__ = [
@@ -79,6 +80,28 @@ class Cell:
         return CellPlace(self.key, self.setting, self.source, self.method, self.kl_budget, self.seed)
 
 
+@dataclass
+class _SourceLines:
+    """Types of what a source's lines hold beside the settings of `surefoot reward`."""
+
+    path: str = ""
+    single: dict[str, Any] = field(default_factory=dict)
+    methods: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _SettingLines:
+    """Types of what a setting's lines hold beside its counts."""
+
+    world: str = ""
+    model: str = ""
+    prompts: str = ""
+    evaluation_prompts: str = ""
+    preferences: str = ""
+    gold: dict[str, Any] = field(default_factory=dict)
+    draw: dict[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class StudyConfig:
     """A whole study: the axes of its grid, and how policies are trained and judged.
@@ -125,12 +148,21 @@ class StudyConfig:
                     f"{name} of a study must hold no token, key or password, since its records hold every setting; "
                     "log in to the hub, or set HF_TOKEN"
                 )
-        for spec in self.methods.values():
-            objective_of(spec)
+        for name, spec in self.methods.items():
+            check_nested(spec, (ObjectiveArguments,), f"methods.{name}")
+            check_ranges(spec, f"methods.{name}.")
+            ObjectiveArguments(**spec).check_objective(beta=1.0, num_generations=2)
         for name, source in self.sources.items():
+            check_nested(source, (_SourceLines,), f"sources.{name}")
             check_keys(source.get("methods", ()), self.methods, f"the methods of source '{name}'")
+        for name, setting in self.settings.items():
+            check_nested(setting, (_SettingLines,), f"settings.{name}")
 
     def _check_axes(self) -> None:
+        for axis in ("settings", "sources", "methods"):
+            for name in getattr(self, axis):
+                if not isinstance(name, str):
+                    raise ConfigError(f"{axis} must be named by text, got {name!r}; put it in quotes")
         for budget in self.kl_budgets:
             if budget is not None and not (math.isfinite(budget) and budget > 0):
                 raise ConfigError(f"kl_budgets must be positive and finite, got {budget}")
@@ -251,6 +283,8 @@ def method_settings(methods: Sequence[str] | dict[str, Any]) -> dict[str, dict[s
     found = {}
     given = methods if isinstance(methods, dict) else dict.fromkeys(methods)
     for name, spec in given.items():
+        if not isinstance(spec or {}, dict):
+            raise ConfigError(f"method '{name}' must be `key: value` lines, got {spec!r:.60}")
         changed = {"preset": name} | dict(spec or {})
         check_keys(changed, _METHOD_KEYS, f"method '{name}'")
         found[name] = changed
@@ -316,24 +350,8 @@ def check_keys(given: Collection[str], known: Collection[str], what: str) -> Non
     """
     for key in given:
         if key not in known:
-            hint = did_you_mean(key, known) or f" (known: {', '.join(sorted(known))})"
+            hint = did_you_mean(str(key), known) or f" (known: {', '.join(sorted(known))})"
             raise ConfigError(f"unknown key '{key}' in {what}{hint}")
-
-
-def check_numbers(given: dict[str, Any], declared: Iterable[type], what: str) -> None:
-    """Refuse a value that isn't a number where the dataclasses declare one; nested settings aren't parsed elsewhere.
-
-    Raises:
-        ConfigError: the first such setting.
-    """
-    hints = {name: hint for one in declared for name, hint in get_type_hints(one).items()}
-    for name, value in given.items():
-        kinds = set(get_args(hints.get(name)) or (hints.get(name),)) - {type(None)}
-        whole = kinds == {int}
-        if value is None or not kinds or not kinds <= {int, float}:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-            raise ConfigError(f"{what}.{name} must be {'a whole number' if whole else 'a number'}, got {value!r}")
 
 
 def file_hashes(spec: dict[str, Any]) -> dict[str, str]:

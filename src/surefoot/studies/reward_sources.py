@@ -20,7 +20,8 @@ from surefoot.rewards.kinds.judge.access import JudgeAccess
 from surefoot.rewards.registry import load_source, source_class
 from surefoot.rewards.run import run_reward
 from surefoot.rewards.source import RewardSource
-from surefoot.studies.config import check_keys, check_numbers, single_of, without_methods
+from surefoot.setting_types import check_nested
+from surefoot.studies.config import check_keys, single_of, without_methods
 from surefoot.studies.settings import Setting, prompt_groups
 
 __all__ = ["check_source", "cost_of", "load_sources", "prepare_source", "source_key"]
@@ -59,7 +60,7 @@ def _check_settings(spec: dict[str, Any], policy: str, what: str, where: str, mo
     others = [name for name in spec if name not in {*known, *more}]
     if others:  # settings of other kinds are refused below, with their names
         check_keys(others, known | all_settings(), what)
-    check_numbers(spec, declared, where)
+    check_nested(spec, declared, where)
     _arguments(spec, policy, 0, Path("unused")).check()
 
 

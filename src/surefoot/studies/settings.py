@@ -19,7 +19,9 @@ from surefoot.data.world import VARIANTS, build_world
 from surefoot.data.world.export import HELD_OUT_SEED
 from surefoot.errors import ConfigError, DataError
 from surefoot.files import fingerprint
+from surefoot.ranges import check_ranges
 from surefoot.rewards.gold import Gold, load_gold
+from surefoot.setting_types import check_nested
 from surefoot.studies.config import check_keys, file_hashes
 from surefoot.training.sampling import sample_completions
 from surefoot.types import Text
@@ -148,6 +150,8 @@ def _thirds(prompts: list[Text]) -> tuple[list[Text], list[Text]]:
 
 def _draw_settings(spec: dict[str, Any]) -> dict[str, Any]:
     draw = dict(spec["draw"])
+    check_nested(draw, (FromPolicy,), "draw")
+    check_ranges(draw, "draw.")
     check_keys(draw, tuple(FromPolicy.__dataclass_fields__.keys() - {"model", "prompts", "gold"}), "draw")
     return draw
 

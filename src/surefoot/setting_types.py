@@ -1,15 +1,16 @@
-"""Whether a value of a config file is of the kind that a setting's type says; argparse looks at words alone."""
+"""Whether a value of a config file is of the type that a setting declares; argparse looks at words alone."""
 
 from __future__ import annotations
 
 import types
 from collections.abc import Mapping
+from dataclasses import MISSING
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from surefoot.errors import ConfigError
 
-__all__ = ["checked_kinds"]
+__all__ = ["check_nested", "checked_kinds"]
 
 _WORDS: dict[Any, str] = {
     bool: "true or false",
@@ -40,6 +41,36 @@ def checked_kinds(settings: Mapping[str, Any], declared: tuple[type, ...], where
         if not _fits(found[name], hint):
             raise ConfigError(f"'{name}' in {where} must be {_wanted(hint)}, got {value!r:.60}")
     return found
+
+
+def check_nested(settings: Mapping[str, Any], declared: tuple[type, ...], where: str) -> None:
+    """Refuse a value of another type, in settings inside of others: no parser reads them as words.
+
+    So text is no number there. 0 and 1 stand for false and true, and a lone text for a list of one, as TRL takes it.
+
+    Args:
+        declared: dataclasses. Where a default is None, so may a value be.
+        where: the name of the settings that these are in, as in `policy`.
+
+    Raises:
+        ConfigError: the first value of another type.
+    """
+    hints = {name: hint for one in declared for name, hint in get_type_hints(one).items()}
+    for name, value in settings.items():
+        if value is None and any(getattr(one, name, MISSING) is None for one in declared):
+            continue
+        hint = hints.get(name, Any)
+        if not any(_is_nested(value, kind) for kind in _alternatives(hint)):
+            raise ConfigError(f"{where}.{name} must be {_wanted(hint)}, got {value!r:.60}")
+
+
+def _is_nested(value: Any, kind: Any) -> bool:
+    plain = get_origin(kind) or kind
+    if isinstance(value, str):
+        return plain not in (int, float, bool, dict, type(None))
+    if type(value) is int and plain is bool:
+        return value in (0, 1)
+    return _is_of(list(value) if isinstance(value, tuple) else value, kind)
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
