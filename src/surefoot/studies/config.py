@@ -1,4 +1,4 @@
-"""A study's settings, and the cells of its grid: settings × sources × methods × KL budgets × seeds."""
+"""The grid of a study: settings × sources × methods × KL budgets × seeds, each cell with an address of its content."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Cell:
 
 
 @dataclass
-class _OwnKeys:
+class _SourceLines:
     """Types of what a source's lines hold beside the settings of `surefoot reward`."""
 
     path: str = ""
@@ -90,7 +90,7 @@ class _OwnKeys:
 
 
 @dataclass
-class _Parts:
+class _SettingLines:
     """Types of what a setting's lines hold beside its counts."""
 
     world: str = ""
@@ -150,12 +150,13 @@ class StudyConfig:
                 )
         for name, spec in self.methods.items():
             check_nested(spec, (ObjectiveArguments,), f"methods.{name}")
+            check_ranges(spec, f"methods.{name}.")
             ObjectiveArguments(**spec).check_objective(beta=1.0, num_generations=2)
         for name, source in self.sources.items():
-            check_nested(source, (_OwnKeys,), f"sources.{name}")
+            check_nested(source, (_SourceLines,), f"sources.{name}")
             check_keys(source.get("methods", ()), self.methods, f"the methods of source '{name}'")
         for name, setting in self.settings.items():
-            check_nested(setting, (_Parts,), f"settings.{name}")
+            check_nested(setting, (_SettingLines,), f"settings.{name}")
 
     def _check_axes(self) -> None:
         for axis in ("settings", "sources", "methods"):
@@ -279,15 +280,15 @@ def method_settings(methods: Sequence[str] | dict[str, Any]) -> dict[str, dict[s
     Raises:
         ConfigError: an unknown key.
     """
-    specs = {}
+    found = {}
     given = methods if isinstance(methods, dict) else dict.fromkeys(methods)
     for name, spec in given.items():
         if not isinstance(spec or {}, dict):
             raise ConfigError(f"method '{name}' must be `key: value` lines, got {spec!r:.60}")
         changed = {"preset": name} | dict(spec or {})
         check_keys(changed, _METHOD_KEYS, f"method '{name}'")
-        specs[name] = changed
-    return specs
+        found[name] = changed
+    return found
 
 
 def policy_settings(setting: dict[str, Any], given: dict[str, Any], trainer: str = "rloo") -> dict[str, Any]:
@@ -304,7 +305,7 @@ def objective_of(method: dict[str, Any]) -> Objective:
 
 
 def roles(spec: dict[str, Any], objective: Objective) -> dict[str, dict[str, Any]]:
-    """The sources that an objective reads: `reward`, and `variance` where another source gives the variance.
+    """Which sources an objective reads: `reward`, and `variance` where that is another one.
 
     "One model" is the model that a user without an ensemble would train on the same pairs: it sees every pair and has
     no prior function. A member of the ensemble would be too weak a baseline.
@@ -342,7 +343,7 @@ def single_of(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_keys(given: Collection[str], known: Collection[str], what: str) -> None:
-    """Refuse unknown keys and name the nearest known key.
+    """Refuse unknown keys, with the nearest known one.
 
     Raises:
         ConfigError: the first unknown key.
@@ -386,8 +387,8 @@ def _digest(path: Path) -> str:
     with path.open("rb") as file:
         if size <= _WHOLE_FILE:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        digest = hashlib.sha256(f"{size}".encode())
-        digest.update(file.read(_PART))
+        found = hashlib.sha256(f"{size}".encode())
+        found.update(file.read(_PART))
         file.seek(-_PART, 2)
-        digest.update(file.read(_PART))
-    return digest.hexdigest()[:16]
+        found.update(file.read(_PART))
+    return found.hexdigest()[:16]
