@@ -84,16 +84,6 @@ def _check_choices(parser: Any, settings: dict[str, Any], where: str) -> None:
             )
 
 
-def _check_choices(parser: Any, settings: dict[str, Any], where: str) -> None:
-    """Refuse a file's value that isn't among a setting's choices; argparse doesn't look at defaults for that."""
-    for action in parser._actions:
-        value = settings.get(action.dest)
-        if action.choices and value is not None and str(value) not in map(str, action.choices):
-            raise ConfigError(
-                f"'{action.dest}' in {where} must be one of {', '.join(map(str, action.choices))}, got {value!r:.60}"
-            )
-
-
 def _refuse(message: str) -> NoReturn:
     raise ConfigError(f"a setting is not usable: {message}")
 

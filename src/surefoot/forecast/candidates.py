@@ -120,18 +120,18 @@ def group_texts(prompts: Sequence[Text], completions: Sequence[Text]) -> Texts:
     rows: dict[str, list[int]] = {}
     for row, key in enumerate(prompt_keys(list(prompts))):
         rows.setdefault(key, []).append(row)
-    kept = [found for found in rows.values() if len(found) >= FEWEST]
+    kept = [group for group in rows.values() if len(group) >= FEWEST]
     if not kept:
-        most = max((len(found) for found in rows.values()), default=0)
+        most = max((len(group) for group in rows.values()), default=0)
         raise DataError(
             f"no prompt has {FEWEST} completions (the most is {most}); draw more of each from the reference policy"
         )
-    order = [row for found in kept for row in found]
+    order = [row for group in kept for row in group]
     places = torch.full((len(kept), max(map(len, kept))), -1)
     first = 0
-    for place, found in enumerate(kept):
-        places[place, : len(found)] = torch.arange(first, first + len(found))
-        first += len(found)
+    for place, group in enumerate(kept):
+        places[place, : len(group)] = torch.arange(first, first + len(group))
+        first += len(group)
     return Texts(
         [prompts[row] for row in order],
         [completions[row] for row in order],

@@ -75,7 +75,7 @@ def forecast_scores(
             f"'{source.name}' has no variance, so nothing tells how wrong it may be; give a source with a variance, "
             "or the true reward (gold)"
         )
-    found = _rows(candidates, named, budgets, truth, sampled, runs, seed, on_progress)
+    outcomes = _rows(candidates, named, budgets, truth, sampled, runs, seed, on_progress)
     notes = {} if source.calibration is None else source.calibration.notes
     return {
         "source": source.name,
@@ -90,10 +90,10 @@ def forecast_scores(
         "baseline": next(iter(named)),
         "kl_budgets": budgets,
         "largest_budget": largest_budget(kept),
-        "rows": found,
+        "rows": outcomes,
         "best_of_n": _best_of_n(candidates, named, truth, sampled, runs, seed),
         "rules": RULES,
-        "recommendation": recommend(found, "draws" if truth is None else "gold"),
+        "recommendation": recommend(outcomes, "draws" if truth is None else "gold"),
     }  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def _rows(
             figures["draws"] = _figures(outcomes, many, plain.setdefault("draws", outcomes))
         rows += [
             _row(name, objective, place, budget, policies, candidates, truth)
-            | {judge: found[place] for judge, found in figures.items()}
+            | {judge: values[place] for judge, values in figures.items()}
             for place, budget in enumerate(budgets)
         ]
         if on_progress is not None:
@@ -154,11 +154,11 @@ def _rows(
 
 def _figures(outcomes: Outcomes, resampling: Resampling, plain: Outcomes) -> list[dict[str, Any] | None]:
     """What a judge says of an objective, an entry for each budget; `versus` is the gain over the first objective's."""
-    found: list[dict[str, Any] | None] = []
+    rows: list[dict[str, Any] | None] = []
     for place in range(outcomes.gains.shape[1]):
         judged = resampling.judged(outcomes, place)
         versus = None if outcomes is plain else resampling.mean(outcomes.gains[:, place] - plain.gains[:, place])
-        found.append(
+        rows.append(
             {
                 "gain": judged.gain.to_dict(),
                 "risk": judged.risk.to_dict(),
@@ -167,7 +167,7 @@ def _figures(outcomes: Outcomes, resampling: Resampling, plain: Outcomes) -> lis
                 "versus": None if versus is None else versus.to_dict(),
             }
         )
-    return found
+    return rows
 
 
 def _row(
@@ -231,8 +231,8 @@ def _best_of_n(
             centre = candidates.table(candidates.estimate.mean)
             others = (other_run(candidates.estimate, draws, i) for i in range(min(runs, draws.count)))
             judges["draws"] = [_best_gains(candidates, other, objective, centre, ns) for other in others]
-        for judge, found in judges.items():
-            gains = torch.stack(found).numpy()
+        for judge, runs_of_judge in judges.items():
+            gains = torch.stack(runs_of_judge).numpy()
             resampling = Resampling(len(gains), len(scored), seed)
             rows += [
                 {"objective": name, "judge": judge, "n": n, "kl": kl, "gain": resampling.mean(gains[..., i]).to_dict()}

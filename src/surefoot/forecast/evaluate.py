@@ -126,7 +126,7 @@ def judge_by_draws(
         gains.append(mean[..., 0])
         below.append(_share_below(each.mean(dim=1)))
         worse.append(_share_below(each.flatten(1)))
-    return Outcomes(*(torch.stack(found).numpy() for found in (gains, below, worse)))
+    return Outcomes(*(torch.stack(column).numpy() for column in (gains, below, worse)))
 
 
 def _share_below(gains: Float[Tensor, "budgets values"]) -> Float[Tensor, "budgets"]:

@@ -42,13 +42,13 @@ def named_objectives(estimate: RewardEstimate, names: Sequence[str] | None) -> d
     if names is None:
         usual = _MEMBERLESS[:1] + (_OF_MEMBERS[:1] if members else ()) + _MEMBERLESS[1:]
         names = usual + (_OF_MEMBERS[1:] if members else ()) if estimate.has_variance else _MEMBERLESS[:1]
-    found = {}
+    named = {}
     for name in names:
         kind, _, parameter = name.partition(":")
-        found[name] = served_by(
+        named[name] = served_by(
             preset(kind, **({"parameter": _number(name, parameter)} if parameter else {})), estimate
         )
-    return found
+    return named
 
 
 def _number(name: str, text: str) -> float:

@@ -100,10 +100,10 @@ def policies_at_budgets(
     start = _start(reward, weight, log_reference, budgets[0], form)
     path = _path(mean_kl, start, budgets[-1])
     betas = [_crossing(mean_kl, path, budget) for budget in budgets]
-    found = [None if beta is None else solve(beta) for beta in betas]
+    optima = [None if beta is None else solve(beta) for beta in betas]
     unknown = torch.full_like(log_reference, torch.nan)
-    policy = torch.stack([unknown if best is None else best.policy for best in found])
-    kl = torch.stack([unknown.new_tensor(torch.nan) if best is None else best.kl.mean() for best in found])
+    policy = torch.stack([unknown if best is None else best.policy for best in optima])
+    kl = torch.stack([unknown.new_tensor(torch.nan) if best is None else best.kl.mean() for best in optima])
     beta = torch.tensor([math.nan if value is None else math.exp(value) for value in betas], dtype=torch.float64)
     return Policies(beta, kl, policy, policy.square().sum(dim=-1).reciprocal().mean(dim=-1))
 

@@ -44,11 +44,11 @@ def recommend(rows: list[dict[str, Any]], judge: str) -> dict[str, Any]:
 
 
 def _is_safe(row: dict[str, Any], judge: str) -> bool:
-    found = row[judge]
+    judged = row[judge]
     return (
-        found["gain"]["low"] > 0
-        and found["risk"]["value"] <= MAX_RISK
-        and found["prompt_risk"]["value"] <= MAX_PROMPT_RISK
+        judged["gain"]["low"] > 0
+        and judged["risk"]["value"] <= MAX_RISK
+        and judged["prompt_risk"]["value"] <= MAX_PROMPT_RISK
         and row["effective"] >= FEW
     )
 
@@ -66,13 +66,13 @@ def _why_not(known: list[dict[str, Any]], judge: str) -> list[str]:
 
 
 def _why(row: dict[str, Any], known: list[dict[str, Any]], judge: str) -> list[str]:
-    found = row[judge]
+    judged = row[judge]
     reasons = [
-        f"{row['objective']} at {row['kl_budget']:.2f} nats: a gain of {found['gain']['value']:.2f} "
-        f"[{found['gain']['low']:.2f}, {found['gain']['high']:.2f}] over the reference, a risk of "
-        f"{found['risk']['value']:.0%}, {found['prompt_risk']['value']:.0%} of prompts worse off."
+        f"{row['objective']} at {row['kl_budget']:.2f} nats: a gain of {judged['gain']['value']:.2f} "
+        f"[{judged['gain']['low']:.2f}, {judged['gain']['high']:.2f}] over the reference, a risk of "
+        f"{judged['risk']['value']:.0%}, {judged['prompt_risk']['value']:.0%} of prompts worse off."
     ]
-    versus = found["versus"]
+    versus = judged["versus"]
     if versus is not None and versus["value"] is not None:
         beyond = versus["low"] > 0 or versus["high"] < 0
         words = "beyond chance" if beyond else "which may be chance"

@@ -122,17 +122,17 @@ def _forecast(
     texts = group_texts(*read_candidates(file))
     scores = _scores(source, args.source, texts, folder, report)
     true = None if gold is None else torch.tensor(gold(texts.prompts, texts.completions), dtype=torch.float64)
-    found = forecast_scores(
+    result = forecast_scores(
         source, texts, scores, gold=true, objectives=args.objectives, kl_budgets=args.kl_budgets, draws=args.draws,
         runs=args.runs, seed=args.seed, on_progress=lambda done, total: report("objectives", done, total),
     )  # fmt: skip
-    write_json(folder / FORECAST, found)
-    row = found["recommendation"]["row"]
+    write_json(folder / FORECAST, result)
+    row = result["recommendation"]["row"]
     if row is not None:
         write_text(folder / "rloo.yaml", training_config(row, args))
-    metrics = {name: found[name] for name in ("prompts", "candidates", "reliability", "recommendation")}
+    metrics = {name: result[name] for name in ("prompts", "candidates", "reliability", "recommendation")}
     write_record(folder, make_record("forecast", settings, seed=args.seed, data_hash=None, metrics=metrics))
-    return found
+    return result
 
 
 def training_config(row: dict[str, Any], args: ForecastArguments) -> str:

@@ -137,14 +137,14 @@ class RewardSource(ABC):
         """
         x = self._checked(scores)
         if not self.centred:
-            found = self._estimate(x, None)
+            estimated = self._estimate(x, None)
         else:
             anchors = self._complete(x, anchors)
-            found = self._estimate(x, anchors)
-        if not found.has_variance:
-            return found
+            estimated = self._estimate(x, anchors)
+        if not estimated.has_variance:
+            return estimated
         code = None if anchors is None or not self.centred else self._codes(anchors)
-        return replace(found, epistemic=self.variance_factor * found.variance, anchor=code)
+        return replace(estimated, epistemic=self.variance_factor * estimated.variance, anchor=code)
 
     @abstractmethod
     def _estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> RewardEstimate:
@@ -204,10 +204,10 @@ class RewardSource(ABC):
     def _with_reference(
         self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None, fitted: Calibration
     ) -> Calibration:
-        found = self.estimate(scores, anchors)
-        if not found.has_variance:
+        estimated = self.estimate(scores, anchors)
+        if not estimated.has_variance:
             return fitted
-        known = found.variance[~found.variance.isnan()]
+        known = estimated.variance[~estimated.variance.isnan()]
         if len(known) < 2:
             raise DataError(f"calibration needs at least two scored completions, got {len(known)}")
         mean = float(known.mean())
@@ -272,9 +272,9 @@ class RewardSource(ABC):
             chosen, rejected: scored rows of pairs that the source was not trained on.
         """
         self.variance_factor = 1.0
-        found = self.margins(chosen, rejected)
-        known = ~(found.mean.isnan() | found.variance.isnan())
-        self.variance_factor = ensemble.fit_variance_factor(found.mean[known], found.variance[known])
+        margin = self.margins(chosen, rejected)
+        known = ~(margin.mean.isnan() | margin.variance.isnan())
+        self.variance_factor = ensemble.fit_variance_factor(margin.mean[known], margin.variance[known])
         return self.variance_factor
 
     @classmethod
@@ -359,8 +359,8 @@ class MemberSource(RewardSource):
 
     def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
         rows = None if anchors is None else self._filled(scores, anchors)
-        found = ensemble.calibrate(scores, rows, scale=self.scale_members)
-        return replace(found, variance_kind=self.variance_kind)
+        fitted = ensemble.calibrate(scores, rows, scale=self.scale_members)
+        return replace(fitted, variance_kind=self.variance_kind)
 
     def _lenient_constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
         rows = scores.nanmean(dim=0) if anchors is None else self._filled(scores, anchors)
@@ -378,8 +378,8 @@ class MemberSource(RewardSource):
         if self.calibration is None or self.num_members < 2:
             return None
         rows = torch.tensor(self.calibration.offsets) if anchors is None else self._filled(scores, anchors)
-        found = ensemble.reliability(ensemble.centre(scores, rows) / torch.tensor(self.calibration.scales))
-        return None if math.isnan(found) else found
+        value = ensemble.reliability(ensemble.centre(scores, rows) / torch.tensor(self.calibration.scales))
+        return None if math.isnan(value) else value
 
     def _calibration_anchor(self) -> Float[Tensor, "columns"] | None:
         return None if self.calibration is None else torch.tensor(self.calibration.offsets, dtype=torch.float64)

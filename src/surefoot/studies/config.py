@@ -1,4 +1,4 @@
-"""The grid of a study: settings × sources × methods × KL budgets × seeds, each cell with an address of its content."""
+"""A study's settings, and the cells of its grid: settings × sources × methods × KL budgets × seeds."""
 
 from __future__ import annotations
 
@@ -280,15 +280,15 @@ def method_settings(methods: Sequence[str] | dict[str, Any]) -> dict[str, dict[s
     Raises:
         ConfigError: an unknown key.
     """
-    found = {}
+    specs = {}
     given = methods if isinstance(methods, dict) else dict.fromkeys(methods)
     for name, spec in given.items():
         if not isinstance(spec or {}, dict):
             raise ConfigError(f"method '{name}' must be `key: value` lines, got {spec!r:.60}")
         changed = {"preset": name} | dict(spec or {})
         check_keys(changed, _METHOD_KEYS, f"method '{name}'")
-        found[name] = changed
-    return found
+        specs[name] = changed
+    return specs
 
 
 def policy_settings(setting: dict[str, Any], given: dict[str, Any], trainer: str = "rloo") -> dict[str, Any]:
@@ -305,7 +305,7 @@ def objective_of(method: dict[str, Any]) -> Objective:
 
 
 def roles(spec: dict[str, Any], objective: Objective) -> dict[str, dict[str, Any]]:
-    """Which sources an objective reads: `reward`, and `variance` where that is another one.
+    """The sources that an objective reads: `reward`, and `variance` where another source gives the variance.
 
     "One model" is the model that a user without an ensemble would train on the same pairs: it sees every pair and has
     no prior function. A member of the ensemble would be too weak a baseline.
@@ -343,7 +343,7 @@ def single_of(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_keys(given: Collection[str], known: Collection[str], what: str) -> None:
-    """Refuse unknown keys, with the nearest known one.
+    """Refuse unknown keys and name the nearest known key.
 
     Raises:
         ConfigError: the first unknown key.
@@ -387,8 +387,8 @@ def _digest(path: Path) -> str:
     with path.open("rb") as file:
         if size <= _WHOLE_FILE:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        found = hashlib.sha256(f"{size}".encode())
-        found.update(file.read(_PART))
+        digest = hashlib.sha256(f"{size}".encode())
+        digest.update(file.read(_PART))
         file.seek(-_PART, 2)
-        found.update(file.read(_PART))
-    return found.hexdigest()[:16]
+        digest.update(file.read(_PART))
+    return digest.hexdigest()[:16]

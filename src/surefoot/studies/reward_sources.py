@@ -127,7 +127,7 @@ def _arguments(spec: dict[str, Any], base: str, seed: int, output_dir: Path) -> 
 def _disagreement(source: RewardSource, held_out: Dataset, reference: dict[str, Any]) -> dict[str, Any] | None:
     """None for a source that has nothing to compare."""
     try:
-        found = measure_disagreement(source, held_out).to_dict()
+        prepared = measure_disagreement(source, held_out).to_dict()
     except VarianceError:
         return None
     rows = [row for row, value in enumerate(reference["gold"]) if value is not None]
@@ -137,7 +137,7 @@ def _disagreement(source: RewardSource, held_out: Dataset, reference: dict[str, 
     scores, groups = source.score(prompts, completions), torch.tensor(prompt_groups(prompts))
     errors = known_errors(source, scores, torch.tensor(gold), groups).to_dict()
     reliability = None if source.calibration is None else source.calibration.notes.get("reliability")
-    return found | {"known_errors": errors | {"reliability": reliability}}
+    return prepared | {"known_errors": errors | {"reliability": reliability}}
 
 
 def load_sources(work: dict[str, Any], folder: Path) -> RewardSource:

@@ -254,10 +254,10 @@ class PenaltyBridge(SampledLogRatio, AnchoredRewards, TrlTrainer):
             return None
         if isinstance(resume, str):
             return resume
-        found = last_whole_checkpoint(self.args.output_dir)
-        if found is None:
+        latest = last_whole_checkpoint(self.args.output_dir)
+        if latest is None:
             raise ConfigError(f"there is no whole checkpoint in {self.args.output_dir} to resume from")
-        return found
+        return latest
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         """TRL's sampler, past the epochs that a resumed run has finished.

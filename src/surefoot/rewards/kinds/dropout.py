@@ -183,14 +183,14 @@ class DropoutMembers(MemberSource):
 def _places(model: nn.Module, trunk: nn.Module, first: int) -> list[nn.Module]:
     """Modules whose input is thinned: the dropout layers from `first` on, or the feed-forward blocks; and the head."""
     layers = list(layers_of(trunk))[first:]
-    found: list[nn.Module] = [m for y in layers for m in y.modules() if isinstance(m, nn.Dropout) and m.p > 0]
+    places: list[nn.Module] = [m for y in layers for m in y.modules() if isinstance(m, nn.Dropout) and m.p > 0]
     # A dropout layer inside attention sees probabilities, whose last axis is a position and not a feature.
-    found = [m for m in found if not _in_attention(layers, m)]
-    if not found:
+    places = [m for m in places if not _in_attention(layers, m)]
+    if not places:
         blocks = [getattr(layer, name) for layer in layers for name in ("mlp", "feed_forward") if hasattr(layer, name)]
-        found = [block for block in blocks if isinstance(block, nn.Module)]
+        places = [block for block in blocks if isinstance(block, nn.Module)]
     heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1]
-    return [*found, *heads[-1:]]
+    return [*places, *heads[-1:]]
 
 
 def _in_attention(layers: Sequence[nn.Module], dropout: nn.Module) -> bool:

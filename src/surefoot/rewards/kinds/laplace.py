@@ -235,7 +235,7 @@ def read_rows(
         with torch.no_grad():
             parts = [apply_head(reader.head, features).cpu(), features.cpu()]
         return torch.cat(parts if distance is None else [*parts, distance(pooled.cpu())], dim=1)
-    found = torch.empty(0)
+    rows_read = torch.empty(0)
     layer = None if distance is None else distance.layer
     device, done = reader.model.device, 0
     for batch, ids, mask in length_sorted_batches(rows, pad_token_id=pad, device=device):
@@ -244,13 +244,13 @@ def read_rows(
         if distance is not None and hidden is not None:
             parts.append(distance(hidden))
         read = torch.cat(parts, dim=1)
-        if not len(found):
-            found = read.new_empty(len(rows), read.shape[1])
-        found[batch] = read
+        if not len(rows_read):
+            rows_read = read.new_empty(len(rows), read.shape[1])
+        rows_read[batch] = read
         done += len(batch)
         if on_progress is not None:
             on_progress(done / len(rows))
-    return found
+    return rows_read
 
 
 def fit_laplace(
@@ -323,7 +323,7 @@ def _fit_distance(
 
 
 def _hidden(reader: RewardReader, encoder: TextEncoder, rows: list[list[int]], layer: int) -> Tensor:
-    found: list[Tensor] = []
+    states: list[Tensor] = []
     pad = encoder.tokenizer.pad_token_id
     if reader.trunk is not None:
         tokens = forward_tokens(reader.model.device)
@@ -331,8 +331,8 @@ def _hidden(reader: RewardReader, encoder: TextEncoder, rows: list[list[int]], l
     for _, ids, mask in length_sorted_batches(rows, pad_token_id=pad, device=reader.model.device):
         hidden = reader(ids, mask, layer)[2]
         assert hidden is not None
-        found.append(hidden)
-    return torch.cat(found)
+        states.append(hidden)
+    return torch.cat(states)
 
 
 def load_reader(

@@ -195,21 +195,21 @@ def fit_linear(
     standard = ((features - centre) / spread).double()
     count = len(encoded)
     margins = torch.tensor(encoded["margin"]) if "margin" in encoded.column_names else None
-    found = fit_bradley_terry(
+    fit = fit_bradley_terry(
         standard[:count] - standard[count:],
         margins,
         penalty=config.penalty_by if config.penalty is None else config.penalty,
         covariance=config.covariance,
     )
     report("head", 1.0)
-    term = Term(found.covariance, standard.mean(dim=0))
+    term = Term(fit.covariance, standard.mean(dim=0))
     return LinearReward(
-        model, encoder, found.weights, term, centre, spread, config.pooling, config.layer, _figures(found, config)
+        model, encoder, fit.weights, term, centre, spread, config.pooling, config.layer, _figures(fit, config)
     )
 
 
-def _figures(found: LinearFit, config: LinearConfig) -> dict[str, float | str]:
+def _figures(fit: LinearFit, config: LinearConfig) -> dict[str, float | str]:
     figures: dict[str, float | str] = {"covariance": config.covariance}
     for name in ("penalty", "shrinkage", "left_out", "loss"):
-        figures[name] = float(getattr(found, name))
+        figures[name] = float(getattr(fit, name))
     return figures

@@ -116,9 +116,9 @@ class SmoothedVariance(RewardSource):
         calibration, fitted = self._fitted()
         count = self.num_members
         own = replace(calibration, offsets=calibration.offsets[:count], scales=calibration.scales[:count])
-        found = ensemble.estimate(scores[:, :count], anchors.rows[:, :count], own, variance="raw")
+        estimated = ensemble.estimate(scores[:, :count], anchors.rows[:, :count], own, variance="raw")
         variance = fitted.of(self.scatter.lengths((scores - anchors.rows)[:, count:]))
-        return replace(found, epistemic=torch.where(found.mean.isnan(), torch.nan, variance))
+        return replace(estimated, epistemic=torch.where(estimated.mean.isnan(), torch.nan, variance))
 
     def members_of(self, scores: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch members"]:
         members = self._checked(scores)[:, : self.num_members]
@@ -148,15 +148,15 @@ class SmoothedVariance(RewardSource):
     def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
         count = self.num_members
         rows = self._filled(scores, anchors)
-        found = ensemble.calibrate(scores[:, :count], rows[:, :count], scale=self.members.scale_members)
-        members, lengths = self._centred(scores, rows, found.scales)
+        constants = ensemble.calibrate(scores[:, :count], rows[:, :count], scale=self.members.scale_members)
+        members, lengths = self._centred(scores, rows, constants.scales)
         fitted = fit_log_variance(lengths, ensemble.sample_variance(members), ensemble.degrees_of_freedom(members))
         features = scores.shape[1] - count
         return replace(
-            found,
+            constants,
             offsets=tuple(scores.nanmean(dim=0).tolist()),
-            scales=(*found.scales, *[1.0] * features),
-            notes=found.notes | fitted.to_notes(),
+            scales=(*constants.scales, *[1.0] * features),
+            notes=constants.notes | fitted.to_notes(),
             variance_kind="smoothed",
         )
 
@@ -165,8 +165,8 @@ class SmoothedVariance(RewardSource):
             return None
         rows = self._filled(scores, anchors)
         members, lengths = self._centred(scores, rows, self.calibration.scales[: self.num_members])
-        found = smoothed_reliability(members, lengths)
-        return None if math.isnan(found) else found
+        reliability = smoothed_reliability(members, lengths)
+        return None if math.isnan(reliability) else reliability
 
     def _filled(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Tensor:
         """(batch, columns) anchors, with the means over these scores where they are unknown."""

@@ -101,15 +101,15 @@ class OwnModule(nn.Module):
         members = len(self.stacked[0])
         rows = x.float().reshape(members, -1, *x.shape[1:])
         run = vmap(lambda values, x: functional_call(self.base, values, (x,)), randomness="different")
-        found: Tensor = run(dict(zip(self.names, self.stacked, strict=True)), rows)
-        return found.flatten(0, 1)
+        modules: Tensor = run(dict(zip(self.names, self.stacked, strict=True)), rows)
+        return modules.flatten(0, 1)
 
 
 def adapt(trunk: nn.Module, shape: AdapterShape, targets: tuple[str, ...]) -> dict[str, BatchedLora]:
     """Wrap the targets from layer `start` on; each by its path in the trunk."""
     layers = layers_of(trunk)
     path = next(name for name, module in trunk.named_modules() if module is layers)
-    found: dict[str, BatchedLora] = {}
+    modules: dict[str, BatchedLora] = {}
     others: set[str] = set()
     for place in range(shape.start, len(layers)):
         for name, module in list(layers[place].named_modules()):
@@ -121,11 +121,11 @@ def adapt(trunk: nn.Module, shape: AdapterShape, targets: tuple[str, ...]) -> di
                 continue
             wrapped = BatchedLora(module, shape.members, shape.rank, shape.alpha).to(module.weight.device)
             setattr(layers[place].get_submodule(owner), last, wrapped)
-            found[f"{path}.{place}.{name}"] = wrapped
-    if not found:
+            modules[f"{path}.{place}.{name}"] = wrapped
+    if not modules:
         there = f"set targets to some of {', '.join(sorted(others))}" if others else OR_ELSE
         raise ModelError(f"layers {shape.start} and above hold no linear layer named {' or '.join(targets)}; {there}")
-    return found
+    return modules
 
 
 def own(classifier: nn.Module, ends: tuple[str, ...], layers: nn.ModuleList, members: int) -> dict[str, OwnModule]:
@@ -154,9 +154,9 @@ def usual_targets(model_type: str, trunk: nn.Module) -> tuple[str, ...]:
     """PEFT's choice for the architecture; where it has none, query and value by their usual names."""
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFTS  # heavy, and seldom needed
 
-    found = PEFTS.get(model_type)
-    if isinstance(found, list):
-        return tuple(found)
+    modules = PEFTS.get(model_type)
+    if isinstance(modules, list):
+        return tuple(modules)
     there = {name.split(".")[-1] for name, _ in trunk.named_modules()}
     return next((names for names in _USUAL if there.issuperset(names)), _USUAL[0])
 

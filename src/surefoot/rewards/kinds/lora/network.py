@@ -86,11 +86,11 @@ class _WholeClassifier:
         self, network: "LoraNetwork", rows: list[list[int]], keys: Sequence[Any], pad_token_id: int
     ) -> Float[Tensor, "members rows"]:
         members, device = network.shape.members, network.device
-        found = torch.empty(members, len(rows), device=device)
+        values = torch.empty(members, len(rows), device=device)
         tokens = forward_tokens(device, members)
         for batch, ids, mask in length_sorted_batches(rows, pad_token_id=pad_token_id, tokens=tokens, device=device):
-            found[:, batch] = self.forward(network, ids, mask)
-        return found
+            values[:, batch] = self.forward(network, ids, mask)
+        return values
 
 
 class LoraNetwork(nn.Module):
@@ -140,11 +140,11 @@ class LoraNetwork(nn.Module):
         """Refuse an architecture whose rows don't stand member by member in every layer."""
         name, shape, trial = type(self.classifier).__name__, self.shape, _trial(self.classifier)
         try:
-            found, (drawn, rolled) = self(*trial), self._rolled(trial)
+            values, (drawn, rolled) = self(*trial), self._rolled(trial)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError, ModelError) as error:
             raise ModelError(f"{name} can't run for {shape.members} members at once ({error}); {OR_ELSE}") from error
         size, differences = expected.abs().max(), (drawn - drawn.mean(dim=0)).abs().max()
-        same = (found - expected).abs().max() <= 1e-3 * size
+        same = (values - expected).abs().max() <= 1e-3 * size
         if not same or (rolled - drawn.roll(1, dims=0)).abs().max() > 1e-2 * differences + 1e-5 * size:
             raise ModelError(f"{name} mixes its members when {shape.members} run at once; {OR_ELSE}")
 
@@ -164,12 +164,12 @@ class LoraNetwork(nn.Module):
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Everything that a member owns, each tensor with the members in front."""
-        found = {
+        values = {
             f"{name}.{side}": getattr(m, side) for name, m in self.adapters.items() for side in ("lora_A", "lora_B")
         }
         for path, module in self.owned.items():
-            found |= {f"{path}.{name}": value for name, value in zip(module.names, module.stacked, strict=True)}
-        return found
+            values |= {f"{path}.{name}": value for name, value in zip(module.names, module.stacked, strict=True)}
+        return values
 
     def _peft_names(self) -> dict[str, str]:
         """PEFT's names of what `trained` gives."""
@@ -211,17 +211,17 @@ class LoraNetwork(nn.Module):
                 if name.endswith(("lora_A", "lora_B")):
                     value[k].zero_()
                 continue
-            found = left.pop(names[name]).to(value)
+            values = left.pop(names[name]).to(value)
             if name.endswith("lora_B"):
-                found = found * (scale / (self.shape.alpha / self.shape.rank))
+                values = values * (scale / (self.shape.alpha / self.shape.rank))
             target = value[k]
-            if any(size > room for size, room in zip(found.shape, target.shape, strict=True)):
+            if any(size > room for size, room in zip(values.shape, target.shape, strict=True)):
                 raise ModelError(
-                    f"{names[name]} of adapter {k} is {tuple(found.shape)}; the base has room for "
+                    f"{names[name]} of adapter {k} is {tuple(values.shape)}; the base has room for "
                     f"{tuple(target.shape)}"
                 )
             target.zero_()
-            target[tuple(slice(0, size) for size in found.shape)] = found
+            target[tuple(slice(0, size) for size in values.shape)] = values
         if left:
             raise ModelError(f"adapter {k} also changes {', '.join(sorted(left)[:3])}, which no other layer expects")
 
@@ -241,7 +241,7 @@ def _tried(classifier: Any) -> Float[Tensor, "batch"]:
         raise ModelError(
             f"{name} has an encoder and a decoder, of which LoRA members can't share the layers; {OR_ELSE}"
         )
-    found: Tensor = classifier(input_ids=ids, attention_mask=mask).logits
-    if found.shape != (2, 1):
-        raise ModelError(f"{name} gives {found.shape[-1]} outputs per text; a reward model has one")
-    return found[:, 0].float()
+    values: Tensor = classifier(input_ids=ids, attention_mask=mask).logits
+    if values.shape != (2, 1):
+        raise ModelError(f"{name} gives {values.shape[-1]} outputs per text; a reward model has one")
+    return values[:, 0].float()
