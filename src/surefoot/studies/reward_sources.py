@@ -86,14 +86,14 @@ def prepare_source(
     path = Path(str(spec["path"])) if "path" in spec else _train(setting, spec, seed, target, train, held_out)
     seconds = time.process_time() - start
     source = load_source(path, judge=JudgeAccess.of_settings(spec))
-    found = {
+    record = {
         "path": str(path),
         "data_hash": data_hash(train),
         "cpu_seconds": seconds,
         "disagreement": _disagreement(source, held_out, reference),
     }
-    write_json(done, found)
-    return found
+    write_json(done, record)
+    return record
 
 
 def _train(setting: Setting, spec: dict[str, Any], seed: int, target: Path, train: Dataset, held_out: Dataset) -> Path:
@@ -156,5 +156,5 @@ def cost_of(work: dict[str, Any], folder: Path) -> tuple[float, str]:
 
 
 def _prepared(work: dict[str, Any], role: str, folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = read_json(folder / "sources" / source_key(work, role) / "prepared.json")
-    return found
+    record: dict[str, Any] = read_json(folder / "sources" / source_key(work, role) / "prepared.json")
+    return record

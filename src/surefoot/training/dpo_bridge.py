@@ -79,7 +79,7 @@ class PreferenceBridge(DPOTrainer):
 
         handles = [module.register_forward_hook(weigh) for module in watched.values()]
         try:
-            found = super()._compute_loss(model, rest, return_outputs)
+            result = super()._compute_loss(model, rest, return_outputs)
         finally:
             for handle in handles:
                 handle.remove()
@@ -89,4 +89,4 @@ class PreferenceBridge(DPOTrainer):
                 f"expected {expected} forwards in the loss of DPO, saw {len(calls)}; this version of TRL is not "
                 "supported"
             )
-        return found
+        return result

@@ -131,23 +131,23 @@ def adapt(trunk: nn.Module, shape: AdapterShape, targets: tuple[str, ...]) -> di
 def own(classifier: nn.Module, ends: tuple[str, ...], layers: nn.ModuleList, members: int) -> dict[str, OwnModule]:
     """Give each member its own of every module that PEFT would save whole; each by its path in the classifier."""
     inside = set(layers.modules())
-    found: dict[str, OwnModule] = {}
+    owned: dict[str, OwnModule] = {}
     for path, base in list(classifier.named_modules()):
         first = next(base.parameters(), None)
         if not path.endswith(ends) or first is None or base in inside:
             continue
-        if any(path.startswith(f"{outer}.") for outer in found):
+        if any(path.startswith(f"{outer}.") for outer in owned):
             continue
         owner, _, last = path.rpartition(".")
-        found[path] = OwnModule(base, members).to(first.device)
-        setattr(classifier.get_submodule(owner), last, found[path])
-    heads = [m for module in found.values() for m in module.modules() if isinstance(m, nn.Linear)]
+        owned[path] = OwnModule(base, members).to(first.device)
+        setattr(classifier.get_submodule(owner), last, owned[path])
+    heads = [m for module in owned.values() for m in module.modules() if isinstance(m, nn.Linear)]
     if not any(head.out_features == 1 for head in heads):
         raise ModelError(
             f"{type(classifier).__name__} has no linear layer with one output in a module named "
             f"{' or '.join(PEFT_SAVES)}, which PEFT would save with an adapter; {OR_ELSE}"
         )
-    return found
+    return owned
 
 
 def usual_targets(model_type: str, trunk: nn.Module) -> tuple[str, ...]:
@@ -174,12 +174,12 @@ def drawn_anew(classifier: Any, missing: Sequence[str]) -> tuple[str, ...]:
     """
     prefix = f"{classifier.base_model_prefix}."
     layers = layers_of(getattr(classifier, classifier.base_model_prefix))
-    found: dict[str, None] = {}
+    paths: dict[str, None] = {}
     for name in sorted(missing):
         path = (prefix if name.startswith(prefix) else "") + name.removeprefix(prefix).split(".")[0]
         module = classifier.get_submodule(path)
         if layers in module.modules() or any(isinstance(m, nn.Embedding) for m in module.modules()):
             raise ModelError(f"the checkpoint has no {name}, a part of the trunk; give one that is complete")
         if not path.endswith(PEFT_SAVES):
-            found[path] = None
-    return tuple(found)
+            paths[path] = None
+    return tuple(paths)
