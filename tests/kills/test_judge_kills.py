@@ -1,4 +1,4 @@
-"""Scoring with a judge, killed at any write and at random moments: mended by the same run again, and not paid twice."""
+"""Scoring with a judge, killed at any write or at random: the same run again mends it and pays for nothing twice."""
 
 import json
 import os
