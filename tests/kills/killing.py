@@ -168,7 +168,9 @@ def _watch(folder: Path, states: Path) -> None:
         try:
             what = f"{event} {path.relative_to(folder)}".replace("/", "⁄")[:120]
             copy(what)
-            if writes and path.parent.is_dir() and args[2] & (os.O_TRUNC | os.O_CREAT):
+            flags = args[2] if writes else 0
+            new = flags & os.O_CREAT and not path.exists()  # O_CREAT alone empties no file
+            if path.parent.is_dir() and (new or flags & os.O_TRUNC):
                 copy(f"{what}, empty", path)
         finally:
             busy = False

@@ -1,4 +1,4 @@
-"""Where a saved judge is asked, with which key, and where its replies are kept: the caller says, its files never do.
+"""Endpoint, key and cache of a saved judge, which its caller gives and its files never do.
 
 A directory that somebody else made could otherwise send any environment variable to any host, together with the
 prompts, and write a file anywhere. So `source.json` keeps the judge's model, rubric and how it is asked; the rest
@@ -41,7 +41,7 @@ class JudgeAccess:
 
     @classmethod
     def of_settings(cls, settings: Mapping[str, Any]) -> JudgeAccess | None:
-        """What settings of `surefoot reward` with `kind: judge` say; None for another kind."""
+        """Access from the settings of `surefoot reward` with `kind: judge`; None for another kind."""
         if settings.get("kind") != "judge":
             return None
         return cls(settings.get("endpoint") or OPENAI, settings.get("key_variable"), settings.get("cache"))
@@ -49,7 +49,7 @@ class JudgeAccess:
 
 @dataclass
 class JudgeArguments:
-    """Where saved judges among the sources are asked; their own files don't say it (docs/judge.md)."""
+    """Settings of commands that load sources: endpoint, key and cache of saved judges (docs/judge.md)."""
 
     judge_endpoint: str | None = field(
         default=None, metadata={"help": "Of a saved judge: address of the OpenAI-compatible server to ask."}
@@ -77,7 +77,7 @@ _GIVEN: ContextVar[JudgeAccess | Mapping[str, JudgeAccess] | None] = ContextVar(
 
 @contextmanager
 def given(judge: JudgeAccess | Mapping[str, JudgeAccess] | None) -> Iterator[None]:
-    """Judges that are loaded inside, also as parts of other sources, are asked there; None changes nothing."""
+    """Within this context, load judges with this access, also as parts of other sources; None changes nothing."""
     if judge is None:
         yield
         return
@@ -89,7 +89,7 @@ def given(judge: JudgeAccess | Mapping[str, JudgeAccess] | None) -> Iterator[Non
 
 
 def access_of(model: str, directory: str | Path) -> JudgeAccess:
-    """What the caller says about a judge: the argument first, then the file of several judges, then the endpoint.
+    """Find a judge's access: from `given`, else from the file of several judges, else from the environment.
 
     Args:
         model: the judge's name at its endpoint.
@@ -125,7 +125,7 @@ def _in_file(path: str | None) -> dict[str, JudgeAccess]:
         raise ConfigError(f"judges: can't read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"judges: {path} is not valid YAML: {error}") from None
-    known = {one.name for one in fields(JudgeAccess)}
+    known = {field.name for field in fields(JudgeAccess)}
     if not isinstance(values, dict) or not all(
         isinstance(value, dict) and "endpoint" in value and set(value) <= known for value in values.values()
     ):

@@ -91,7 +91,7 @@ class _Batch:
         self.form = self.cache.fact(self.fact)  # which of a call's `forms` the server is known to take
 
     async def run(self, completions: Iterable[Sequence[Call]], read: Any) -> Answers[Any]:
-        """All of `ask`; some more completions are under way than slots, so that requests are ready."""
+        """Answer all calls (see `ask`), with more completions under way than slots, so that requests are ready."""
         results: dict[int, Any] = {}
         numbered = enumerate(completions)
 
@@ -119,7 +119,7 @@ class _Batch:
         self.stopped = self.stopped or error
 
     async def outcomes(self, calls: Sequence[Call]) -> list[Outcome]:
-        """Of one completion's calls, from the cache or made."""
+        """The outcomes of one completion's calls, from the cache or from the server."""
         known: dict[str, Outcome] = {**self.cache.replies(call.key for call in calls)}
         new, deadline = {call.key: call for call in calls if call.key not in known}, _Deadline()
         if new:
@@ -137,7 +137,7 @@ class _Batch:
                 amount -= limiter.max_rate
 
     async def outcome(self, call: Call, deadline: _Deadline) -> Outcome:
-        """Make the call when it has a slot and is ours to make, or take the reply that somebody else has got."""
+        """Wait for a slot and claim the call, then make it; or wait for the reply of whoever has claimed it."""
         config, loop, tokens = self.config, asyncio.get_running_loop(), call.prompt_tokens + call.most_said
         seconds, money = config.deadline_s + config.timeout_s, config.cost(call.prompt_tokens, call.most_said)
         try:
@@ -160,7 +160,7 @@ class _Batch:
             return Missing("stopped")
 
     async def paid(self, call: Call, end: float) -> Outcome:
-        """Make a claimed call, and book what came of it before anybody sees it and before its slot is free."""
+        """Make a claimed call, and write its reply and cost to the cache before its slot is free."""
         loop, booked = asyncio.get_running_loop(), False
         start = loop.time()
         self.paying += 1
@@ -180,7 +180,7 @@ class _Batch:
                 self.cache.release(call.key)
 
     async def tried(self, call: Call, end: float) -> tuple[Outcome, int]:
-        """Try until there is a reply, or trying is no use, or would pass `end`: the outcome, and how many tries."""
+        """Send the call until it has a reply or no further try is allowed: its outcome, and how many tries."""
         config, loop, reason, tries, wait = self.config, asyncio.get_running_loop(), "deadline", 0, 0.0
         try:
             async with asyncio.timeout_at(end):
@@ -211,7 +211,7 @@ class _Batch:
         return Missing(reason if tries or self.stopped is None else "stopped"), tries
 
     async def may_send(self, wait: float, end: float) -> bool:
-        """Wait so long, and for any Retry-After; False, at once, if that would pass `end`, or if all is stopped."""
+        """Wait so many seconds and for any Retry-After; return False at once if that passes `end`, or after a stop."""
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
         while self.stopped is None:
@@ -223,9 +223,9 @@ class _Batch:
         return False
 
     async def send(self, call: Call) -> Reply:
-        """One try, in the form that the server is known to take; as long as none is known, in each until one is taken.
+        """Send the call once in the form that the server is known to take, or else in each form until it takes one.
 
-        A reply settles its form and those before it: what is refused later is refused for what it says.
+        The first reply settles which form that is. A refusal after that is of the text, not of the form.
         """
         names = list(call.forms) if self.form is None or self.form not in call.forms else [self.form]
         for place, name in enumerate(names):
@@ -245,6 +245,6 @@ class _Batch:
 
 
 def _limiter(per_minute: float | None) -> AsyncLimiter | None:
-    """So much a minute, in bursts of a second's worth, so that a minute sees the rate and not twice it."""
+    """A limiter with bursts of a second's worth; with a minute's, the first minute would see twice the rate."""
     burst = max(1.0, (per_minute or 0.0) / 60)
     return None if per_minute is None else AsyncLimiter(burst, 60 * burst / per_minute)

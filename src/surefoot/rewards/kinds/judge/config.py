@@ -1,4 +1,4 @@
-"""Settings of a judge: what is asked, how often, how fast, for how much; never a key."""
+"""Settings of a judge: what it is asked, how often, how fast, and its budget. They never hold a key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OPENAI = "https://api.openai.com/v1"
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """One judge, but for its model's name.
+    """All settings of one judge but its model's name.
 
     Args:
         endpoint: base address of an OpenAI-compatible server.
@@ -57,7 +57,7 @@ class JudgeConfig:
         max_pairs: held-out pairs that `surefoot reward` spends calls on.
 
     Raises:
-        ConfigError: a value that can't be meant, or a secret in the endpoint or the parameters.
+        ConfigError: a value out of range, a contradiction, or a secret in the endpoint or the parameters.
     """
 
     endpoint: str = OPENAI
@@ -160,7 +160,7 @@ class JudgeConfig:
         return (prompt_tokens * into + completion_tokens * out) / 1e6
 
     def account(self, model: str) -> str:
-        """What a budget is of: this judge, whatever its limits."""
+        """Hash of model and settings without limits: calls with the same one share a budget."""
         return fingerprint([model, {k: v for k, v in asdict(self).items() if k not in _LIMITS}])
 
     def to_dict(self) -> dict[str, Any]:

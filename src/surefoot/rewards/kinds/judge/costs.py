@@ -1,4 +1,4 @@
-"""What a judge has cost: tokens, money, latency, retries and failures, of one account or of one process's calls."""
+"""What a judge has cost so far: tokens, money, latency, retries and failures."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Totals:
 
 
 def totals(cache: ReplyCache, since: float = 0.0) -> Totals:
-    """Sums of the cache's account over all processes.
+    """Sum the calls of the cache's account, made by any process.
 
     Args:
         since: seconds since the epoch; earlier calls are left out.

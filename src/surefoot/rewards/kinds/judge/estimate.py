@@ -36,7 +36,7 @@ _CERTAIN = 1e9
 
 @dataclass(frozen=True, eq=False)
 class Readings:
-    """Rows taken apart, of completions or of anchors, in float64.
+    """Columns of scored rows by name, of completions or of anchors, in float64.
 
     Args:
         mean: (batch,) NaN where unscored.
@@ -85,14 +85,14 @@ class Readings:
 
 @dataclass(frozen=True)
 class Priors:
-    """Of the noise within a wording, and of B; None where there is no such variance."""
+    """Variance priors of the noise within a wording and of B; None where there is no such variance."""
 
     within: VariancePrior | None
     between: VariancePrior | None
 
     @classmethod
     def of_calibration(cls, calibration: Calibration, wordings: int) -> Priors:
-        """Those that a calibration keeps, `within` in its notes."""
+        """The priors that a calibration holds; `within` is in its notes."""
         notes, within = calibration.notes, None
         if "within_variance" in notes:
             freedom = notes["within_freedom"]
@@ -122,12 +122,12 @@ class Noise:
 
     @property
     def kept(self) -> Float[Tensor, "batch"]:
-        """Of a wording's mean."""
+        """Noise variance of a wording's mean."""
         return self.one * self.share
 
     @property
     def averaged_out(self) -> Float[Tensor, "batch"]:
-        """What a single replicate has more of it than its wording's mean; 0 where there is one replicate."""
+        """Noise variance of a replicate less that of its wording's mean; 0 where there is one replicate."""
         return torch.where(self.share < 1, self.one * (1 - self.share), 0.0)
 
 

@@ -1,4 +1,4 @@
-"""JSON objects in a judge's reply: whole, pretty-printed, with a trailing comma, as Python writes them, or cut off."""
+"""Find the JSON objects in a reply, also those with a trailing comma, in Python's syntax, or cut off."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 __all__ = ["Objects", "find_objects"]
 
 _KEYS = ("rating", "score")
-"""Keys of a rating; the second counts where there is none of the first."""
+"""Keys of a rating; "score" counts only where there is no "rating"."""
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)(\s*:)?', re.DOTALL)
 _BEGINS = re.compile(r'\{\s*(?:["\'}]|\Z|(?:rating|score)\s*:)', re.IGNORECASE)
 _NUMBER_TEXT = re.compile(r'"\s*[-+]?[\d./ ]+"')
 _ENTRY = re.compile(r'"(\w+)"\s*:\s*("[^"]*"|[-+]?\d+(?:\.\d+)?)(?:\s*([,}])|\s+|(\Z))')
 _UNQUOTED = re.compile(r"\{\s*(rating|score)\s*:\s*([-+]?\d+(?:\.\d+)?)\s*,?\s*\}", re.IGNORECASE)
 _LONGEST = 20_000
-"""Characters of an object that is read in another way than as JSON."""
+"""Most characters of an object that is read as Python's syntax."""
 
 
 class Objects(NamedTuple):
@@ -76,7 +76,7 @@ def _whole(text: str, start: int) -> Found | None:
 
 
 def _odd(text: str, start: int) -> Found | None:
-    """An object that isn't quite JSON, or that the text ends in; None if it is no object at all."""
+    """Read an object that is almost JSON, or that the text's end cuts off; None if it is no object."""
     if not _BEGINS.match(text, start):
         return None
     end = _end(text, start)
@@ -89,8 +89,8 @@ def _odd(text: str, start: int) -> Found | None:
             warnings.simplefilter("ignore")  # of the judge's Python, such as `7if`
             return list(_pairs(ast.literal_eval(inside))), end, None
     entries = list(_ENTRY.finditer(_STRING.sub(_without_text, inside)))
-    ended = [one[2] for one in entries if one[4] is not None and not one[2].startswith('"')]
-    return [(one[1], _value(one[2])) for one in entries], end or len(text), ended[-1] if ended else None
+    ended = [entry[2] for entry in entries if entry[4] is not None and not entry[2].startswith('"')]
+    return [(entry[1], _value(entry[2])) for entry in entries], end or len(text), ended[-1] if ended else None
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
@@ -119,7 +119,7 @@ def _end(text: str, start: int) -> int | None:
 
 
 def _without_text(string: re.Match[str]) -> str:
-    """Keys and numbers stay; what the judge says in words can't be taken for a key."""
+    """Empty a string unless it is a key or a number, so that its text can't be taken for a key."""
     return string[0] if string[1] or _NUMBER_TEXT.fullmatch(string[0]) else '""'
 
 

@@ -11,7 +11,7 @@ __all__ = ["Call", "Form", "Missing", "Outcome", "Reply", "Unreadable"]
 
 
 class Unreadable(Exception):
-    """A reply that can't be read; its text says why, without the reply's own words."""
+    """A reply without a usable rating or body. Its text says why and quotes nothing of the reply."""
 
 
 class Form(NamedTuple):
@@ -69,7 +69,7 @@ class Reply:
 
     Args:
         content: its text.
-        mark: what the server calls it and a hash of the whole response, equal for copies; "" if it has no id.
+        mark: the server's id and a hash of the whole response, equal for copies; "" if it has no id.
         prompt_tokens, completion_tokens: as counted by the server; None if it doesn't say.
         finish: the server's `finish_reason`; "" if it gives none.
         said: its first tokens after a thought, where log-probabilities were asked for.
@@ -86,7 +86,7 @@ class Reply:
 
     @property
     def id(self) -> str:
-        """What the server calls it."""
+        """The server's id of the reply; "" if it gave none."""
         return self.mark.rpartition(":")[0]
 
     def usage(self, call: Call) -> tuple[int, int]:

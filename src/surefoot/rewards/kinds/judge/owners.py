@@ -1,6 +1,6 @@
-"""Whether the process that holds a claim still lives: it holds a lock on a file of its own beside the cache.
+"""Tell whether the process that holds a claim is alive, by its lock on a file of its own beside the cache.
 
-The kernel drops the lock with the process, however it ended. A process's number says less: in a container that was
+The kernel drops the lock with the process, however it ended. A process id doesn't do: in a container that was
 started again it is the same one, and in another container of the same machine it is somebody else's.
 """
 
@@ -20,7 +20,7 @@ __all__ = ["Owner", "is_alive"]
 
 
 class Owner:
-    """One opening of a cache, under a name that no other has; `close` gives up the name.
+    """A unique name for one opening of a cache, and its locked file; `close` removes the file.
 
     Files of owners that are gone are removed on the way.
     """
@@ -71,7 +71,7 @@ def _locked(path: Path) -> int:
 
 
 def _lock(handle: int, *, wait: bool) -> bool:
-    """Whether the lock was had; False as well where there are none."""
+    """Take the lock; False if somebody has it, or where there are no locks."""
     if fcntl is None:
         return False
     try:

@@ -1,4 +1,4 @@
-"""From a reply to a rating; what is doubtful is unreadable, never a guess."""
+"""Read the rating from a reply, or raise `Unreadable`: a doubtful rating is never guessed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _LEAST_MASS = 0.5
 _CUT = {"length", "max_tokens", "model_length", "content_filter", "error"}
 """Reasons for which a server stops a judge in the middle of what it says."""
 _OTHER_SCALES = (10, 100)
-"""Ends of scales that judges fall back on: a "1" may be the beginning of them."""
+"""Upper ends of scales that judges use unasked: a "1" that was cut off may be the beginning of one."""
 _LONGEST_NUMBER = 100
-"""Characters of a JSON text that may be a number."""
+"""Most characters of a JSON string that is read as a number."""
 
 _GAP = re.compile(r"\s{2,}")
 _VALUE = r"(?P<value>[-+−–]?\d{1,9}(?:\.\d{1,9}|,\d{1,2}(?!\d))?)(?![.,]?\d)"
@@ -44,7 +44,7 @@ _DOUBT = re.compile(
     r"|claims?|asks?|states|writes|wrote|contains?|demands?|pretends?|tells|wants?|example)\b|n't\b",
     re.IGNORECASE,
 )
-"""Words before a rating that is talked about and not given."""
+"""Words before a number that is discussed or denied, not given as the rating."""
 
 
 def read_rating(content: str, lowest: int, highest: int, finish: str = "") -> float:
@@ -83,7 +83,7 @@ def read_rating(content: str, lowest: int, highest: int, finish: str = "") -> fl
 
 
 def _unquoted(text: str) -> str:
-    """Some servers send the JSON as a JSON string."""
+    """Decode JSON that a server sent as a JSON string."""
     if text.startswith('"{'):
         try:
             return str(json.loads(text)).strip()
@@ -98,7 +98,7 @@ def _may_go_on(number: str, others: Collection[int]) -> bool:
 
 
 def _said(text: str, lowest: int, highest: int, cut: bool) -> set[float]:
-    """Ratings outside of objects."""
+    """Ratings in the text outside of JSON objects."""
     text = _GAP.sub(lambda gap: "\n" if "\n" in gap[0] else " ", text)
     bare = _BARE.fullmatch(text)
     if bare:

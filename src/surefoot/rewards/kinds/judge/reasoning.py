@@ -1,4 +1,4 @@
-"""Where a reasoning model's thought ends and its answer begins, in a reply that holds both.
+"""Separate a reasoning model's thought from its answer, in a reply that holds both.
 
 Servers with a reasoning parser send the thought apart. Others leave it in the text: between tags, with the closing tag
 only (the chat template wrote the opening one), or in harmony's channels. No number of a thought is ever a rating.

@@ -1,4 +1,4 @@
-"""Reference answers, one for each prompt."""
+"""Load reference answers, one for each prompt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load_references(name: str) -> dict[str, Text]:
     from surefoot.data.loading import open_dataset
 
     table = open_dataset(name)
-    column = next((one for one in ("reference", "completion", "chosen") if one in table.column_names), None)
+    column = next((key for key in ("reference", "completion", "chosen") if key in table.column_names), None)
     if column is None or "prompt" not in table.column_names:
         raise DataError(f"{name} needs columns prompt and reference; it has {', '.join(table.column_names)}")
     found: dict[str, Text] = {}

@@ -13,9 +13,9 @@ from surefoot.rewards.kinds.judge.reasoning import reasoning_end
 __all__ = ["read_body"]
 
 _POSITIONS = 16
-"""Tokens of an answer whose probabilities are kept; a bare rating is among the first."""
+"""Tokens of an answer whose log-probabilities are kept; a bare rating is among the first."""
 _MOST_TOKENS = 100_000_000
-"""Counts above it are no counts: no call has so many tokens."""
+"""Token counts above this are ignored as absurd."""
 
 
 def _text(content: Any) -> Any:
@@ -30,7 +30,7 @@ _TEXT_PARTS = ("text", "output_text")
 
 
 def _usage(value: Any) -> Any:
-    """A usage that isn't two sensible counts is as good as none: the reply is still one."""
+    """Both token counts, or None if either is absurd; the reply counts all the same."""
     names = ("prompt_tokens", "completion_tokens")
     counts = [value.get(name) for name in names] if isinstance(value, dict) else [None]
     fine = all(type(count) is int and 0 <= count <= _MOST_TOKENS for count in counts)
@@ -118,7 +118,7 @@ def _answered(tokens: list[_Token]) -> list[_Token]:
 
 
 def _alternatives(token: _Token) -> list[tuple[str, float]]:
-    found = [(_spaced(one.token), one.logprob) for one in token.top_logprobs or []]
+    found = [(_spaced(other.token), other.logprob) for other in token.top_logprobs or []]
     said = (_spaced(token.token), token.logprob)
     return found if said[0] in dict(found) else [*found, said]
 

@@ -1,4 +1,4 @@
-"""Replies on disk: paid for once, whatever process asked and however it ended.
+"""Cache of replies in a SQLite file, so that no call is paid for twice, by any process.
 
 One SQLite file in WAL mode, shared by any number of processes of one machine. A reply is written in the transaction
 that books what it cost and gives up its claim, before anybody sees it. A claim says that a process is paying for a
@@ -54,7 +54,7 @@ def default_path() -> Path:
 
 
 class Booking(NamedTuple):
-    """What one finished call cost.
+    """Cost of one finished call.
 
     Args:
         outcome: "reply", or why it is missing.
@@ -72,7 +72,7 @@ class Booking(NamedTuple):
 
 
 class ReplyCache:
-    """The file.
+    """An open cache file.
 
     Args:
         path: created if need be, with its directory; only its owner may read it.
@@ -105,11 +105,11 @@ class ReplyCache:
 
     @property
     def owner(self) -> str:
-        """Under which its claims stand."""
+        """Name under which its claims are kept."""
         return self._owner.name
 
     def replies(self, keys: Iterable[str]) -> dict[str, Reply]:
-        """Those of the replies that are there."""
+        """The stored replies among these keys."""
         wanted, found = list(dict.fromkeys(keys)), {}
         for start in range(0, len(wanted), 500):
             some = wanted[start : start + 500]
@@ -119,7 +119,7 @@ class ReplyCache:
         return found
 
     def claim(self, key: str, seconds: float, tokens: int, money: float, budget: tuple[float, float]) -> Claim:
-        """Take the right to pay for a call.
+        """Claim a call, so that nobody else makes it meanwhile.
 
         Args:
             seconds: how long the claim holds.
@@ -161,7 +161,7 @@ class ReplyCache:
         self._db.execute("delete from claims where key = ? and owner = ?", (key, self.owner))
 
     def fact(self, name: str) -> str | None:
-        """What was found out about an endpoint."""
+        """A value kept by `note`, such as the form of JSON that an endpoint takes; None if there is none."""
         found = self._one("select value from facts where name = ?", name)
         return None if found is None else str(found[0])
 
@@ -169,7 +169,7 @@ class ReplyCache:
         self._db.execute("insert or replace into facts values (?, ?)", (name, value))
 
     def rows(self, statement: str, *values: Any) -> list[Any]:
-        """Rows of a reading statement; for the ledger."""
+        """Rows of a select statement."""
         return self._db.execute(statement, values).fetchall()
 
     def _one(self, statement: str, *values: Any) -> Any:
@@ -205,7 +205,7 @@ tokens = tokens + excluded.tokens, money = money + excluded.money
 _CLAIM_FREE = """
 insert or ignore into claims select ?, ?, ?, ?, ?, ? where not exists (select 1 from replies where key = ?)
 """
-"""A claim that nobody holds on a call that nobody has answered, in one statement."""
+"""Claims a call that is neither claimed nor answered, in one statement."""
 
 
 class _Transaction:

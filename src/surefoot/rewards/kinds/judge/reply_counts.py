@@ -1,4 +1,4 @@
-"""How many of a judge's replies give a rating, and a stop where the first ones give none."""
+"""Count the replies that give a rating, and stop a judge whose first replies give none."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["ReplyCounts", "unscored_reasons"]
 
 _FIRST = 20
-"""Replies without any rating after which no more are paid for."""
+"""Replies after which a judge that gave no rating at all is stopped."""
 _EXAMPLE = 200
-"""Characters of a reply that are shown."""
+"""Most characters of a reply that are shown."""
 _ADVICE = {
     "empty reply": "a thought takes all of max_tokens, perhaps: raise it, or turn thinking off by `parameters`",
     "cut off": "raise max_tokens",
@@ -27,7 +27,7 @@ _ADVICE = {
     "rating on another scale": "the judge uses another scale: give a rubric with its scale",
     "": "ask for JSON by structured: json_schema or json_object, or take another model",
 }
-"""What to do, by how the reason begins."""
+"""What to do, by the beginning of the reason."""
 
 
 class ReplyCounts:

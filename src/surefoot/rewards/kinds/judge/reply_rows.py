@@ -1,4 +1,4 @@
-"""From the outcomes of a completion's calls to its row of numbers, and why some are missing."""
+"""Turn the replies of a completion's calls into its scored row, and count what is missing by reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Reader", "Reading", "Wording", "copies", "missing"]
 
 @dataclass(frozen=True)
 class Wording:
-    """What one wording says of one completion.
+    """The ratings of one completion under one wording.
 
     Args:
         mean: of its valid replicates; NaN without one.
@@ -32,7 +32,7 @@ class Wording:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one call's outcome says.
+    """The rating of one call, or why it is missing.
 
     Args:
         key: the call's.
@@ -61,7 +61,7 @@ class Reader:
         self.scale, self.paired, self.distribution = scale, paired, distribution
 
     def read(self, calls: Sequence[Call], outcomes: Sequence[Outcome]) -> list[Reading]:
-        """Each outcome by itself."""
+        """The reading of each outcome."""
         return [self._read(call.key, outcome) for call, outcome in zip(calls, outcomes, strict=True)]
 
     def _read(self, key: str, outcome: Outcome) -> Reading:
@@ -84,15 +84,15 @@ class Reader:
         """
         size = len(readings) // wordings
         found = [self._wording(readings[v * size : (v + 1) * size], copied) for v in range(wordings)]
-        if sum(1 if math.isinf(one.count) else one.count for one in found) < min_valid:
+        if sum(1 if math.isinf(wording.count) else wording.count for wording in found) < min_valid:
             return [math.nan] * (1 + 3 * wordings)
-        known = [one.mean for one in found if not math.isnan(one.mean)]
-        columns = [(one.mean, one.variance, one.count) for one in found]
+        known = [wording.mean for wording in found if not math.isnan(wording.mean)]
+        columns = [(wording.mean, wording.variance, wording.count) for wording in found]
         return [sum(known) / len(known), *(value for column in columns for value in column)]
 
     def _wording(self, readings: Sequence[Reading], copied: set[str]) -> Wording:
         read = [None if reading.key in copied else reading.found for reading in readings]
-        found = [one for one in (self._pairs(read) if self.paired else read) if one is not None]
+        found = [value for value in (self._pairs(read) if self.paired else read) if value is not None]
         if not found:
             return Wording(math.nan, math.nan, 0)
         if self.distribution:
@@ -104,7 +104,7 @@ class Reader:
 
     @staticmethod
     def _pairs(read: Sequence[tuple[float, float] | None]) -> Iterable[tuple[float, float] | None]:
-        """How much better the completion is than the reference: the mean over both positions, equal being 0."""
+        """Rewards relative to the reference (0 is equal), each the mean over both positions."""
         middle = sum(COMPARISON) / 2
         for first, second in zip(read[::2], read[1::2], strict=True):
             if first is None or second is None:
@@ -114,9 +114,9 @@ class Reader:
 
 
 def missing(readings: Iterable[Reading], copied: set[str]) -> Counter[str]:
-    """How many are missing, by reason."""
-    gone = [one for one in readings if one.found is None or one.key in copied]
-    return Counter("a copy of another reply" if one.key in copied else one.why for one in gone)
+    """Count missing readings by reason."""
+    gone = [reading for reading in readings if reading.found is None or reading.key in copied]
+    return Counter("a copy of another reply" if reading.key in copied else reading.why for reading in gone)
 
 
 def copies(readings: Iterable[Reading]) -> set[str]:

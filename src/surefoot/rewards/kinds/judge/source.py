@@ -1,4 +1,4 @@
-"""A judge as a reward source: readings of an LLM's ratings, or of its comparisons with a reference answer."""
+"""An LLM judge as a reward source: it rates completions, or compares them with a reference answer."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ __all__ = ["JudgeSource"]
 
 _REFERENCES = "references.json"
 _OF_THE_CALLER = {"endpoint", "key_variable", "cache", "rubric", "references"}
-"""Settings that no file decides: hosts, variables and paths. The rubric and the references themselves are saved."""
+"""Settings that a saved judge leaves out: hosts, variables and paths. Rubric and references are saved whole."""
 
 
 @register("judge")
 class JudgeSource(RewardSource):
-    """One judge.
+    """A reward source that asks an LLM judge.
 
     Columns of a scored row: the mean over wordings of their mean ratings; then for each wording the mean, the sample
     variance and the number of its valid replicates (infinite where a distribution was read). A row with fewer than
@@ -143,7 +143,7 @@ class JudgeSource(RewardSource):
 
     @cached_property
     def questions(self) -> Questions:
-        """What is asked of each completion."""
+        """Makes the calls for a completion."""
         return Questions(self.model, self.config, self.rubric, self.num_wordings, paired=self.references is not None)
 
     # --- scoring ------------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ class JudgeSource(RewardSource):
         return {"replies": self.heard.replies, "replies_read": self.heard.read, **known}
 
     def totals(self, since: float = 0.0) -> Totals:
-        """What this judge has cost so far, by all processes that share its cache."""
+        """Sum what this judge has cost in all processes that share its cache."""
         cache = ReplyCache(self.config.cache or default_path(), self.config.account(self.model))
         try:
             return totals(cache, since)
@@ -216,7 +216,7 @@ class JudgeSource(RewardSource):
     def components(
         self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None = None, *, moderated: bool = False
     ) -> Components:
-        """Within and between wordings, s² and s²/n; raw and unbiased if not `moderated`.
+        """Variance within and between wordings, s² and s²/n; raw and unbiased if not `moderated`.
 
         Args:
             scores: rows as `score` gave them.
@@ -251,7 +251,7 @@ class JudgeSource(RewardSource):
     def _margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
     ) -> MarginEstimate:
-        """Paired wording by wording: what a wording adds to both sides cancels. Noise of both sides adds up.
+        """Margins, paired wording by wording: what a wording adds to both sides cancels; their noise adds up.
 
         Raises:
             VarianceError: one reply of one wording was asked for.
@@ -290,7 +290,7 @@ class JudgeSource(RewardSource):
         return replace(fitted, prior=priors.between or priors.within, notes=priors.notes)
 
     def _reliability(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> float | None:
-        """Of the variance between wordings; None for fewer than four, whose halves have no variance."""
+        """Reliability of the variance between wordings; None for fewer than four, whose halves have no variance."""
         if self.num_wordings < 4:
             return None
         anchor = self._readings(self._complete(scores, anchors).rows)
@@ -298,7 +298,7 @@ class JudgeSource(RewardSource):
         return None if math.isnan(found) else found
 
     def _calibration_anchor(self) -> Float[Tensor, "columns"] | None:
-        """The wordings' means over the calibration set, of so many replies that they have no noise."""
+        """An anchor row of the wordings' means over the calibration set, taken as free of noise."""
         if self.calibration is None:
             return None
         means = torch.tensor(self.calibration.offsets, dtype=torch.float64)
@@ -306,7 +306,7 @@ class JudgeSource(RewardSource):
         return torch.cat([means.mean()[None], wordings.flatten()])
 
     def _unknown(self, anchors: Anchors) -> "torch.Tensor":
-        """Anchors in which no wording has a mean; their counts of replies may be known all the same."""
+        """Which anchors have no wording with a mean; their counts of replies may be known all the same."""
         return self._readings(anchors.rows).means.isnan().all(dim=1)
 
     def _readings(self, scores: Float[Tensor, "batch columns"]) -> Readings:
@@ -314,7 +314,7 @@ class JudgeSource(RewardSource):
 
     @property
     def _floor(self) -> float:
-        """Variance of rounding to whole numbers, 1/12; half of that in the mean of two. Equal ratings show no less."""
+        """Variance of rounding to whole numbers, 1/12, or 1/24 for a mean of two; equal ratings show no less."""
         if self.config.reading == "logprobs":
             return 0.0
         return 1 / 12 if self.references is None else 1 / 24
@@ -327,7 +327,7 @@ class JudgeSource(RewardSource):
     # --- on disk ------------------------------------------------------------------------------------------------
 
     def save(self, directory: str | Path) -> None:
-        """Model, rubric, how it is asked, references and calibration; not where or with which key, and no replies."""
+        """Write model, rubric, settings, references and calibration; no endpoint, key variable, cache or replies."""
         kept = {name: value for name, value in self.config.to_dict().items() if name not in _OF_THE_CALLER}
         values = {"kind": "judge", "name": self.name, "model": self.model, "config": kept}
         with whole_directory(directory) as folder:
@@ -342,7 +342,7 @@ class JudgeSource(RewardSource):
 
     @classmethod
     def load(cls, directory: str | Path, device: str | torch.device | None = None) -> JudgeSource:
-        """What `save` wrote, asked where the caller says (`judge.access`); `device` means nothing here."""
+        """Read what `save` wrote; endpoint and key come from the caller (`judge.access`). `device` is ignored."""
         folder = Path(directory)
         values = read_json(folder / SOURCE)
         rubric = Rubric(**{**values["rubric"], "wordings": tuple(values["rubric"]["wordings"])})
