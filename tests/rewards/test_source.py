@@ -24,7 +24,8 @@ def test_what_is_not_a_source(tmp_path: Path) -> None:
         load_source(tmp_path)
     write_json(tmp_path / "source.json", {"kind": "oracle"})
     with pytest.raises(
-        ModelError, match="is of kind 'oracle'; this version knows borrowed, distilled, dropout, heads, independent"
+        ModelError,
+        match="is of kind 'oracle'; this version knows borrowed_variance, distilled, dropout, heads, independent",
     ):
         load_source(tmp_path)
 

@@ -4,6 +4,7 @@ import os
 import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def test_an_interrupted_batch_leaves_no_claims(judge: Make, tmp_path: Path) -> N
 
         def interrupt() -> None:
             while len(server.requests) < 5:
-                pass
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGINT)
 
         thread = threading.Thread(target=interrupt)
