@@ -25,7 +25,7 @@ def test_what_is_not_a_source(tmp_path: Path) -> None:
     write_json(tmp_path / "source.json", {"kind": "oracle"})
     with pytest.raises(
         ModelError,
-        match="is of kind 'oracle'; this version knows borrowed_variance, distilled, dropout, heads, independent",
+        match="is of kind 'oracle'; this version knows borrowed_variance, distilled, dropout, heads",
     ):
         load_source(tmp_path)
 
