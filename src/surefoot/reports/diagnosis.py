@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from surefoot.files import write_text
-from surefoot.metrics.intervals import Interval
 from surefoot.reports.diagnosis_figures import (
     accuracy_figure,
     calibration_figure,
@@ -20,7 +19,7 @@ from surefoot.reports.diagnosis_figures import (
 )
 from surefoot.reports.figures import drawn
 from surefoot.reports.html import render
-from surefoot.reports.wording import interval, number
+from surefoot.reports.wording import interval, interval_of, number
 
 __all__ = ["build_diagnosis", "diagnosis_tables", "print_diagnosis"]
 
@@ -283,7 +282,7 @@ def _n(value: float | None) -> float:
 
 
 def _i(figure: dict[str, Any]) -> str:
-    return interval(Interval(_n(figure["value"]), _n(figure["low"]), _n(figure["high"]), figure["n"]), 3)
+    return interval(interval_of(figure), 3)
 
 
 def _percent(value: float | None) -> str:

@@ -9,7 +9,7 @@ from surefoot.metrics.intervals import Interval
 from surefoot.reports.axes import Axes, padded
 from surefoot.reports.drawing import COLOURS, Drawing, style_of
 from surefoot.reports.figures import WIDTH, frame, listed, name_rows
-from surefoot.reports.wording import interval, number
+from surefoot.reports.wording import interval, interval_of, number
 
 __all__ = ["accuracy_figure", "calibration_figure", "coverage_figure", "far_figure", "spread_figure"]
 
@@ -22,7 +22,8 @@ def accuracy_figure(diagnosis: dict[str, Any]) -> Drawing:
     accuracy = diagnosis["accuracy"]
     members = {f"member {k}": each for k, each in enumerate(accuracy["members"])}
     subsets = {name: each["mean"] for name, each in accuracy["subsets"].items()}
-    shares = {name: _interval(each) for name, each in ({"all pairs": accuracy["overall"]} | members | subsets).items()}
+    rows = {"all pairs": accuracy["overall"]} | members | subsets
+    shares = {name: interval_of(each) for name, each in rows.items()}
     span = padded(_ends(list(shares.values())), include=_CHANCE)
     label = "share of pairs ranked as annotated"
     (axes,), middles = name_rows(list(shares), [span], [label], _CHANCE, row=20.0)
@@ -56,13 +57,13 @@ def calibration_figure(diagnosis: dict[str, Any]) -> Drawing:
     named = {"mean": "margin alone", "fitted": "with the fitted variance"}
     legend = [(name, *style_of(place)) for place, name in enumerate(named.values())]
     curves = {key: diagnosis["calibration"][key]["curve"] for key in named}
-    spans = [_interval(share) for curve in curves.values() for _, share in curve]
+    spans = [interval_of(share) for curve in curves.values() for _, share in curve]
     low = min(0.5, *(end for end in _ends(spans) if math.isfinite(end))) if spans else 0.5
     axes = frame((0.48, 1.02), (low - 0.02, 1.02), "confidence, bins of equal mass", "accuracy", legend)
     axes.diagonal()
     for place, curve in enumerate(curves.values()):
         colour, dash = style_of(place)
-        shares = [(confidence, _interval(share)) for confidence, share in curve]
+        shares = [(confidence, interval_of(share)) for confidence, share in curve]
         for confidence, share in shares:
             axes.error_bar(confidence, share.low, share.high, colour)
             axes.mark(confidence, share.value, colour)
@@ -93,7 +94,7 @@ def coverage_figure(diagnosis: dict[str, Any]) -> Drawing:
 def far_figure(diagnosis: dict[str, Any]) -> Drawing:
     """AUROC of the variance for each kind of far text, and how often the text is liked better than the reply."""
     kinds = list(diagnosis["far"].values())
-    aurocs, liked = ([_interval(each[name]) for each in kinds] for name in ("auroc", "preferred"))
+    aurocs, liked = ([interval_of(each[name]) for each in kinds] for name in ("auroc", "preferred"))
     spans = [padded(_ends(intervals), include=_CHANCE) for intervals in (aurocs, liked)]
     names = [each["label"] for each in kinds]
     (left, right), middles = name_rows(names, spans, ["AUROC of the variance", "liked better"], _CHANCE)
@@ -103,11 +104,6 @@ def far_figure(diagnosis: dict[str, Any]) -> Drawing:
     told = [f"{name} {interval(auroc)}" for name, auroc in zip(names, aurocs, strict=True)]
     left.drawing.words = listed("AUROC of the variance on far texts", told)
     return left.drawing
-
-
-def _interval(figure: dict[str, Any]) -> Interval:
-    value, low, high = (math.nan if figure[name] is None else figure[name] for name in ("value", "low", "high"))
-    return Interval(value, low, high, figure["n"])
 
 
 def _ends(intervals: list[Interval]) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from surefoot.files import write_text
-from surefoot.metrics.intervals import Interval
 from surefoot.reports.figures import drawn
 from surefoot.reports.forecast_figures import forecast_figure
 from surefoot.reports.html import render
-from surefoot.reports.wording import interval, number, percent_interval, signed
+from surefoot.reports.wording import interval, interval_of, number, percent_interval, signed
 
 __all__ = ["build_forecast", "forecast_words", "print_forecast"]
 
@@ -108,22 +106,17 @@ def _cells(row: dict[str, Any], judged: dict[str, Any]) -> Cells:
         row["objective"].replace("_", "-"),
         number(row["kl_budget"]),
         f"{row['beta']:.3g}",
-        interval(_interval(judged["gain"])),
+        interval(interval_of(judged["gain"])),
         "" if versus is None or versus["value"] is None else signed(versus["value"]),
-        percent_interval(_interval(judged["risk"])),
-        percent_interval(_interval(judged["prompt_risk"])),
+        percent_interval(interval_of(judged["risk"])),
+        percent_interval(interval_of(judged["prompt_risk"])),
         number(row["effective"], 1),
     )
 
 
 def _best(forecast: dict[str, Any], judge: str) -> list[Cells]:
     return [
-        (row["objective"].replace("_", "-"), str(row["n"]), number(row["kl"]), interval(_interval(row["gain"])))
+        (row["objective"].replace("_", "-"), str(row["n"]), number(row["kl"]), interval(interval_of(row["gain"])))
         for row in forecast["best_of_n"]
         if row["judge"] == judge
     ]
-
-
-def _interval(held: dict[str, Any]) -> Interval:
-    value, low, high = (math.nan if held[name] is None else held[name] for name in ("value", "low", "high"))
-    return Interval(value, low, high, held["n"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from surefoot.metrics.intervals import Interval
 
@@ -13,6 +15,7 @@ __all__ = [
     "counted",
     "difference",
     "interval",
+    "interval_of",
     "number",
     "percent_interval",
     "points",
@@ -44,6 +47,12 @@ def interval(estimate: Interval, digits: int = 2) -> str:
     if math.isnan(estimate.low):
         return number(estimate.value, digits)
     return f"{number(estimate.value, digits)} [{number(estimate.low, digits)}, {number(estimate.high, digits)}]"
+
+
+def interval_of(figure: Mapping[str, Any]) -> Interval:
+    """The interval that a record holds as an object; None is unknown: NaN."""
+    value, low, high = (math.nan if figure[name] is None else figure[name] for name in ("value", "low", "high"))
+    return Interval(value, low, high, figure["n"])
 
 
 def compact(estimate: Interval, *, percent: bool = False) -> str:
