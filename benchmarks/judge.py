@@ -1,6 +1,7 @@
 """What a judge's client costs: throughput against a local server of fixed latency, and CPU a call.
 
     python benchmarks/judge.py --json docs/results/judge.json
+    python benchmarks/judge.py --latency 1 --json docs/results/judge_1s.json
 
 The server (judge_server.py) answers every request after the latency, never before, counts how many it has at once,
 never more than the concurrency, and reports how late its answers were. Ideal is calls · latency / concurrency.
@@ -11,7 +12,8 @@ openai client alone, for what it costs: with a connection for each request, as t
 are kept; and with its usual transport and response models. CPU is the process's own (user and system), so a loaded
 machine inflates it; `--turns` repeats everything and the best is shown beside the median, and each turn says how much
 of a CPU other processes took. `--idle S` waits up to S seconds before each row until they take less than 0.15 of one
-(Linux). The targets, on an idle machine: at least 90% of ideal at 1 s (`--latency 1`), 75% at 100 ms.
+(Linux); on a machine that is never idle, `chrt -r 1 python benchmarks/judge.py` has the CPU before them. The targets,
+on an idle machine: at least 90% of ideal at 1 s (`--latency 1`), 75% at 100 ms.
 
 Ideal can't be reached where calls aren't a multiple of the concurrency: 2,000 calls on 64 slots are 32 rounds for some
 of them, 3.2 s and not 3.125, so 97.7% is the most.
@@ -190,6 +192,8 @@ def report(runs: dict[str, list[dict[str, float]]], args: argparse.Namespace) ->
     if args.json is not None:
         settings = {name: getattr(args, name) for name in ("calls", "concurrency", "latency", "turns", "idle")}
         machine = {"load_average": os.getloadavg()[0], "cpus": os.cpu_count(), "openai": openai.__version__}
+        if hasattr(os, "sched_getscheduler"):
+            machine["real_time_priority"] = os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
         write_json(args.json, {"settings": settings, "versions": versions(), "machine": machine, "rows": rows})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 from collections.abc import Mapping
@@ -23,6 +24,12 @@ _FATAL = {401: "it refuses the key", 402: "it wants to be paid"}
 """Statuses after which no call can succeed."""
 _FATAL_AT_FIRST = {403: "it refuses access", 404: "it knows no such address or model"}
 """The same, unless another call has succeeded: some servers refuse single prompts so."""
+_TURNS = 6
+"""Turns of the event loop for which a request is started alone: until it is built, connected and sent.
+
+Requests that follow replies of the same moment would otherwise go through these steps together. All would be sent when
+the last one is ready, be answered at the same moment, and so on (docs/judge.md has what that costs).
+"""
 
 
 class Retriable(Exception):
@@ -59,6 +66,7 @@ class Server:
         self._key: str | None = None
         self._client: openai.AsyncOpenAI | None = None
         self._succeeded = False
+        self._starting = asyncio.Lock()
 
     async def post(self, body: dict[str, Any], idempotency_key: str) -> bytes:
         """Send a request once.
@@ -70,16 +78,27 @@ class Server:
         Raises:
             Retriable, Refused: see there. ModelError: no request can succeed. ConfigError: as `open`.
         """
-        client = self.open()
-        options: Any = {"headers": {"Idempotency-Key": idempotency_key}}
         try:
-            response = await client.post(self._address, body=body, cast_to=httpx2.Response, options=options)
+            response = await self._started(body, {"headers": {"Idempotency-Key": idempotency_key}})
         except openai.APIStatusError as error:
             raise self._failure(error) from None
         except (openai.APIConnectionError, httpx2.HTTPError):  # also its timeouts: none is set, so it isn't one
             raise Retriable("no connection") from None
         self._succeeded = True
         return response.content
+
+    async def _started(self, body: dict[str, Any], options: Any) -> httpx2.Response:
+        """Send a request once it has been started alone (`_TURNS`), and return the response."""
+        async with self._starting:
+            post = self.open().post(self._address, body=body, cast_to=httpx2.Response, options=options)
+            request = asyncio.ensure_future(post)
+            try:
+                for _ in range(_TURNS):
+                    await asyncio.sleep(0)
+            except BaseException:
+                request.cancel()
+                raise
+        return await request
 
     async def close(self) -> None:
         if self._client is not None:
