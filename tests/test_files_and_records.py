@@ -110,3 +110,17 @@ def test_a_record_says_what_it_takes_to_repeat_it(tmp_path: Path) -> None:
     assert (record["seed"], record["data_hash"], record["metrics"]["kl"]) == (3, "ab", 1.5)
     assert {"surefoot", "python", "torch", "trl", "transformers"} <= set(record["versions"])
     assert "commit" in record
+
+
+def test_what_safetensors_left_of_a_killed_run_is_removed(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with claim_directory(run, "reward", {"a": 1}):
+        pass
+    (run / "checkpoint-1").mkdir()
+    left = [run / ".tmp6Nc47h", run / "checkpoint-1" / ".tmpAb12Cd"]
+    kept = [run / ".tmp6Nc47h9", run / "model.safetensors"]
+    for path in (*left, *kept):
+        path.write_text("")
+    with claim_directory(run, "reward", {"a": 1}):
+        assert not any(path.exists() for path in left)
+        assert all(path.exists() for path in kept)

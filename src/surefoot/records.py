@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ __all__ = ["claim_directory", "commit", "holds_other_files", "make_record", "pro
 
 RECORD = "record.json"
 CLAIM = "run.json"
+_OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
+"""What safetensors, from 0.8 on, leaves of a file where a process is killed while it writes one."""
 _PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy", "scipy")
 
 
@@ -109,6 +112,9 @@ def claim_directory(
         _check_claim(target, claim)  # another process may have been first
         if not (target / CLAIM).exists() or read_json(target / CLAIM) != claim:
             write_json(target / CLAIM, claim)
+        for path in target.rglob(".tmp??????"):
+            if _OF_SAFETENSORS.fullmatch(path.name) and path.is_file():
+                path.unlink()
         yield target
 
 
