@@ -58,6 +58,13 @@ def test_the_second_says_who_holds_it_and_the_kernel_forgets_the_dead(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_where_no_file_can_be_made_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in /proc, where a new file's directory is said not to exist."""
+    monkeypatch.setattr(locks, "_PATIENCE_S", 0.1)
+    with pytest.raises(FileNotFoundError), hold(Path("/proc") / LOCK):
+        pass
+
+
 def test_a_pid_in_the_file_means_nothing(tmp_path: Path) -> None:
     """In a container the next run often has the very pid of the killed one."""
     (tmp_path / LOCK).write_text(f"process {os.getpid()} on here, since 2026-01-01\n")

@@ -23,6 +23,9 @@ from tests.models import WORDS
 
 NAN, INF, HUGE = float("nan"), float("inf"), 2**70
 ROW = '{"prompt": "the", "chosen": "cat", "rejected": "dog"}\n'
+CALLS = b'{"prompt": "a", "chosen": [{"role": "assistant", "tool_calls": %s}], "rejected": "c"}\n'
+SAVED = Path(__file__).parents[1] / "saved_before"
+"""A tiny policy and sources."""
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +137,13 @@ def test_a_run_that_failed_at_once_is_in_nobodys_way(reward: dict[str, Any], tmp
         ("a.jsonl", ROW.encode() + b'{"prompt": "a", "cho', "can't read"),
         ("a.parquet", b"PAR1", "can't read"),
         ("a.jsonl", b"", "is empty"),
+        ("a.json", b" null\n", "has a line that is null"),
+        ("a.jsonl", b"\xef\xbb\xbfnull\n", "has a line that is null"),
+        ("a.jsonl", ROW.encode() + b"null\n", "has a line that is null"),
+        *[
+            ("a.jsonl", CALLS % calls, "tool_calls is not a list of calls")
+            for calls in (b"3", b'["x"]', b'{"a": 1}', b'[{"function": 3}]')
+        ],
     ],
 )
 def test_data_that_cannot_be_read(
@@ -193,6 +203,21 @@ STUDY: dict[str, Any] = {
         ({"policy": {"learning_rate": NAN}}, "policy.learning_rate must be a finite number"),
         ({"policy": {"beta": -1}}, "policy.beta must be at least 0"),
         ({"policy": {"hub_token": "t"}}, "must hold no token"),
+        *[({axis: {"x": 3}}, "must be `") for axis in ("settings", "sources", "methods")],
+        *[({axis: {1: {}}}, f"{axis} must be named by text, got 1") for axis in ("settings", "sources", "methods")],
+        ({"methods": {"m": {"preset": "mean", "weight_ceiling": {"a": 1}}}}, "methods.m.weight_ceiling must be a num"),
+        ({"methods": {"m": {"preset": "mean", "anchor_completions": None}}}, "methods.m.anchor_completions must be a"),
+        ({"methods": {"m": {"preset": "mean", "anchor_completions": 0}}}, "methods.m.anchor_completions must be at"),
+        ({"methods": {"m": {"preset": "mean", "anchor": "text"}}}, "anchor must be one of reference, dataset"),
+        ({"methods": {"m": {"preset": None}}}, "methods.m.preset must be text"),
+        *[({"sources": {"l": {"single": value}}}, "sources.l.single must be") for value in (3, None, [1])],
+        *[({"sources": {"l": {"methods": value}}}, "sources.l.methods must be") for value in (3, None, [1])],
+        *[({"sources": {"l": {"path": value}}}, "sources.l.path must be text") for value in (3, None, [1])],
+        *[({"settings": {"w": {"gold": value}}}, "settings.w.gold must be") for value in (True, None, "text")],
+        ({"settings": {"w": {"world": ["even"]}}}, "settings.w.world must be text"),
+        ({"policy": {"use_cpu": "text"}}, "policy.use_cpu must be true or false"),
+        ({"policy": {"report_to": {"a": 1}}}, "policy.report_to must be"),
+        ({"policy": {"logging_steps": HUGE}}, "policy.logging_steps must be between"),
     ],
 )
 def test_settings_of_a_study(
@@ -215,6 +240,27 @@ def test_sources_of_a_study(spec: dict[str, Any], said: str) -> None:
         check_source("l", spec, "policy")
 
 
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        *[({"pairs": value}, "draw.pairs must be a whole number") for value in ("", None, {"a": 1}, 2.7, True)],
+        ({"temperature": ""}, "draw.temperature must be a number"),
+        ({"max_new_tokens": [3]}, "draw.max_new_tokens must be a whole number"),
+        ({"max_new_tokens": 0}, "draw.max_new_tokens must be at least 1"),
+        ({"zzz": 1}, "unknown key 'zzz' in draw"),
+    ],
+)
+def test_preferences_that_a_study_draws(
+    draw: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gold = {"function": f"{SAVED}/gold.py:cats"}
+    own = {"model": str(SAVED / "policy"), "prompts": str(SAVED / "prompts.jsonl"), "gold": gold, "draw": draw}
+    changes = {"settings": {"w": own}, "output_dir": str(tmp_path / "out")}
+    assert run("study", STUDY | changes, tmp_path) == 1
+    assert said in one_line(capsys)
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
 @pytest.mark.parametrize("seeds", [(9300, 9301), (3, 7)])
 def test_a_study_reads_the_seeds_that_it_writes(seeds: tuple[int, ...], tmp_path: Path) -> None:
     """A list, with or without `first_seed`, is the seeds themselves."""
@@ -234,6 +280,9 @@ def test_a_study_reads_the_seeds_that_it_writes(seeds: tuple[int, ...], tmp_path
         ({"seed": HUGE}, "seed must be between 0 and 2147483647"),
         ({"beta": True}, "'beta' in"),
         ({"dtype": "float7"}, "'dtype' in"),
+        ({"log_level": "text"}, "'log_level' in"),
+        ({"lr_scheduler_type": "text"}, "must be one of linear, "),
+        ({"save_total_limit": HUGE}, "save_total_limit must be between"),
         ({"report_to": "nowhere"}, "transformers refuses: nowhere is not supported"),
         ({"model_init_kwargs": "x"}, "model_init_kwargs must be"),
         ({"output_dir": "/dev/null/x"}, "Not a directory"),
@@ -316,6 +365,53 @@ def test_weights_that_do_not_fit_on_the_disk(
     assert run("reward", reward, tmp_path) == 1
     assert "File too large" in capsys.readouterr().err.splitlines()[-1]  # after the lines of progress
     assert not (tmp_path / "out" / "source").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"output_dir": "/dev/null"}, "File exists"),
+        ({"output_dir": "/dev/null/x"}, "Not a directory"),
+        ({"output_dir": "x" * 5000}, "File name too long"),
+        ({"output_dir": None}, "'output_dir' in"),
+        ({"variant": "unevn"}, "unknown world 'unevn'"),
+        ({"seeds": 0}, "a study needs at least one of seeds"),
+        ({"seeds": 2.7}, "'seeds' in"),
+        ({"first_seed": -1}, "first_seed must be between"),
+        ({"pairs": 0}, "pairs must be at least 1"),
+        ({"pairs": True}, "'pairs' in"),
+        ({"workers": -1}, "workers must be at least 0"),
+        ({"config": "x"}, "unknown setting 'config'"),
+        ({"help": True}, "unknown setting 'help'"),
+    ],
+)
+def test_settings_of_the_demo(
+    changes: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("demo", {"output_dir": str(tmp_path / "out")} | changes, tmp_path) == 1
+    assert said in one_line(capsys)
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(("command", "place"), [("theory", "out"), ("world", "output_dir"), ("demo", "output_dir")])
+def test_places_that_are_no_directory(
+    command: str, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").write_text("mine")
+    assert run(command, {place: str(tmp_path / "taken")}, tmp_path) == 1
+    one_line(capsys)
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_one_prompt_has_a_mean_without_an_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "one.jsonl").write_text('{"prompt": "the red"}\n')
+    settings = {
+        "model_name_or_path": str(SAVED / "policy"), "dataset_name": str(tmp_path / "one.jsonl"), "n": 2,
+        "reward_source": str(SAVED / "sources" / "linear"), "output_dir": str(tmp_path / "out"),
+        "max_completion_length": 3,
+    }  # fmt: skip
+    assert run("bon", settings, tmp_path) == 0
+    assert "(unknown)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["/nope"], ["/etc"], ["x" * 5000], ["/dev/null"]])

@@ -150,6 +150,14 @@ def test_a_study_of_an_earlier_version_shows_dashes(study: Path) -> None:
     assert "prompts" not in " ".join(str(column.header) for column in summary_table(study).columns)
 
 
+def test_policies_that_have_not_moved_are_drawn(study: Path) -> None:
+    """After one update every run is still at a KL of zero, which leaves the axis no width of its own."""
+    for path in (study / "cells").glob("*.json"):
+        cell = read_json(path)
+        write_json(path, cell | {"trajectory": [cell["trajectory"][0] | {"kl": 0.0}]})
+    assert parsed(build_report(study)).open == []
+
+
 def test_a_wide_terminal_table_leaves_the_prompts_out(tmp_path: Path) -> None:
     """A long name takes the room; nothing else is lost, and nothing is wrapped."""
     gains = {"vanilla": [-0.5, 0.25], "variance_aware_one": [-0.5, -0.75]}

@@ -195,6 +195,7 @@ def test_broken_parts(stolen: Path, file: str, held: bytes) -> None:
     ("held", "said"),
     [
         ({"scales": [float("nan")] * 3}, "NaN"),
+        ({"variance_factor": 10**30}, "beyond 64 bits"),
         ({"offsets": [0.0]}, "1 offsets but 3 scales"),
         ({"scales": [-1.0] * 3}, "scales must be positive"),
         ({"variance_factor": "2"}, "can't be loaded"),

@@ -36,5 +36,6 @@ def run(arguments: list[str]) -> None:
 
 def _interval(value: float | None, low: float | None, high: float | None, **more: Any) -> str:
     """The mean with its interval, which is unknown of one prompt, as the mean is where nothing could be scored."""
-    ends = "unknown" if low is None or high is None else f"{low:.3f}, {high:.3f}"
-    return "unknown" if value is None else f"{value:.3f} [{ends}]"
+    if value is None:
+        return "unknown"
+    return f"{value:.3f} (unknown)" if low is None or high is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"

@@ -45,7 +45,7 @@ def parse(types: tuple[type, ...], arguments: list[str], command: str, *, judges
     known = {action.dest for action in parser._actions} | {f.name for t in types for f in dataclasses.fields(t)}
     settings = _read(path) if path is not None else {}
     for key in settings:
-        _check(key, known, str(path))
+        _check(key, known - {"config", "help"}, str(path))  # words of the command line alone
     settings = checked_kinds(settings, types, str(path))
     for word in words:
         if word.startswith("--"):

@@ -36,7 +36,7 @@ def load_gold(spec: dict[str, Any]) -> Gold:
         return _of_source(str(spec["source"]))
     raise ConfigError(
         "gold must be `function: file.py:name` (or module:name) or `source: directory`, got "
-        f"{', '.join(spec) or 'nothing'}"
+        f"{', '.join(map(str, spec)) or 'nothing'}"
     )
 
 
@@ -46,8 +46,8 @@ def _function(name: str) -> Gold:
         raise ConfigError(f"gold function '{name}' must be file.py:name or module:name")
     try:
         module = _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except (ImportError, OSError, SyntaxError) as error:
-        raise ConfigError(f"can't load the gold function '{name}': {error}") from error
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
+        raise ConfigError(f"can't load the gold function '{name}': {type(error).__name__}: {error}") from error
     function = getattr(module, attribute, None)
     if not callable(function):
         raise ConfigError(f"{place} has no function '{attribute}'")
@@ -67,7 +67,11 @@ def _module_of_file(path: Path) -> Any:
 
 def _checked(function: Gold, name: str) -> Gold:
     def judge(prompts: Sequence[Text], completions: Sequence[Text]) -> list[float]:
-        values = [float(value) for value in function(prompts, completions)]
+        rewards = function(prompts, completions)
+        try:
+            values = [float(value) for value in rewards]
+        except (TypeError, ValueError) as error:
+            raise DataError(f"gold function '{name}' must give a list of numbers, got {rewards!r:.60}") from error
         if len(values) != len(prompts):
             raise DataError(f"gold function '{name}' gave {len(values)} rewards for {len(prompts)} completions")
         return values

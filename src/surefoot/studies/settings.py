@@ -12,6 +12,7 @@ import numpy as np
 from datasets import Dataset
 from scipy.special import expit
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import ModelConfig
 
 from surefoot.data.messages import plain_text
 from surefoot.data.preferences import load_preferences, load_prompts
@@ -23,6 +24,7 @@ from surefoot.ranges import check_ranges
 from surefoot.rewards.gold import Gold, load_gold
 from surefoot.setting_types import check_nested
 from surefoot.studies.config import check_keys, file_hashes
+from surefoot.training.run_online import load_policy_tokenizer
 from surefoot.training.sampling import sample_completions
 from surefoot.types import Text
 
@@ -128,6 +130,7 @@ def _model(spec: dict[str, Any]) -> Setting:
         evaluation = list(load_prompts(str(spec["evaluation_prompts"]))["prompt"])
     else:
         prompts, evaluation = _thirds(prompts)
+    load_policy_tokenizer(ModelConfig(model_name_or_path=str(spec["model"])))  # says at once if it isn't there
     gold = load_gold(spec["gold"])
     draws: Draws
     if "preferences" in spec:
