@@ -1,6 +1,7 @@
 """`surefoot serve` with a slow function for a source: each row takes `SLOW_MS`, and its reward is the number in it.
 
-Every row that is scored is written to the file `SLOW_SEEN`, a number a line.
+Every row that is scored is written to the file `SLOW_SEEN`, a number a line. While the file `SLOW_GATE` exists, it
+waits.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from unittest import mock
 from surefoot.cli.main import main
 from surefoot.rewards.functions import FunctionReward
 
-SEEN, MS = os.environ.get("SLOW_SEEN"), float(os.environ.get("SLOW_MS", "0"))
+SEEN, GATE, MS = os.environ.get("SLOW_SEEN"), os.environ.get("SLOW_GATE"), float(os.environ.get("SLOW_MS", "0"))
 
 
 def numbers(prompts: Sequence[Any], completions: Sequence[Any]) -> tuple[list[float], list[float]]:
+    while GATE and os.path.exists(GATE):
+        time.sleep(0.01)
     time.sleep(MS / 1000 * len(prompts))
     read = [int(completion.split()[0]) for completion in completions]
     if SEEN:

@@ -160,8 +160,8 @@ def test_a_key_is_asked_for_in_three_ways(monkeypatch: pytest.MonkeyPatch, clien
 
 
 HOSTS = {
-    **{host: True for host in ("127.0.0.1", "::1", "localhost", "127.1.2.3")},
-    **{host: False for host in ("0.0.0.0", "::", "10.0.0.4", "reward.example")},
+    **dict.fromkeys(("127.0.0.1", "::1", "localhost", "127.1.2.3"), True),
+    **dict.fromkeys(("0.0.0.0", "::", "10.0.0.4", "reward.example"), False),
 }
 
 

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 
 from surefoot.errors import DataError, SurefootError
 from surefoot.rewards.anchors import AnchorStore
+from surefoot.rewards.score_cache import source_hash
 from surefoot.rewards.source import RewardSource
 from surefoot.serving.anchor_memory import AnchorMemory
 from surefoot.serving.arithmetic import estimate_payload, margins_payload
@@ -73,6 +74,7 @@ class _Service:
         self.scorer = Scorer(source, anchors, self.memory, args.reference_variance)
         self.metrics = Metrics(worker=str(os.getpid()))
         self.running, self._receiving = False, 0
+        self._fingerprint: str | None = None  # hashing the weights takes time: when it is first asked for
 
     def start(self) -> None:
         args, metrics = self.args, self.metrics
@@ -173,8 +175,9 @@ class _Service:
         return answer
 
     async def description(self, request: Request) -> Response:
-        limits = {"max_rows": self.args.max_rows, "max_characters": self.args.max_characters}
-        return JSONResponse(describe(self.source) | {"limits": limits})
+        if self._fingerprint is None:
+            self._fingerprint = await asyncio.to_thread(source_hash, self.source, self.args.source) or "unknown"
+        return JSONResponse(describe(self.source) | {"fingerprint": self._fingerprint})
 
     async def measurements(self, request: Request) -> Response:
         return PlainTextResponse(self.metrics.text(), media_type="text/plain; version=0.0.4")

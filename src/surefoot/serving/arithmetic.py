@@ -63,7 +63,7 @@ def from_plain(payload: Any, name: str, missing: float = math.nan) -> Float[Tens
             for row in values
         ]
         return torch.tensor(filled, dtype=torch.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise DataError(f"{name} must hold numbers, in rows of one length: {error}") from None
 
 
@@ -75,5 +75,7 @@ def to_plain(values: Float[Tensor, "..."]) -> list[Any]:
 
 
 def _anchors(held: Any) -> Anchors:
+    if not isinstance(held, dict):
+        raise DataError("anchors must be an object of rows, count and kind, or null")
     rows = from_plain(held, "rows")
     return Anchors(rows, held.get("kind"), from_plain(held, "count", math.inf), bool(held.get("holds_own", False)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from functools import partial
 from typing import Any
 
@@ -71,13 +72,21 @@ def serve(args: ServeArguments) -> None:
         timeout_graceful_shutdown=int(args.drain_seconds + 0.5),
         timeout_worker_healthcheck=_WORKER_SECONDS,
     )
-    try:
-        sockets = [config.bind_socket()]
-    except SystemExit:
-        raise RunError(f"can't listen on {args.host} port {args.port}; is it taken?") from None
+    sockets = [_listening(config.host, args.port)]
     if args.workers > 1:
         Multiprocess(config, sockets=sockets).run()
         return
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again once it has drained
         signal.signal(number, lambda *_: None)
     uvicorn.Server(config).run(sockets=sockets)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A listening socket; connections wait in it until a worker is ready."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise RunError(f"can't listen on {host} port {port}: {error.strerror or error}") from None
+    listening.set_inheritable(True)  # workers have it from their parent
+    return listening

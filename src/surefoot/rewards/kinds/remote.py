@@ -146,7 +146,7 @@ class RemoteMembers(MemberSource):
     made_from = "served model"
 
     def __init__(self, server: RemoteServer, about: dict[str, Any]) -> None:
-        self.server, self.name = server, about["name"]
+        self.server, self.name, self.fingerprint = server, about["name"], about["fingerprint"]
         self._members = int(about["num_members"])
         self.calibration = _calibration(about)
         self.variance_factor = float(about["variance_factor"])
@@ -165,17 +165,12 @@ class RemoteMembers(MemberSource):
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> RewardSource:
         """Connect to the server that the environment names, which must serve the source that was saved."""
-        held = read_source(directory)
-        source = connect()
-        for name, value in (
-            ("name", source.name),
-            ("columns", source.num_columns),
-            ("num_members", source.num_members),
-        ):
+        held, source = read_source(directory), connect()
+        for name, value in _identity(source).items():
             if held.get(name) != value:
                 raise ModelError(
                     f"{directory} is a remote source with {name} {held.get(name)!r:.80}, but the server that {URL} "
-                    f"names has {value!r:.80}; start `surefoot serve` on the right source"
+                    f"names has {value!r:.80}; serve the right source, or save the remote one again"
                 )
         return source
 
@@ -194,7 +189,8 @@ class RemoteReward(RewardSource):
     made_from = "served model"
 
     def __init__(self, server: RemoteServer, about: dict[str, Any]) -> None:
-        self.server, self.name, self.centred = server, about["name"], bool(about["centred"])
+        self.server, self.name, self.fingerprint = server, about["name"], about["fingerprint"]
+        self.centred = bool(about["centred"])
         self._columns, self._members = int(about["columns"]), about["num_members"]
         held = _calibration(about)
         self.calibration = None if held is None else replace(held, variance_factor=1.0)
@@ -242,7 +238,9 @@ class RemoteReward(RewardSource):
         return RemoteMembers.load(directory, device)
 
 
-def connect(url: str | None = None, key: str | None = None, *, patience_s: float = 900.0) -> RewardSource:
+def connect(
+    url: str | None = None, key: str | None = None, *, patience_s: float = 900.0
+) -> RemoteMembers | RemoteReward:
     """The source that a server has.
 
     Args:
@@ -271,11 +269,15 @@ def connect(url: str | None = None, key: str | None = None, *, patience_s: float
         raise ModelError(f"{server.name} doesn't describe a source of this version: {error}") from error
 
 
-def _save(source: RewardSource, directory: str | Path) -> None:
-    """Write the name and the shape, by which a server that has another source is told apart."""
+def _save(source: RemoteMembers | RemoteReward, directory: str | Path) -> None:
+    """Write by what a server that has another source is told apart; caches of scores go by it, too."""
     with whole_directory(directory) as folder:
-        held = {"kind": "remote", "name": source.name, "columns": source.num_columns}
-        write_json(folder / SOURCE, held | {"num_members": source.num_members})
+        write_json(folder / SOURCE, {"kind": "remote", **_identity(source)})
+
+
+def _identity(source: Any) -> dict[str, Any]:
+    shape = {"columns": source.num_columns, "num_members": source.num_members}
+    return {"name": source.name, "fingerprint": source.fingerprint, **shape}
 
 
 def _calibration(about: dict[str, Any]) -> Calibration | None:
