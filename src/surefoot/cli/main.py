@@ -15,6 +15,7 @@ COMMANDS = {
     "reward": "train a reward source with a variance on preferences",
     "score": "reward and variance for every row of a dataset",
     "anchors": "draw and score the reference policy's completions once, to centre variances by",
+    "serve": "a reward source behind HTTP, in the formats of the training engines",
     "diagnose": "measure how far a reward source can be trusted",
     "forecast": "what each objective would give at each KL budget, before training",
     "study": "run many whole pipelines and measure how often each method ends below the reference",

@@ -1,0 +1,1 @@
+"""A reward source behind HTTP, in the formats that training engines speak (docs/server.md)."""
