@@ -11,7 +11,7 @@ from torch import Tensor
 
 from surefoot.errors import DataError
 from surefoot.rewards.source import RewardSource
-from surefoot.types import Anchors
+from surefoot.types import ANCHOR_KINDS, Anchors
 
 __all__ = ["estimate_payload", "from_plain", "margins_payload", "to_plain"]
 
@@ -77,5 +77,8 @@ def to_plain(values: Float[Tensor, "..."]) -> list[Any]:
 def _anchors(held: Any) -> Anchors:
     if not isinstance(held, dict):
         raise DataError("anchors must be an object of rows, count and kind, or null")
+    kind = held.get("kind")
+    if kind not in ANCHOR_KINDS:
+        raise DataError(f"anchors.kind must be one of {', '.join(ANCHOR_KINDS)}, got {kind!r:.60}")
     rows = from_plain(held, "rows")
-    return Anchors(rows, held.get("kind"), from_plain(held, "count", math.inf), bool(held.get("holds_own", False)))
+    return Anchors(rows, kind, from_plain(held, "count", math.inf), bool(held.get("holds_own", False)))
