@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from jaxtyping import install_import_hook
 _THEORY = [f"surefoot.theory.{name}" for name in ("budgets", "exact", "gaussian_risk", "quadratic")]
 _CHECKED = ["surefoot.maths", "surefoot.metrics", *_THEORY]
 _HOOK = install_import_hook(_CHECKED, "beartype.beartype")  # before surefoot is imported
+
+if find_spec("fastapi") is None:  # the extra `serve` is not installed
+    collect_ignore = ["serving", "feedback/test_page.py", "feedback/test_label_in_browser.py"]
 
 # The same examples on every run and machine, and no limit on the time of one: machines differ.
 settings.register_profile("reproducible", derandomize=True, deadline=None)
