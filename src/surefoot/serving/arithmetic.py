@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from surefoot.errors import DataError
 from surefoot.rewards.source import RewardSource
-from surefoot.types import Anchors
+from surefoot.types import AnchorKind, Anchors
 
 __all__ = ["estimate_payload", "from_plain", "margins_payload", "to_plain"]
 
@@ -77,5 +77,5 @@ def to_plain(values: Float[Tensor, "..."]) -> list[Any]:
 def _anchors(held: Any) -> Anchors:
     if not isinstance(held, dict):
         raise DataError("anchors must be an object of rows, count and kind, or null")
-    rows = from_plain(held, "rows")
-    return Anchors(rows, held.get("kind"), from_plain(held, "count", math.inf), bool(held.get("holds_own", False)))
+    rows, kind = from_plain(held, "rows"), cast("AnchorKind", held.get("kind"))  # Anchors refuses another
+    return Anchors(rows, kind, from_plain(held, "count", math.inf), bool(held.get("holds_own", False)))
