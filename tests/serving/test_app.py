@@ -240,6 +240,7 @@ def test_logs_hold_no_text(client_of: Make, caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level("INFO", "surefoot.serve"):
         post(client_of(members()), "/v1/rewards", {"prompt": "zebra", "completions": ["zebra broken", "zebra"]})
         post(client_of(members()), "/rm?key=zebra", {"prompt": ["zebra"], "response": "zebra"}, 422)
+        post(client_of(members()), "/v1/rewards", {"prompt": "x", "completions": ["x"], "zebra": 1}, 422)
     lines = [JsonLines().format(record) for record in caplog.records]
     assert any('"error": "RuntimeError"' in line for line in lines)
     assert any('"status": 422' in line for line in lines)

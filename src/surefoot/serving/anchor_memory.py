@@ -61,7 +61,8 @@ class AnchorMemory:
     def is_full(self) -> bool:
         return len(self) >= self._limit
 
-    def missing(self, prompt: Text) -> bool:
+    def lacks(self, prompt: Text) -> bool:
+        """Whether the prompt has no anchor yet."""
         return bool(self._one("SELECT 1 FROM anchors WHERE digest = ?", (prompt_digest(prompt),)) is None)
 
     def add(self, prompt: Text, completions: Sequence[Text], scores: Float[Tensor, "completions columns"]) -> None:

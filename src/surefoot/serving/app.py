@@ -138,8 +138,7 @@ class _Service:
                 raise Refusal(503, "the server is shutting down", 1)
             return await answer(request)
         except Refusal as refusal:
-            request.state.fields = {"refused": refusal.reason.partition(":")[0][:80]}
-            return _refused(refusal)
+            return _refused(refusal)  # its reason may quote what the client sent, so it isn't logged
         except ClientDisconnect:
             raise
         except Exception as error:
@@ -207,7 +206,7 @@ class _Service:
             raise Refusal(422, "reference needs a server with one worker, or one that was given anchor_memory")
         for prompt, completions in query.references:
             assert self.memory is not None
-            if not self.memory.missing(prompt):
+            if not self.memory.lacks(prompt):
                 continue
             if self.memory.is_full:
                 raise Refusal(507, "the server keeps no further prompt's anchor: raise its max_anchors")
@@ -265,9 +264,9 @@ class _Service:
         rows = [*query.rows, *_reference_rows(query)]
         if len(rows) > self.args.max_rows:
             raise Refusal(413, f"{len(rows)} rows in a request, more than {self.args.max_rows}; send them in parts")
-        longest = max(4 * Job(row, False).tokens for row in rows)
-        if longest > self.args.max_characters + 4:
-            raise Refusal(413, f"a row of about {longest} characters is longer than {self.args.max_characters}")
+        longest = max(Job(row, False).characters for row in rows)
+        if longest > self.args.max_characters:
+            raise Refusal(413, f"a row of {longest} characters is longer than {self.args.max_characters}")
 
     def _check_key(self, request: Request) -> None:
         if self._key is None:

@@ -32,9 +32,14 @@ class Job:
     estimated: bool
 
     @property
+    def characters(self) -> int:
+        """Of the prompt and the completion, in messages with their roles and tool calls."""
+        return _length(self.row.prompt) + _length(self.row.completion)
+
+    @property
     def tokens(self) -> int:
         """About: four characters are a token."""
-        return 1 + (_length(self.row.prompt) + _length(self.row.completion)) // 4
+        return 1 + self.characters // 4
 
 
 class Scorer:
@@ -174,7 +179,6 @@ def _plain(value: Any) -> Any:
 
 
 def _length(text: Text) -> int:
-    """Characters of a text, or of the contents of messages and of their tool calls."""
     if isinstance(text, str):
         return len(text)
     return sum(len(str(value)) for message in text for value in message.values())
