@@ -11,11 +11,10 @@ Python, torch and the scored rows.
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
 import os
 import platform
 import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -58,12 +57,9 @@ def main() -> None:
     parser.add_argument("--completions", type=int, default=8, help="of each prompt")
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=RULES)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--one", action="store_true", help="run the one rule in this process")
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(measure(options)))
-        return
-    rows = [_in_a_process(options, rule) for rule in options.rules]
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:  # a new process for each rule
+        rows = [pool.apply(measure, (options, rule)) for rule in options.rules]
     print(
         "| rule | seconds | processor seconds | peak memory, GiB | of it before the rule, GiB |\n|---|---|---|---|---|"
     )
@@ -76,16 +72,7 @@ def main() -> None:
         write_json(options.json, {**settings, **machine, "rules": rows})
 
 
-def _in_a_process(options: argparse.Namespace, rule: str) -> dict[str, Any]:
-    words = [f"--{name}={getattr(options, name)}" for name in ("pairs", "features", "count", "completions")]
-    done = subprocess.run(
-        [sys.executable, __file__, "--one", *words, "--rules", rule], check=True, stdout=subprocess.PIPE, text=True
-    )
-    row: dict[str, Any] = json.loads(done.stdout)
-    return row
-
-
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace, rule: str) -> dict[str, Any]:
     """Margins of all candidate pairs and one rule's choice, timed together."""
     stream = torch.Generator().manual_seed(0)
     source = Synthetic(options.features, stream)
@@ -95,7 +82,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     pairs, _ = candidate_pairs(prompts, [str(row) for row in range(len(prompts))], options.pairs, seed=0)
     before, began, began_processor = _peak_gib(), time.perf_counter(), time.process_time()
     candidates = candidates_of(source, rows, prompts, pairs)
-    chosen = choose(options.rules[0], candidates, options.count, seed=0)
+    chosen = choose(rule, candidates, options.count, seed=0)
     seconds, processor = time.perf_counter() - began, time.process_time() - began_processor
     assert len(set(chosen.tolist())) == options.count
     rule = options.rules[0]

@@ -133,6 +133,8 @@ def _select(
     considered = len(pairs)
     pairs = _not_excluded(pairs, prompts, texts, args.exclude or [])
     excluded, margins = considered - len(pairs), None
+    if args.count > len(pairs):  # before anything is scored
+        raise ConfigError(f"count must be between 1 and the {len(pairs):,} candidate pairs, got {args.count:,}")
     if source is None:
         chosen = rules.random_pairs(len(pairs), args.count, args.seed)
     else:
