@@ -18,6 +18,8 @@ COMMANDS = {
     "serve": "a reward source behind HTTP, in the formats of the training engines",
     "diagnose": "measure how far a reward source can be trusted",
     "forecast": "what each objective would give at each KL budget, before training",
+    "select": "choose which pairs of a policy's completions to label",
+    "label": "a page on which people compare pairs, and its answers as preferences",
     "study": "run many whole pipelines and measure how often each method ends below the reference",
     "report": "make a study's report again from its records",
     "world": "write the offline world to disk: model, preferences, prompts",

@@ -1,0 +1,30 @@
+"""`surefoot select`: choose which pairs of a policy's completions to label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from surefoot.cli.parsing import given_settings, parse
+from surefoot.cli.progress import progress
+from surefoot.quiet import quieten
+
+
+def run(arguments: list[str]) -> None:
+    """Score the completions, choose pairs by the rule, and write them with a record."""
+    from rich.console import Console
+
+    from surefoot.feedback.select import PAIRS, SelectArguments, run_select
+
+    quieten()
+    (args,) = parse((SelectArguments,), arguments, "select", judges=True)
+    with progress() as show:
+        record = run_select(args, given_settings(arguments), show)
+    metrics = record["metrics"]
+    console = Console()
+    console.print(
+        f"{metrics['pairs']:,} of {metrics['candidates']:,} candidate pairs, of {metrics['prompts']:,} prompts, "
+        f"by {metrics['rule']}"
+    )
+    if metrics["pairs_there_are"] > metrics["candidates"] + metrics["excluded"] + metrics["without_margin"]:
+        console.print(f"candidates were drawn at random from {metrics['pairs_there_are']:,} pairs (max_pairs)")
+    console.print(f"pairs: {Path(args.output_dir) / PAIRS}", soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Which pairs to label next, and a page to label them on (docs/labels.md)."""
