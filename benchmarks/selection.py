@@ -58,14 +58,14 @@ def main() -> None:
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=RULES)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    print("| rule | seconds | processor seconds | peak memory, GiB | of it before the rule, GiB |")
+    print("|---|---|---|---|---|")
+    rows = []
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:  # a new process for each rule
-        rows = [pool.apply(measure, (options, rule)) for rule in options.rules]
-    print(
-        "| rule | seconds | processor seconds | peak memory, GiB | of it before the rule, GiB |\n|---|---|---|---|---|"
-    )
-    for row in rows:
-        figures = (f"{row[name]:.2f}" for name in ("seconds", "processor_seconds", "peak_gib", "before_gib"))
-        print(f"| {row['rule']} | {' | '.join(figures)} |")
+        for rule in options.rules:
+            rows.append(pool.apply(measure, (options, rule)))
+            figures = (f"{rows[-1][name]:.2f}" for name in ("seconds", "processor_seconds", "peak_gib", "before_gib"))
+            print(f"| {rule} | {' | '.join(figures)} |", flush=True)
     if options.json is not None:
         settings = {name: getattr(options, name) for name in ("pairs", "features", "count", "completions")}
         machine = {"threads": torch.get_num_threads(), "load": os.getloadavg()[0], "machine": platform.machine()}

@@ -227,7 +227,7 @@ def _whitened(candidates: Candidates) -> Float[Tensor, "pairs features"]:
         return whole.mul_(source.variance_factor**0.5)
     members = _members(candidates, "d_optimal")
     margins = members[pairs[:, 0]] - members[pairs[:, 1]]
-    freedom = (~margins.isnan()).sum(dim=1, keepdim=True) - 1
+    freedom = (~margins.isnan()).sum(dim=1, keepdim=True, dtype=torch.float64) - 1
     deviations = (margins - margins.nanmean(dim=1, keepdim=True)).nan_to_num(0.0)
     return deviations * (source.variance_factor / freedom).sqrt()
 
@@ -245,7 +245,7 @@ def _members(candidates: Candidates, rule: str) -> Float[Tensor, "completions me
             f"rule {rule} needs a posterior over weights or members, which '{candidates.source.name}' doesn't have; "
             "choose another rule"
         )
-    return members.to(torch.float64)
+    return members
 
 
 def _rewards(candidates: Candidates) -> tuple[Float[Tensor, "completions"], Float[Tensor, "completions"]]:
