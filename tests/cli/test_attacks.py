@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,8 +54,12 @@ def run(command: str, settings: Any, folder: Path, *words: str) -> int:
     return main([command, "--config", str(path), *words])
 
 
+PROGRESS = re.compile(r"note: .*|[\w -]+: (\d+%|\d+ of \d+)")
+
+
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("note: ")]
+    """All that is on stderr but notes and progress."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if not PROGRESS.fullmatch(line)]
     assert len(lines) == 1, lines
     return lines[0]
 
