@@ -85,7 +85,6 @@ def measure(options: argparse.Namespace, rule: str) -> dict[str, Any]:
     chosen = choose(rule, candidates, options.count, seed=0)
     seconds, processor = time.perf_counter() - began, time.process_time() - began_processor
     assert len(set(chosen.tolist())) == options.count
-    rule = options.rules[0]
     return {
         "rule": rule,
         "seconds": seconds,
