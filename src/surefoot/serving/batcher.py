@@ -128,7 +128,7 @@ class Batcher(Generic[Item, Result]):
         """
         sizes = [self._size(item) for item in items]
         over = len(self._queue) + len(items) > self._max_waiting or self.waiting_tokens + sum(sizes) > self._max_tokens
-        if over and self._queue:
+        if over and self._queue:  # where nothing waits, a request of any size is taken: it would never fit otherwise
             raise Full(self._retry_after())
         request: _Request[Item, Result] = _Request(asyncio.get_running_loop().create_future(), [None] * len(items))
         self._queue.extend((item, size, request, i) for i, (item, size) in enumerate(zip(items, sizes, strict=True)))
