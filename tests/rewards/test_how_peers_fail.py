@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer
 
 import surefoot
 from surefoot.cli.main import main
@@ -105,7 +105,10 @@ def test_features_are_not_those_of_older_weights_at_the_same_path(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05)
-    model.save_pretrained(trunk)
+    model.save_pretrained(tmp_path / "trained")
+    shutil.rmtree(trunk)  # never written over: models that were loaded from there may still read the old file
+    (tmp_path / "trained").rename(trunk)
+    AutoTokenizer.from_pretrained(policy_path).save_pretrained(trunk)
     second = train_heads(pairs, trunk, settings, cache_directory=tmp_path / "cache", device="cpu")
     fresh = train_heads(pairs, trunk, settings, device="cpu")
     scores = [source.score(pairs["prompt"], pairs["chosen"]) for source in (first, second, fresh)]

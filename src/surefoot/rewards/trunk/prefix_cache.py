@@ -5,6 +5,7 @@ Only tokens that are equal are shared, so the result is that of the plain forwar
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -114,7 +115,8 @@ def forward_shared(
     after, after_mask = padded(batch.rests, pad_token_id, device)
     owner = torch.tensor(batch.owner, device=device)
     cache = DynamicCache(config=trunk.config)
-    keywords = {"past_key_values": cache, "use_cache": True, "output_hidden_states": output_hidden_states}
+    name = "cache" if "cache" in inspect.signature(trunk.forward).parameters else "past_key_values"  # to 5.23
+    keywords = {name: cache, "use_cache": True, "output_hidden_states": output_hidden_states}
     positions = (before_mask.cumsum(1) - 1).clamp(min=0)
     first = trunk(input_ids=before, attention_mask=before_mask, position_ids=positions, **keywords)
     for layer in cache.layers:

@@ -5,7 +5,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,15 @@ def test_equal_calls_under_way_at_once_are_made_once(judge: Make) -> None:
     assert scores[:, 0].tolist() == [7, 7, 8, 7, 8]
 
 
-def test_an_interrupted_batch_leaves_no_claims(judge: Make, tmp_path: Path) -> None:
+@pytest.fixture
+def python_interrupts() -> Iterator[None]:
+    """Ctrl-C as Python has it: a process that a shell started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_batch_leaves_no_claims(judge: Make, tmp_path: Path, python_interrupts: None) -> None:
     """Ctrl-C, with calls in flight and others waiting: their claims are given up, and the file is closed."""
     with JudgeServer(lambda r: rated(7, delay=0 if r.texts["ANSWER"] == "0" else 30)) as server:
         source = judge(server, samples=1, concurrency=4)
