@@ -13,6 +13,7 @@ def leave_one_out(rewards: Float[Tensor, "batch"], group_size: int) -> Float[Ten
 
     Source: Ahmadian et al., arXiv:2402.14740, eq. 6.
 
+    >>> import torch
     >>> leave_one_out(torch.tensor([1.0, 2.0, 6.0]), 3).tolist()
     [-3.0, -1.5, 4.5]
     """
@@ -31,6 +32,7 @@ def group_relative(rewards: Float[Tensor, "batch"], group_size: int, scale: str 
     Args:
         scale: "none", "group" or "batch".
 
+    >>> import torch
     >>> group_relative(torch.tensor([1.0, 2.0, 6.0]), 3).tolist()
     [-2.0, -1.0, 3.0]
     """
