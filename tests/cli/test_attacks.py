@@ -142,6 +142,7 @@ def test_a_run_that_failed_at_once_is_in_nobodys_way(reward: dict[str, Any], tmp
         ("a.jsonl", ROW.encode() + b'{"prompt": "a", "cho', "can't read"),
         ("a.parquet", b"PAR1", "can't read"),
         ("a.jsonl", b"", "is empty"),
+        ("a.jsonl", ROW.replace("}", ', "margin": true}').encode(), "row 0: margin is True"),
         ("a.json", b" null\n", "has a line that is null"),
         ("a.jsonl", b"\xef\xbb\xbfnull\n", "has a line that is null"),
         ("a.jsonl", ROW.encode() + b"null\n", "has a line that is null"),

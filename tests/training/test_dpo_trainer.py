@@ -205,6 +205,12 @@ def test_bad_variances_are_named() -> None:
     some = data.add_column("chosen_variance", [1.0] * 15 + [None]).add_column("rejected_variance", [1.0] * 16)
     with pytest.raises(DataError, match="row 15 has no finite chosen_variance"):
         add_weights(some)
+    text = data.add_column("chosen_variance", ["x"] * 16).add_column("rejected_variance", [1.0] * 16)
+    with pytest.raises(DataError, match="row 0 has no finite chosen_variance"):
+        add_weights(text)
+    less = data.add_column("chosen_variance", [1.0, -1.0] * 8).add_column("rejected_variance", [1.0] * 16)
+    with pytest.raises(DataError, match="row 1 has a negative chosen_variance"):
+        add_weights(less)
     zero = data.add_column("chosen_variance", [0.0] * 16).add_column("rejected_variance", [0.0] * 16)
     with pytest.raises(VarianceError, match="every variance is zero"):
         add_weights(zero)

@@ -146,7 +146,8 @@ def _holds(table: Dataset, name: str, values: list[Text]) -> bool:
 def _margin_problem(margin: Any) -> str | None:
     if margin is None:
         return "margin is None"
-    return None if isinstance(margin, int | float) and math.isfinite(margin) else f"margin is {margin}"
+    number = isinstance(margin, int | float) and not isinstance(margin, bool) and math.isfinite(margin)
+    return None if number else f"margin is {margin}"
 
 
 def load_completions(name: str | Path, *, split: str | None = None, config: str | None = None) -> Dataset:

@@ -78,7 +78,7 @@ def add_weights(pairs: Dataset, floor: float = 0.1, ceiling: float = 10.0) -> Da
     Source: docs/method.md 7.5.
 
     Raises:
-        DataError: a variance column is missing, or holds None or NaN (the row is named).
+        DataError: a variance column is missing, or holds None, NaN, text or a negative number (the row is named).
         VarianceError: all variances are zero.
     """
     missing = [name for name in VARIANCES if name not in pairs.column_names]
@@ -88,10 +88,13 @@ def add_weights(pairs: Dataset, floor: float = 0.1, ceiling: float = 10.0) -> Da
         )
     sides = []
     for name in VARIANCES:
-        values = torch.tensor([float("nan") if v is None else float(v) for v in pairs[name]], dtype=torch.float64)
+        numbers = [v if isinstance(v, int | float) else float("nan") for v in pairs[name]]
+        values = torch.tensor(numbers, dtype=torch.float64)
         if not bool(values.isfinite().all()):
             row = int((~values.isfinite()).nonzero()[0])
             raise DataError(f"row {row} has no finite {name}; it could not be scored. Drop the row or score it again")
+        if bool((values < 0).any()):
+            raise DataError(f"row {int((values < 0).nonzero()[0])} has a negative {name}; score it again")
         sides.append(values)
     mean = float(torch.cat(sides).mean())
     if mean <= 0:
