@@ -13,6 +13,8 @@ _THEORY = [f"surefoot.theory.{name}" for name in ("budgets", "exact", "gaussian_
 _CHECKED = ["surefoot.maths", "surefoot.metrics", *_THEORY]
 _HOOK = install_import_hook(_CHECKED, "beartype.beartype")  # before surefoot is imported
 
+pytest_plugins = ["tests.browser"]
+
 collect_ignore = ["saved_before/make.py"]  # runs with an earlier version only
 if find_spec("fastapi") is None:  # the extra `serve` is not installed
     collect_ignore += ["serving", "feedback/test_page.py", "feedback/test_label_in_browser.py"]

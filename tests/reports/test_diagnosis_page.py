@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from surefoot.reports.diagnosis import build_diagnosis, diagnosis_tables, print_diagnosis
+from tests.browser import measure_in_frame
 from tests.diagnosis.test_diagnose import MEMBERS, Members, comparisons, members_of, run, unsure
-from tests.reports.browser import measure_in_frame
 from tests.reports.test_study_report import HOSTILE, parsed
 
 

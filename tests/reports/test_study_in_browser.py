@@ -1,7 +1,5 @@
 """The page in headless Chromium: drawn, sorted by mouse and keyboard, narrow and wide, without error or request."""
 
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,19 +31,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in range(3):  # a method without any true reward
         edit_cell(folder, place_of("uneven", "heads", "lcb", 6.0, seed), gold_gain=None)
     return build_report(folder)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("needs Chromium on the PATH")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
 
 
 def visit(browser: Any, report: Path, width: int) -> Visit:

@@ -16,7 +16,7 @@ from surefoot.reports.records import read_study
 from surefoot.reports.study import build_report, summary_table
 from surefoot.reports.study_figures import trajectory_figure
 from surefoot.reports.summary import summarise
-from tests.reports.browser import measure_in_frame
+from tests.browser import measure_in_frame
 from tests.reports.synthetic import as_an_earlier_version_wrote_it, edit_cell, place_of, write_study
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\""

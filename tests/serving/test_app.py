@@ -49,7 +49,7 @@ def test_rewards_are_the_sources_own(source: RewardSource, client_of: Make) -> N
     assert source.calibration is not None
     near(answer["mean"], expected.mean)
     near(answer["variance"], expected.variance)
-    near(answer["weight"], expected.variance / source.calibration.reference_variance)
+    near(answer["weight"], (expected.variance / source.calibration.reference_variance).clamp(0.1, 10.0))
     assert answer["anchor"] == ["calibration"] * 4
     assert answer["errors"] == {}
     if expected.members is not None:
@@ -138,6 +138,24 @@ def test_one_broken_row_errs_and_the_batch_does_not(client_of: Make) -> None:
     counts = client.get("/metrics").text
     assert 'surefoot_rows_total{worker="' in counts
     assert 'outcome="failed"} 2' in counts
+
+
+def test_a_weight_is_within_its_bounds(client_of: Make) -> None:
+    """Of variances 0, .25 and 400 over a reference variance of 1: what a trainer here would take."""
+    source = FunctionReward(lambda prompts, completions: ([1.0, 2.0, 3.0], [0.0, 0.25, 400.0]), "given")
+    client = client_of(source, reference_variance=1.0)
+    answer = post(client, "/v1/rewards", {"prompt": "p", "completions": ["a", "b", "c"]})
+    assert answer["weight"] == [0.1, 0.25, 10.0]
+
+
+def test_a_web_page_is_refused(client_of: Make) -> None:
+    """A browser names the page that sends; a request of text needs no permission of the server's."""
+    client = client_of(members())
+    for origin in ("https://example.org", "http://127.0.0.1:8000", "null"):
+        headers = {"Origin": origin, "Content-Type": "text/plain"}
+        response = client.post("/v1/rewards", content='{"prompt": "p", "completions": ["a"]}', headers=headers)
+        assert response.status_code == 403
+    assert client.get("/v1/source", headers={"Origin": "https://example.org"}).status_code == 403
 
 
 def test_a_key_is_asked_for_in_three_ways(monkeypatch: pytest.MonkeyPatch, client_of: Make) -> None:

@@ -133,6 +133,8 @@ class _Service:
 
     async def _refusing(self, request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         try:
+            if "origin" in request.headers:  # a web page that a browser shows could otherwise send to loopback
+                raise Refusal(403, "browsers aren't served")
             self._check_key(request)
             if not self.running:
                 raise Refusal(503, "the server is shutting down", 1)

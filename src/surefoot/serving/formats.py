@@ -66,7 +66,7 @@ class Answer:
     Args:
         raw: the scored row, NaN where unscored; None if scoring failed.
         mean: reward; None if it is unscored.
-        variance, weight: of the anchored reward, and that over the reference variance; None where unknown.
+        variance, weight: of the anchored reward, and the KL weight w that it gives; None where unknown.
         members: the members' rewards; None for a source that has none.
         anchor: kind of the anchor that the variance was taken from.
         error: why there is no reward; None if there is one.

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.errors import DataError, RowError
+from surefoot.maths.objectives import weights
 from surefoot.rewards.anchored import estimate_anchored
 from surefoot.rewards.anchors import AnchorStore, group_anchors, prompt_digest
 from surefoot.rewards.gaussian import GaussianSource
@@ -120,7 +121,7 @@ class Scorer:
         if estimate.has_variance:
             columns["variance"] = _known(estimate.variance)
             if self.reference_variance:
-                columns["weight"] = _known(estimate.variance / self.reference_variance)
+                columns["weight"] = _known(weights(estimate.variance, self.reference_variance))
         if estimate.members is not None:
             columns["members"] = _known(estimate.members)
         columns["anchor"] = list(estimate.anchor_kinds)

@@ -1,23 +1,41 @@
-"""A page in headless Chromium: how wide it is in a frame of a given width, and what is drawn in it."""
+"""Headless Chromium: driven by Playwright, and a page's size in a frame of a given width with what is drawn in it."""
 
 import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 
-def chromium(arguments: list[str], folder: Path) -> str:
+def _program() -> str:
+    """The system's Chromium; skips the test where there is none."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("needs Chromium on the PATH")
+    return program
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright's synchronous interface."""
+    program = _program()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+def chromium(arguments: list[str], folder: Path) -> str:
     quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
              "--disable-component-update", "--disable-sync", f"--user-data-dir={folder / 'profile'}"]  # fmt: skip
     done = subprocess.run(
-        [program, "--headless", "--no-sandbox", *quiet, *arguments], capture_output=True, text=True, timeout=60
+        [_program(), "--headless", "--no-sandbox", *quiet, *arguments], capture_output=True, text=True, timeout=60
     )
     return done.stdout
 
