@@ -21,7 +21,7 @@ from surefoot.data.comparisons import Comparisons
 from surefoot.diagnosis import diagnose, score_comparisons
 from surefoot.files import write_json
 from surefoot.reports.diagnosis import build_diagnosis
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 
 
 def main() -> None:

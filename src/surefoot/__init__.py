@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from surefoot.maths.objectives import Objective, preset
     from surefoot.rewards.anchors import AnchorStore, group_anchors
-    from surefoot.rewards.functions import FunctionMembers, FunctionReward
+    from surefoot.rewards.kinds.function import FunctionMembers, FunctionReward
     from surefoot.rewards.kinds.linear import LinearConfig, LinearReward, fit_linear
     from surefoot.rewards.kinds.smoothed import SmoothedVariance
     from surefoot.rewards.registry import load_source
@@ -28,8 +28,8 @@ _HOMES = {
     "AnchorStore": "surefoot.rewards.anchors",
     "Anchors": "surefoot.types",
     "Calibration": "surefoot.types",
-    "FunctionMembers": "surefoot.rewards.functions",
-    "FunctionReward": "surefoot.rewards.functions",
+    "FunctionMembers": "surefoot.rewards.kinds.function",
+    "FunctionReward": "surefoot.rewards.kinds.function",
     "LinearConfig": "surefoot.rewards.kinds.linear",
     "LinearReward": "surefoot.rewards.kinds.linear",
     "MarginEstimate": "surefoot.types",

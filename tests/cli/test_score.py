@@ -16,7 +16,7 @@ from surefoot.cli.main import main
 from surefoot.errors import ConfigError, DataError, RowError, RunError
 from surefoot.rewards.anchored import calibrate_anchored, estimate_anchored
 from surefoot.rewards.anchors import AnchorStore, group_anchors
-from surefoot.rewards.functions import FunctionMembers, FunctionReward
+from surefoot.rewards.kinds.function import FunctionMembers, FunctionReward
 from surefoot.rewards.registry import load_source
 from surefoot.rewards.score_dataset import score_dataset
 from surefoot.types import Anchors

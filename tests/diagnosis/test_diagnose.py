@@ -17,7 +17,7 @@ from surefoot.data.comparisons import Comparisons
 from surefoot.diagnosis import diagnose, score_comparisons
 from surefoot.errors import DataError, VarianceError
 from surefoot.rewards.anchors import AnchorStore
-from surefoot.rewards.functions import FunctionMembers, FunctionReward
+from surefoot.rewards.kinds.function import FunctionMembers, FunctionReward
 from surefoot.rewards.score_cache import source_hash
 
 MEMBERS = 5

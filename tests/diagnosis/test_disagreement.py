@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from surefoot.diagnosis.disagreement import disagreement_of_scores, known_errors, measure_disagreement
 from surefoot.errors import VarianceError
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 
 
 def test_by_hand() -> None:

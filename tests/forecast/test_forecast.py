@@ -11,7 +11,7 @@ from surefoot.forecast import forecast
 from surefoot.forecast.candidates import group_texts
 from surefoot.forecast.draws import draw_errors, other_run
 from surefoot.forecast.policies import policies_at_budgets, uniform_reference
-from surefoot.rewards.functions import FunctionMembers, FunctionReward
+from surefoot.rewards.kinds.function import FunctionMembers, FunctionReward
 from surefoot.rewards.source import RewardSource
 
 PROMPTS, COUNT, MEMBERS = 12, 32, 20

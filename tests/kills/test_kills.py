@@ -10,7 +10,7 @@ from trl import ModelConfig
 
 from surefoot.cli.diagnose import run as diagnose
 from surefoot.rewards.config import reward_arguments
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.rewards.kinds.linear import LinearConfig, fit_linear
 from surefoot.rewards.run import run_reward
 from surefoot.rewards.score_dataset import score_dataset

@@ -10,7 +10,7 @@ import torch
 
 from surefoot.errors import DataError, RunError
 from surefoot.rewards.anchors import AnchorStore, group_anchors, prompt_digest
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.types import ANCHOR_KINDS, Anchors, RewardEstimate
 
 

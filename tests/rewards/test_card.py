@@ -3,8 +3,8 @@
 from huggingface_hub import ModelCard
 
 from surefoot.maths.objectives import preset
-from surefoot.rewards.functions import FunctionMembers
 from surefoot.rewards.hub import model_card
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.training.policy_card import policy_card
 
 NAME = "good\n---\nlicense: mit\n---\n# other\r\n| a | `b`"

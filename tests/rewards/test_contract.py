@@ -13,7 +13,7 @@ from torch import Tensor
 
 from surefoot.errors import DataError, VarianceError
 from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.functions import FunctionMembers, FunctionReward
+from surefoot.rewards.kinds.function import FunctionMembers, FunctionReward
 from surefoot.rewards.kinds.heads.config import HeadsConfig
 from surefoot.rewards.kinds.heads.fit import train_heads
 from surefoot.rewards.kinds.heads.source import SharedTrunkHeads

@@ -14,9 +14,9 @@ from surefoot.diagnosis.disagreement import measure_disagreement
 from surefoot.errors import ConfigError, DataError, ModelError
 from surefoot.maths.ensemble import fit_variance_factor
 from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.functions import FunctionMembers, FunctionReward
 from surefoot.rewards.kinds.distilled import DistilledConfig, distil
 from surefoot.rewards.kinds.dropout import DropoutConfig, DropoutMembers
+from surefoot.rewards.kinds.function import FunctionMembers, FunctionReward
 from surefoot.rewards.kinds.laplace import LaplaceConfig, LaplaceRewardModel, RewardReader, fit_laplace
 from surefoot.rewards.registry import load_source
 from surefoot.rewards.source import RewardSource
@@ -330,3 +330,8 @@ def test_a_distance_term_shares_prompts_too(model_path: Path, pairs: Dataset, mo
     torch.testing.assert_close(shared, alone, rtol=1e-4, atol=1e-4)
     source.reader.trunk = None  # the model's own forward
     torch.testing.assert_close(source.score(prompts, completions), alone, rtol=1e-4, atol=1e-4)
+
+
+def test_a_function_is_not_trained(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="made in Python"):
+        FunctionReward.fit(None)  # type: ignore[arg-type]

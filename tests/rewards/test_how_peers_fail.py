@@ -14,8 +14,8 @@ from transformers import AutoModel, AutoTokenizer
 import surefoot
 from surefoot.cli.main import main
 from surefoot.errors import DataError, VarianceError
-from surefoot.rewards.functions import FunctionMembers, FunctionReward
 from surefoot.rewards.kinds.dropout import DropoutConfig, DropoutMembers
+from surefoot.rewards.kinds.function import FunctionMembers, FunctionReward
 from surefoot.rewards.kinds.heads.config import HeadsConfig
 from surefoot.rewards.kinds.heads.fit import train_heads
 from surefoot.rewards.kinds.independent.source import IndependentMembers

@@ -11,7 +11,7 @@ from datasets import Dataset
 from surefoot.errors import ConfigError, DataError, ModelError
 from surefoot.files import write_json
 from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.rewards.kinds.heads.config import HeadsConfig
 from surefoot.rewards.kinds.heads.fit import train_heads
 from surefoot.rewards.kinds.heads.source import SharedTrunkHeads
@@ -25,7 +25,7 @@ def test_what_is_not_a_source(tmp_path: Path) -> None:
     write_json(tmp_path / "source.json", {"kind": "oracle"})
     with pytest.raises(
         ModelError,
-        match="is of kind 'oracle'; this version knows borrowed_variance, distilled, dropout, heads",
+        match="is of kind 'oracle'; this version knows borrowed_variance, distilled, dropout, function, heads",
     ):
         load_source(tmp_path)
 

@@ -21,7 +21,7 @@ import torch
 from datasets import Dataset
 from fastapi.testclient import TestClient
 
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.rewards.kinds.linear import LinearConfig, LinearReward, fit_linear
 from surefoot.serving.app import create_app
 from surefoot.serving.settings import ServeArguments

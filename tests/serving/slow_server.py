@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 from surefoot.cli.main import main
-from surefoot.rewards.functions import FunctionReward
+from surefoot.rewards.kinds.function import FunctionReward
 
 SEEN, GATE, MS = os.environ.get("SLOW_SEEN"), os.environ.get("SLOW_GATE"), float(os.environ.get("SLOW_MS", "0"))
 

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 
 from surefoot.errors import ConfigError, DataError
 from surefoot.rewards.anchors import AnchorStore, group_anchors
-from surefoot.rewards.functions import FunctionReward
+from surefoot.rewards.kinds.function import FunctionReward
 from surefoot.rewards.kinds.linear import LinearReward
 from surefoot.rewards.source import RewardSource
 from surefoot.serving.settings import ServeArguments

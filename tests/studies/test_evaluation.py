@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.studies.evaluation import prompt_gains, prompt_risk, reference_anchors
 from surefoot.studies.reward_sources import _disagreement
 from surefoot.types import Text

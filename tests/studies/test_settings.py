@@ -10,9 +10,9 @@ from datasets import Dataset
 
 from surefoot.errors import ConfigError, DataError
 from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.functions import FunctionMembers
 from surefoot.rewards.gold import load_gold, refuse_members
 from surefoot.rewards.kinds.borrowed_variance import BorrowedVariance
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.rewards.kinds.heads.config import HeadsConfig
 from surefoot.rewards.kinds.heads.fit import train_heads
 from surefoot.rewards.kinds.heads.source import SharedTrunkHeads

@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState, DistributedType, PartialState
 from datasets import Dataset
 
 from surefoot.rewards.anchors import AnchorStore
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.training.distributed import end_training
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback
 
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.training.dpo_config import VarianceAwareDPOConfig
 from surefoot.training.dpo_trainer import VarianceAwareDPOTrainer
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig

@@ -17,7 +17,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PrinterCallback
 
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.grpo_trainer import VarianceAwareGRPOTrainer
 from surefoot.training.prompt_anchors import PromptAnchors

@@ -12,7 +12,7 @@ from datasets import Dataset
 from trl import ModelConfig
 
 from surefoot.errors import ConfigError
-from surefoot.rewards.functions import FunctionMembers, FunctionReward
+from surefoot.rewards.kinds.function import FunctionMembers, FunctionReward
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.run_online import OnlineScriptArguments, run_online

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
 from surefoot.errors import ConfigError, DataError, RunError
 from surefoot.rewards.anchors import AnchorStore
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.training.bridge import ANCHORS, STATE
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.grpo_trainer import VarianceAwareGRPOTrainer

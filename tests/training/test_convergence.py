@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
-from surefoot.rewards.functions import FunctionMembers, FunctionReward
+from surefoot.rewards.kinds.function import FunctionMembers, FunctionReward
 from surefoot.theory.exact import optimum
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.grpo_trainer import VarianceAwareGRPOTrainer

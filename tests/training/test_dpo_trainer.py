@@ -12,7 +12,7 @@ from trl import DPOConfig, DPOTrainer
 
 from surefoot.errors import ConfigError, DataError, VarianceError
 from surefoot.rewards.anchors import AnchorStore, group_anchors
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.training.dpo_config import VarianceAwareDPOConfig
 from surefoot.training.dpo_trainer import VarianceAwareDPOTrainer
 from surefoot.training.preference_weights import add_variances, add_weights, anchors_of

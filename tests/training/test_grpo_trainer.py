@@ -11,7 +11,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from surefoot.errors import ConfigError
 from surefoot.maths.advantages import group_relative
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.grpo_trainer import VarianceAwareGRPOTrainer
 from surefoot.training.token_recorder import TokenRecorder

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from surefoot.errors import ConfigError, DataError
 from surefoot.rewards.anchors import AnchorStore
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.training.prompt_anchors import PromptAnchors
 
 

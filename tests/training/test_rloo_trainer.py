@@ -19,7 +19,7 @@ from trl import RLOOConfig, RLOOTrainer
 
 from surefoot.errors import ConfigError, ModelError, VarianceError
 from surefoot.maths.advantages import leave_one_out
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.rewards.kinds.independent.source import IndependentMembers
 from surefoot.rewards.source import MemberSource
 from surefoot.training.bridge import STATE

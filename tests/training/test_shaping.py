@@ -12,7 +12,7 @@ from surefoot.errors import VarianceError
 from surefoot.maths.advantages import leave_one_out
 from surefoot.maths.objectives import Objective, preset
 from surefoot.rewards.anchors import AnchorStore, group_anchors
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.training.metrics import IdleWeights, ShareOfTime, penalty_share, summary, warn_if_unreliable
 from surefoot.training.shaping import ShapedRewards, shape_rewards
 from surefoot.types import Anchors, Calibration, VariancePrior

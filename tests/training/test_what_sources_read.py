@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from surefoot.data.messages import is_cut
 from surefoot.errors import VarianceError
 from surefoot.rewards.anchors import AnchorStore
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.training import best_of_n
 from surefoot.training.best_of_n import BestOfNArguments, run_best_of_n
 from surefoot.training.prepare_anchors import draw_completions

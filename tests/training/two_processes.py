@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset
 from torch.nn.parallel import DistributedDataParallel
 
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.training.distributed import end_training
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer

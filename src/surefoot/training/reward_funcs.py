@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.rewards.registry import load_source
 from surefoot.rewards.saved import SOURCE
 from surefoot.rewards.source import RewardSource

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.functions import FunctionMembers
 from surefoot.rewards.kinds.borrowed_variance import BorrowedVariance
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.rewards.kinds.mixed import MixedSources
 
 TEXTS = ["1", "5", "9"]

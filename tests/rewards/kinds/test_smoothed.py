@@ -16,7 +16,7 @@ from surefoot.maths.ensemble import degrees_of_freedom, sample_variance
 from surefoot.maths.smoothing import fit_log_variance
 from surefoot.rewards.anchors import AnchorStore, group_anchors
 from surefoot.rewards.config import reward_arguments
-from surefoot.rewards.functions import FunctionMembers
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.rewards.kinds.heads.config import HeadsConfig
 from surefoot.rewards.kinds.heads.fit import train_heads
 from surefoot.rewards.kinds.heads.source import SharedTrunkHeads

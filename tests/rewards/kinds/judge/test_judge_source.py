@@ -13,8 +13,8 @@ from datasets import Dataset
 from surefoot.cli.main import main
 from surefoot.errors import ConfigError, DataError
 from surefoot.rewards.anchors import group_anchors
-from surefoot.rewards.functions import FunctionMembers
 from surefoot.rewards.kinds.borrowed_variance import BorrowedVariance
+from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.rewards.kinds.judge import source as judge_source
 from surefoot.rewards.kinds.judge.access import JudgeAccess
 from surefoot.rewards.kinds.judge.config import JudgeConfig

@@ -46,22 +46,22 @@ def find_objects(text: str) -> Objects:
     outside: list[str] = []
     at_end, place = None, 0
     while (start := text.find("{", place)) >= 0:
-        found = _whole(text, start) or _odd(text, start)
-        outside.append(text[place : start if found else start + 1])
+        parsed = _whole(text, start) or _odd(text, start)
+        outside.append(text[place : start if parsed else start + 1])
         place = start + 1
-        if found is not None:
-            inside, place, at_end = found
+        if parsed is not None:
+            inside, place, at_end = parsed
             pairs += inside
     outside.append(text[place:])
     named = [[value for key, value in pairs if key.lower() == name] for name in _KEYS]
     return Objects(named[0] or named[1], at_end, "".join(outside))
 
 
-Found = tuple[Pairs, int, str | None]
+Parsed = tuple[Pairs, int, str | None]
 """(pairs of all depths, where the object ends, a number at the text's end)."""
 
 
-def _whole(text: str, start: int) -> Found | None:
+def _whole(text: str, start: int) -> Parsed | None:
     pairs: Pairs = []
 
     def keep(some: Pairs) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def _whole(text: str, start: int) -> Found | None:
     return pairs, end, None
 
 
-def _odd(text: str, start: int) -> Found | None:
+def _odd(text: str, start: int) -> Parsed | None:
     """Read an object that is almost JSON, or that the text's end cuts off; None if it is no object."""
     if not _BEGINS.match(text, start):
         return None

@@ -67,12 +67,12 @@ def read_rating(content: str, lowest: int, highest: int, finish: str = "") -> fl
     text = _unquoted(answer_of(content))
     if not text:
         raise Unreadable("empty reply: a thought alone" if content.strip() else "empty reply")
-    found, cut, scale = find_objects(text), finish in _CUT, range(lowest, highest + 1)
+    objects, cut, scale = find_objects(text), finish in _CUT, range(lowest, highest + 1)
     if cut and not text.startswith("{"):
-        found = Objects([], None, text)
-    if found.at_end is not None and finish != "stop" and _may_go_on(found.at_end, {*scale, *_OTHER_SCALES}):
-        found = Objects([], None, "")
-    values = {_number(value, highest) for value in found.ratings} or _said(found.outside, lowest, highest, cut)
+        objects = Objects([], None, text)
+    if objects.at_end is not None and finish != "stop" and _may_go_on(objects.at_end, {*scale, *_OTHER_SCALES}):
+        objects = Objects([], None, "")
+    values = {_number(value, highest) for value in objects.ratings} or _said(objects.outside, lowest, highest, cut)
     if len(values) != 1:
         few = "cut off before the rating" if cut else "no rating in the reply"
         raise Unreadable("several ratings in the reply" if values else few)
@@ -106,7 +106,7 @@ def _said(text: str, lowest: int, highest: int, cut: bool) -> set[float]:
     if cut:
         return set()
     plain = _scale(lowest, highest).sub(" ", text)
-    return {_of(found, highest) for found in _LABELLED.finditer(plain) if _stated(found, plain)}
+    return {_of(match, highest) for match in _LABELLED.finditer(plain) if _stated(match, plain)}
 
 
 def _scale(lowest: int, highest: int) -> re.Pattern[str]:
@@ -118,24 +118,24 @@ def _scale(lowest: int, highest: int) -> re.Pattern[str]:
     return re.compile(rf"\(?{words}(?:{either})", re.IGNORECASE)
 
 
-def _stated(found: re.Match[str], text: str) -> bool:
+def _stated(match: re.Match[str], text: str) -> bool:
     """Whether a labelled number is given as the rating: no range, no other quantity, none that is talked about."""
-    clause = re.split(r"[.!?;:,\n]", text[: found.start()])[-1]
+    clause = re.split(r"[.!?;:,\n]", text[: match.start()])[-1]
     if _DOUBT.search(clause):
         return False
-    if _ENDS.match(text, found.end()):
+    if _ENDS.match(text, match.end()):
         return True
-    goes_on = _GOES_ON.match(text, found.end())
+    goes_on = _GOES_ON.match(text, match.end())
     return goes_on is not None and not re.search(r"\d", text[goes_on.end() :].split("\n", 1)[0])
 
 
 def _number(value: Any, highest: int) -> float:
     """A value of JSON; a text may hold a number, and what it is out of."""
     if isinstance(value, str):
-        found = _BARE.fullmatch(value) if len(value) <= _LONGEST_NUMBER else None
-        if found is None:
+        match = _BARE.fullmatch(value) if len(value) <= _LONGEST_NUMBER else None
+        if match is None:
             raise Unreadable("rating of a wrong type")
-        return _of(found, highest)
+        return _of(match, highest)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Unreadable("rating of a wrong type")
     try:
@@ -147,10 +147,10 @@ def _number(value: Any, highest: int) -> float:
     return number
 
 
-def _of(found: re.Match[str], highest: int) -> float:
-    if found["of"] and float(found["of"]) != highest:
+def _of(match: re.Match[str], highest: int) -> float:
+    if match["of"] and float(match["of"]) != highest:
         raise Unreadable("rating on another scale")
-    return float(found["value"].replace(",", ".").replace("−", "-").replace("–", "-"))
+    return float(match["value"].replace(",", ".").replace("−", "-").replace("–", "-"))
 
 
 def read_distribution(reply: Reply, lowest: int, highest: int) -> tuple[float, float]:

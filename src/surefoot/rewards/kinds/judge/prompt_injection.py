@@ -129,16 +129,16 @@ def main(arguments: list[str] | None = None) -> None:
     words = parser.parse_args(arguments)
     given = (words.judge_endpoint, words.judge_key_variable, words.judge_cache)
     source = load_source(words.source, judge=JudgeAccess(*given) if words.judge_endpoint else None)
-    found = injection_report(source, step=words.step)
+    report = injection_report(source, step=words.step)
     table = Table("texts", "rated", f"rose by {words.step:g} or more", "mean change", "unscored")
-    for family, row in found.items():
+    for family, row in report.items():
         if isinstance(row, dict):
             shown = "–" if row["share"] is None else _interval(row)
             change = math.nan if row["mean_change"] is None else row["mean_change"]
             table.add_row(family, str(row["items"]), shown, f"{change:+.2f}", str(row["unscored"]))
     Console().print(table)
     if words.json is not None:
-        write_json(words.json, found)
+        write_json(words.json, report)
 
 
 def _interval(row: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ def reasoning_end(text: str) -> int:
     """
     if _FENCE.sub("", text).lstrip().startswith("{"):
         return 0
-    return max((found.end() for found in _CLOSE.finditer(text)), default=0)
+    return max((match.end() for match in _CLOSE.finditer(text)), default=0)
 
 
 def answer_of(content: str) -> str:
@@ -54,5 +54,5 @@ def answer_of(content: str) -> str:
 
 
 def _before_thought(text: str) -> str:
-    found = _OPEN.search(text)
-    return _MARKS.sub(" ", text if found is None else text[: found.start()]).strip()
+    opening = _OPEN.search(text)
+    return _MARKS.sub(" ", text if opening is None else text[: opening.start()]).strip()

@@ -25,13 +25,13 @@ def load_references(name: str) -> dict[str, Text]:
     column = next((key for key in ("reference", "completion", "chosen") if key in table.column_names), None)
     if column is None or "prompt" not in table.column_names:
         raise DataError(f"{name} needs columns prompt and reference; it has {', '.join(table.column_names)}")
-    found: dict[str, Text] = {}
+    answers: dict[str, Text] = {}
     for row, given in enumerate(table.select_columns(["prompt", column])):
         try:
             prompt, answer = read_completion({"prompt": given["prompt"], "completion": given[column]})
         except DataError as error:
             raise DataError(f"{name}: row {row}: {str(error).replace('completion', column)}") from None
         key = prompt_keys([prompt])[0]
-        if found.setdefault(key, answer) != answer:
+        if answers.setdefault(key, answer) != answer:
             raise DataError(f"{name}: row {row} has a second, different reference answer to its prompt; keep one")
-    return found
+    return answers

@@ -118,9 +118,9 @@ def _answered(tokens: list[_Token]) -> list[_Token]:
 
 
 def _alternatives(token: _Token) -> list[tuple[str, float]]:
-    found = [(_spaced(other.token), other.logprob) for other in token.top_logprobs or []]
+    listed = [(_spaced(other.token), other.logprob) for other in token.top_logprobs or []]
     said = (_spaced(token.token), token.logprob)
-    return found if said[0] in dict(found) else [*found, said]
+    return listed if said[0] in dict(listed) else [*listed, said]
 
 
 def _spaced(token: str) -> str:

@@ -110,13 +110,13 @@ class ReplyCache:
 
     def replies(self, keys: Iterable[str]) -> dict[str, Reply]:
         """The stored replies among these keys."""
-        wanted, found = list(dict.fromkeys(keys)), {}
+        wanted, replies = list(dict.fromkeys(keys)), {}
         for start in range(0, len(wanted), 500):
             some = wanted[start : start + 500]
             marks = ",".join("?" * len(some))
             rows = self._db.execute(f"select key, reply from replies where key in ({marks})", some)
-            found.update({key: Reply.from_json(reply) for key, reply in rows})
-        return found
+            replies.update({key: Reply.from_json(reply) for key, reply in rows})
+        return replies
 
     def claim(self, key: str, seconds: float, tokens: int, money: float, budget: tuple[float, float]) -> Claim:
         """Claim a call, so that nobody else makes it meanwhile.
@@ -162,8 +162,8 @@ class ReplyCache:
 
     def fact(self, name: str) -> str | None:
         """A value kept by `note`, such as the form of JSON that an endpoint takes; None if there is none."""
-        found = self._one("select value from facts where name = ?", name)
-        return None if found is None else str(found[0])
+        row = self._one("select value from facts where name = ?", name)
+        return None if row is None else str(row[0])
 
     def note(self, name: str, value: str) -> None:
         self._db.execute("insert or replace into facts values (?, ?)", (name, value))

@@ -55,7 +55,7 @@ class ReplyCounts:
             if not isinstance(outcome, Reply):
                 continue
             self.replies += 1
-            if reading.found is not None:
+            if reading.rating is not None:
                 self.read += 1
             else:
                 self.unread[reading.why] += 1

@@ -37,13 +37,13 @@ class Reading:
     Args:
         key: the call's.
         mark: the reply's, equal for copies; None without a reply.
-        found: (value, variance); None if it is missing.
+        rating: (value, variance); None if it is missing.
         why: it is missing.
     """
 
     key: str
     mark: str | None
-    found: tuple[float, float] | None
+    rating: tuple[float, float] | None
     why: str = ""
 
 
@@ -83,23 +83,23 @@ class Reader:
             min_valid: with fewer valid replicates all is NaN.
         """
         size = len(readings) // wordings
-        found = [self._wording(readings[v * size : (v + 1) * size], copied) for v in range(wordings)]
-        if sum(1 if math.isinf(wording.count) else wording.count for wording in found) < min_valid:
+        read = [self._wording(readings[v * size : (v + 1) * size], copied) for v in range(wordings)]
+        if sum(1 if math.isinf(wording.count) else wording.count for wording in read) < min_valid:
             return [math.nan] * (1 + 3 * wordings)
-        known = [wording.mean for wording in found if not math.isnan(wording.mean)]
-        columns = [(wording.mean, wording.variance, wording.count) for wording in found]
+        known = [wording.mean for wording in read if not math.isnan(wording.mean)]
+        columns = [(wording.mean, wording.variance, wording.count) for wording in read]
         return [sum(known) / len(known), *(value for column in columns for value in column)]
 
     def _wording(self, readings: Sequence[Reading], copied: set[str]) -> Wording:
-        read = [None if reading.key in copied else reading.found for reading in readings]
-        found = [value for value in (self._pairs(read) if self.paired else read) if value is not None]
-        if not found:
+        read = [None if reading.key in copied else reading.rating for reading in readings]
+        ratings = [value for value in (self._pairs(read) if self.paired else read) if value is not None]
+        if not ratings:
             return Wording(math.nan, math.nan, 0)
         if self.distribution:
-            return Wording(*found[0], math.inf)
-        if len(found) == 1:
-            return Wording(found[0][0], math.nan, 1)
-        values = [value for value, _ in found]
+            return Wording(*ratings[0], math.inf)
+        if len(ratings) == 1:
+            return Wording(ratings[0][0], math.nan, 1)
+        values = [value for value, _ in ratings]
         return Wording(fmean(values), variance(values), len(values))
 
     @staticmethod
@@ -115,7 +115,7 @@ class Reader:
 
 def missing(readings: Iterable[Reading], copied: set[str]) -> Counter[str]:
     """Count missing readings by reason."""
-    gone = [reading for reading in readings if reading.found is None or reading.key in copied]
+    gone = [reading for reading in readings if reading.rating is None or reading.key in copied]
     return Counter("a copy of another reply" if reading.key in copied else reading.why for reading in gone)
 
 

@@ -173,13 +173,13 @@ class JudgeSource(RewardSource):
         answers = ask(self.model, self.config, (asked.calls(*row) for row in rows), read)
         readings = list(chain.from_iterable(answers.read))
         copied = copies(readings)
-        found = [reader.row(some, self.num_wordings, copied, self.min_valid) for some in answers.read]
-        scores = torch.tensor(found, dtype=torch.float32).reshape(len(found), self.num_columns)
+        scored = [reader.row(some, self.num_wordings, copied, self.min_valid) for some in answers.read]
+        scores = torch.tensor(scored, dtype=torch.float32).reshape(len(scored), self.num_columns)
         unscored = int(scores[:, 0].isnan().sum())
         if unscored:
             why = unscored_reasons(missing(readings, copied), answers.refusal, self.heard.example, self.config.reading)
             few = f"unscored, with fewer than {self.min_valid} valid replies"
-            warnings.warn(f"'{self.name}' left {unscored} of {len(found)} completions {few} {why}", stacklevel=2)
+            warnings.warn(f"'{self.name}' left {unscored} of {len(scored)} completions {few} {why}", stacklevel=2)
         return scores
 
     def _references_of(self, prompts: Sequence[Text]) -> list[Text | None]:
@@ -198,8 +198,8 @@ class JudgeSource(RewardSource):
             scores: rows as `score` gave them.
             anchors: one for each row.
         """
-        found = self.components(scores, anchors)
-        means = {"variance_within": found.within.nanmean(), "variance_between": found.between.nanmean()}
+        parts = self.components(scores, anchors)
+        means = {"variance_within": parts.within.nanmean(), "variance_between": parts.between.nanmean()}
         known = {name: None if bool(value.isnan()) else float(value) for name, value in means.items()}
         return {"replies": self.heard.replies, "replies_read": self.heard.read, **known}
 
@@ -236,17 +236,17 @@ class JudgeSource(RewardSource):
     def _estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> RewardEstimate:
         if anchors is None:
             return RewardEstimate(mean=scores[:, 0])
-        found = self._components(scores, anchors, self.config.variance == "moderated")
+        parts = self._components(scores, anchors, self.config.variance == "moderated")
         return RewardEstimate(
-            mean=found.wordings.nanmean(dim=1),
-            members=found.wordings if self.num_wordings > 1 else None,
-            epistemic=self._asked(found),
-            degrees_of_freedom=found.freedom.clamp(min=0),
+            mean=parts.wordings.nanmean(dim=1),
+            members=parts.wordings if self.num_wordings > 1 else None,
+            epistemic=self._asked(parts),
+            degrees_of_freedom=parts.freedom.clamp(min=0),
         )
 
-    def _asked(self, found: Components) -> Float[Tensor, "batch"]:
+    def _asked(self, parts: Components) -> Float[Tensor, "batch"]:
         """The variance that `variance_of` names."""
-        return found.reply if self.config.variance_of == "reply" else found.mean
+        return parts.reply if self.config.variance_of == "reply" else parts.mean
 
     def _margins(
         self, chosen: Float[Tensor, "pairs columns"], rejected: Float[Tensor, "pairs columns"]
@@ -262,10 +262,10 @@ class JudgeSource(RewardSource):
         priors = Priors(known.within if known is not None and self.config.variance == "moderated" else None, None)
         # A margin is a reward that is centred by the other side: an anchor of one completion.
         other = Anchors(rejected, "dataset", rejected.new_ones(len(rejected)))
-        found = arithmetic.components(self._readings(chosen), other, priors, self._floor)
+        parts = arithmetic.components(self._readings(chosen), other, priors, self._floor)
         difference = self._readings(chosen).means - self._readings(rejected).means
         members = difference if self.num_wordings > 1 else None
-        return MarginEstimate(difference.nanmean(dim=1), self._asked(found), members)
+        return MarginEstimate(difference.nanmean(dim=1), self._asked(parts), members)
 
     def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
         readings = self._readings(scores)
@@ -294,8 +294,8 @@ class JudgeSource(RewardSource):
         if self.num_wordings < 4:
             return None
         anchor = self._readings(self._complete(scores, anchors).rows)
-        found = ensemble.reliability(ensemble.centre(self._readings(scores).means, anchor.means))
-        return None if math.isnan(found) else found
+        reliability = ensemble.reliability(ensemble.centre(self._readings(scores).means, anchor.means))
+        return None if math.isnan(reliability) else reliability
 
     def _calibration_anchor(self) -> Float[Tensor, "columns"] | None:
         """An anchor row of the wordings' means over the calibration set, taken as free of noise."""

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.errors import DataError, ModelError
-from surefoot.rewards.source import MemberSource, RewardSource, given_estimate, plain_constants
+from surefoot.rewards.registry import register
+from surefoot.rewards.source import FitJob, MemberSource, RewardSource, given_estimate, plain_constants
 from surefoot.rewards.trunk.text_encoder import check_rows
 from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 
@@ -59,6 +60,7 @@ class FunctionMembers(MemberSource):
         raise ModelError(f"{directory} holds no Python function; make the source in your own code")
 
 
+@register("function")
 class FunctionReward(RewardSource):
     """A reward and its variance, both given by one function.
 
@@ -107,6 +109,10 @@ class FunctionReward(RewardSource):
 
     def _constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
         return plain_constants(scores[:, 0])
+
+    @classmethod
+    def fit(cls, job: FitJob) -> RewardSource:
+        raise ModelError("kind: function is made in Python (surefoot.FunctionReward or FunctionMembers), not trained")
 
     def save(self, directory: str | Path) -> None:
         raise ModelError(f"'{self.name}' is a Python function and can't be saved; save the module it lives in")
