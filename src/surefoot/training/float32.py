@@ -99,7 +99,7 @@ def _raised(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def _raised_while_run(layer: nn.Module) -> Iterator[None]:
-    held: list[tuple[dict[str, Any], str, Tensor]] = []
+    held: list[tuple[nn.Module, str, Tensor]] = []
 
     def before(module: nn.Module, args: Any) -> None:
         held.extend(_raise(module.modules()))
@@ -116,26 +116,34 @@ def _raised_while_run(layer: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-def _raise(modules: Iterable[nn.Module]) -> list[tuple[dict[str, Any], str, Tensor]]:
+def _raise(modules: Iterable[nn.Module]) -> list[tuple[nn.Module, str, Tensor]]:
     """Replace half-precision parameters and buffers by float32 copies; returns what was replaced.
 
     The parameters themselves are not changed, since optimizers and DDP hold references to them.
     """
-    held: list[tuple[dict[str, Any], str, Tensor]] = []
+    held: list[tuple[nn.Module, str, Tensor]] = []
     copies: dict[int, Tensor] = {}
     for module in modules:
-        for place, wrap in ((module._parameters, True), (module._buffers, False)):
-            for name, value in place.items():
-                if value is None or value.dtype not in _HALF:
-                    continue
-                if id(value) not in copies:  # tied weights are copied once
-                    copy = value.detach().float()
-                    copies[id(value)] = nn.Parameter(copy, requires_grad=False) if wrap else copy
-                held.append((place, name, value))
-                place[name] = copies[id(value)]  # type: ignore[assignment]
+        for name, value in _own_tensors(module):
+            if value.dtype not in _HALF:
+                continue
+            if id(value) not in copies:  # tied weights are copied once
+                copy = value.detach().float()
+                parameter = isinstance(value, nn.Parameter)
+                copies[id(value)] = nn.Parameter(copy, requires_grad=False) if parameter else copy
+            held.append((module, name, value))
+            setattr(module, name, copies[id(value)])
     return held
 
 
-def _lower(held: list[tuple[dict[str, Any], str, Tensor]]) -> None:
-    for place, name, value in held:
-        place[name] = value
+def _lower(held: list[tuple[nn.Module, str, Tensor]]) -> None:
+    for module, name, value in held:
+        setattr(module, name, value)
+
+
+def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """The module's own parameters and buffers, without those of its parts."""
+    return [
+        *module.named_parameters(recurse=False, remove_duplicate=False),
+        *module.named_buffers(recurse=False, remove_duplicate=False),
+    ]

@@ -178,13 +178,13 @@ def ensure_reference_on_disk(model: Any, output_dir: str | Path, beta: float) ->
     """
     if not isinstance(model, PreTrainedModel) or is_peft_model(model) or beta == 0.0:
         return
-    name = getattr(model.config, "_name_or_path", "") or ""
+    name = getattr(model.config, "name_or_path", "") or ""
     if not name:
         folder = Path(output_dir) / "reference"
         if PartialState().is_main_process:
             model.save_pretrained(folder)
         PartialState().wait_for_everyone()
-        model.config._name_or_path = str(folder)
+        model.config.name_or_path = str(folder)
     elif Path(name).is_dir() and not any(Path(name).glob("*.safetensors*")):
         raise ModelError(
             f"the reference model is rebuilt from {name}, but that directory holds no *.safetensors weights"

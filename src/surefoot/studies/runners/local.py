@@ -97,6 +97,7 @@ def run_tasks(
     """
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
+    others = set(multiprocessing.active_children())
     with _one_thread_each(), ProcessPoolExecutor(workers, context, _start_worker, (counter,)) as pool:
         futures = [pool.submit(function, *task) for task in tasks]
         try:
@@ -108,7 +109,7 @@ def run_tasks(
                 "to go on, with fewer workers if memory is short"
             ) from error
         except BaseException:
-            for process in list((pool._processes or {}).values()):
+            for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
