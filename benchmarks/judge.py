@@ -12,8 +12,8 @@ openai client alone, for what it costs: with a connection for each request, as t
 are kept; and with its usual transport and response models. CPU is the process's own (user and system), so a loaded
 machine inflates it; `--turns` repeats everything and the best is shown beside the median, and each turn says how much
 of a CPU other processes took. `--idle S` waits up to S seconds before each row until they take less than 0.15 of one
-(Linux); on a machine that is never idle, `chrt -r 1 python benchmarks/judge.py` has the CPU before them. `--awake` runs
-a loop of idle priority on each CPU, which gives way to everything: a virtual machine's CPU that sleeps wakes late
+(Linux); on a machine that is never idle, `chrt -r 1 python benchmarks/judge.py` has the CPU before them. `--awake`
+runs a loop of idle priority on each CPU, which gives way to everything: a virtual machine's CPU that sleeps wakes late
 (others' CPU then counts the loops). The targets, on an idle machine: at least 90% of ideal at 1 s (`--latency 1`), 75%
 at 100 ms.
 
