@@ -6,17 +6,18 @@ own KL with the coefficient (docs/method.md 8).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from surefoot.errors import VarianceError
 from surefoot.maths.objectives import Objective, aggregate, weights
 from surefoot.types import RewardEstimate
 
-__all__ = ["ShapedReward", "shape_reward"]
+__all__ = ["ShapedReward", "penalty_share", "shape_reward", "spread_within"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,3 +71,42 @@ def shape_reward(
     coefficient = beta * weight
     constant = -coefficient if objective.form == "literal" else torch.zeros_like(weight)
     return ShapedReward(reward, constant, weight, coefficient)
+
+
+def spread_within(values: Float[Tensor, "batch"], groups: Int[Tensor, "batch"] | None) -> float:
+    """Root mean square of the deviations from each prompt's mean (divisor: the number of rows), in float64.
+
+    Args:
+        values: (batch,) known values.
+        groups: (batch,) prompt ids; None takes the deviations from the mean over all rows.
+
+    >>> spread_within(torch.tensor([0.0, 2.0, 5.0, 7.0]), torch.tensor([0, 0, 1, 1]))
+    1.0
+    """
+    known = values.double()
+    if groups is None:
+        return float((known - known.mean()).square().mean().sqrt())
+    _, place = torch.unique(groups, return_inverse=True)
+    count = torch.bincount(place).double()
+    mean = torch.zeros_like(count).index_add_(0, place, known) / count
+    return float((known - mean[place]).square().mean().sqrt())
+
+
+def penalty_share(
+    reward: Float[Tensor, "batch"], penalty: Float[Tensor, "batch"], groups: Int[Tensor, "batch"] | None
+) -> float:
+    """Spread of the penalty among a prompt's completions over that of their rewards (docs/method.md 10).
+
+    1 for the optimum of the penalised objective, where βw ln(π/π₀) = r̃ − const; about 0 while the penalty is
+    negligible. NaN where no rewards differ.
+
+    Args:
+        reward: (batch,) r̃.
+        penalty: (batch,) what is taken from it, as βw ln(π/π₀), in reward.
+        groups: (batch,) prompt ids, or None (`spread_within`).
+
+    >>> penalty_share(torch.tensor([0.0, 4.0]), torch.tensor([0.0, 1.0]), torch.tensor([0, 0]))
+    0.25
+    """
+    spread = spread_within(reward, groups)
+    return spread_within(penalty, groups) / spread if spread > 0 else math.nan

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.maths.objectives import Objective, effective_sample_size
+from surefoot.maths.penalty import spread_within
 from surefoot.rewards.source import RewardSource
 from surefoot.training.shaping import ShapedRewards
 from surefoot.types import Calibration
@@ -157,13 +158,7 @@ def _effect(shaped: ShapedRewards) -> float:
 def _deviation(values: Float[Tensor, "batch"], shaped: ShapedRewards) -> float:
     """Root mean square of the deviations from the prompt's mean, over scored completions."""
     scored, groups = shaped.estimate.scored, shaped.estimate.groups
-    known = values[scored].double()
-    if groups is None:
-        return float((known - known.mean()).square().mean().sqrt())
-    _, place = torch.unique(groups[scored], return_inverse=True)
-    count = torch.bincount(place).double()
-    mean = torch.zeros_like(count).index_add_(0, place, known) / count
-    return float((known - mean[place]).square().mean().sqrt())
+    return spread_within(values[scored], None if groups is None else groups[scored])
 
 
 def _weight_summary(weight: Float[Tensor, "scored"], objective: Objective) -> dict[str, float]:
