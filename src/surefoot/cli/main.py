@@ -27,6 +27,7 @@ COMMANDS = {
     "rloo": "align a language model with TRL's RLOO and the variance-aware objective",
     "grpo": "the same with TRL's GRPO",
     "dpo": "align offline with TRL's DPO, log-ratios weighted by the variance",
+    "verl": "PPO with a critic, RLOO, GRPO or REINFORCE++ on verl, the KL weighted by the variance",
     "bon": "sample n completions of each prompt and keep the best",
 }
 
