@@ -13,7 +13,7 @@ __all__ = ["COLOURS", "DARK", "GREY", "GRID", "INK", "LABEL", "PAPER", "RULE", "
 
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7A5195", "#6B6B00")
 """Okabe and Ito's palette without its yellow, which is too light for lines, and two more; told apart by dashes too."""
-_DASHES = ("", "7 3", "2 3", "9 3 2 3", "", "5 2", "1 2", "9 2", "3 2")
+_DASHES = ("", "7 3", "2 3", "9 3 2 3", "14 3", "5 2", "1 2", "9 2", "3 2")
 GREY = "#6b6b72"
 INK = "#1d1d1f"
 LABEL = "#44444a"

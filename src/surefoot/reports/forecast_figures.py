@@ -13,6 +13,10 @@ from surefoot.reports.wording import number
 __all__ = ["forecast_figure", "shown_objectives"]
 
 Row = dict[str, Any]
+Point = tuple[float, float, float, float]
+"""(KL, value, low, high)."""
+_BANDS = 4
+"""Up to so many curves each have their band."""
 
 
 def shown_objectives(forecast: dict[str, Any], judge: str) -> list[str]:
@@ -60,10 +64,11 @@ def forecast_figure(forecast: dict[str, Any], judge: str, figure: str) -> Drawin
     )
     if not is_risk:
         axes.level(0.0)
-    for place, points in enumerate(curves.values()):
+    banded = [] if is_risk else _banded(curves, forecast["baseline"])
+    for place, (name, points) in enumerate(curves.items()):
         colour, dash = style_of(place)
         kl, middle, low, high = zip(*points, strict=True)
-        if not is_risk:
+        if name in banded:
             axes.band(kl, low, high, (colour, dash), place)
         axes.curve(kl, middle, colour, 2.4, dash=dash)
     for row in dots:
@@ -73,12 +78,19 @@ def forecast_figure(forecast: dict[str, Any], judge: str, figure: str) -> Drawin
     return axes.drawing
 
 
+def _banded(curves: dict[str, list[Point]], baseline: str) -> list[str]:
+    """Curves with a band: all, or of many the baseline and the one that ends highest."""
+    if len(curves) <= _BANDS:
+        return list(curves)
+    return [baseline, max(curves, key=lambda name: curves[name][-1][1])]
+
+
 def _is_shown(row: Row, forecast: dict[str, Any], judge: str) -> bool:
     return bool(row["judge"] == judge and row["objective"] == forecast["baseline"])
 
 
-def _points(rows: list[Row], name: str, judge: str, figure: str) -> list[tuple[float, float, float, float]]:
-    """(KL, value, low, high) from the reference on; budgets that can't be reached are left out."""
+def _points(rows: list[Row], name: str, judge: str, figure: str) -> list[Point]:
+    """Points from the reference on; budgets that can't be reached are left out."""
     points = [(0.0, 0.0, 0.0, 0.0)]
     for row in rows:
         held = row[judge]
