@@ -15,8 +15,8 @@ FEW = 4.0
 RULES = {
     "acceptable": f"the gain's interval is above 0, the risk at most {MAX_RISK:.0%}, the prompt risk at most "
     f"{MAX_PROMPT_RISK:.0%}, and at least {FEW:g} candidates of a prompt still count",
-    "choice": f"of the acceptable policies, those with at least {ALIKE:.0%} of the largest gain; of these the one with "
-    "the smallest prompt risk, then the smallest budget, then the simplest objective",
+    "choice": f"of the acceptable policies, those with at least {ALIKE:.0%} of the largest gain; of these the one "
+    "with the smallest prompt risk, then the smallest budget, then the simplest objective",
     "judge": "the true reward where it is given, otherwise the draws",
     "none": "without an acceptable policy: don't train against this reward",
 }
