@@ -12,6 +12,7 @@ from surefoot.metrics.intervals import Interval
 from surefoot.reports.axes import Axes
 from surefoot.reports.drawing import COLOURS, DARK, Drawing, dark_rules, style_of, text_width
 from surefoot.reports.figures import frame, line_of_words, name_rows, panels, word_rows
+from surefoot.reports.forecast_figures import forecast_figure
 from surefoot.reports.theory_figures import theory_figures
 
 THEORY = Path(__file__).parents[2] / "docs" / "results" / "theory" / "theory.json"
@@ -119,6 +120,21 @@ def test_frames_are_within_their_drawing() -> None:
         assert 0 < each.left < each.right <= each.drawing.width
         assert 0 < each.top < each.bottom <= each.drawing.height - 36
     assert [rows[0].top < y < rows[0].bottom for y in middles] == [True, True]
+
+
+@pytest.mark.parametrize(("count", "banded"), [(4, 4), (5, 2)])
+def test_of_many_forecasts_two_have_a_band(count: int, banded: int) -> None:
+    """The baseline and the one that ends highest; each band has two edges."""
+    names = ["vanilla", "variance_aware", "lcb:1", "variance_aware_lcb:1", "uwo:1"][:count]
+    rows = [
+        {"objective": name, "kl_budget": 1.0,
+         "draws": {"gain": {"value": place / 10, "low": place / 10 - 0.1, "high": place / 10 + 0.1}}}
+        for place, name in enumerate(names)
+    ]  # fmt: skip
+    drawn = forecast_figure(
+        {"rows": rows, "baseline": "vanilla", "best_of_n": [], "kl_budgets": [1.0]}, "draws", "gain"
+    )
+    assert len([part for part in drawn.parts if 'stroke-width="0.9"' in part]) == 2 * banded
 
 
 @pytest.mark.parametrize("name", ["closed_form", "theorem", "estimated_variance", "frontier", "correlated"])
