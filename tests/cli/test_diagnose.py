@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset
@@ -81,6 +82,42 @@ def test_a_smoothed_and_a_linear_source(policy_path: Path, pairs: Path, tmp_path
     assert one["heterogeneity"]["has_prior"] is False
     assert found["linear"]["members"] is None
     assert found["linear"]["heterogeneity"]["reliability"] == 1.0
+
+
+def test_it_knows_the_pairs_that_its_source_held_out(
+    policy_path: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a dataset, and with the one that it was trained from; a split of one's own is taken whole."""
+    common = [f"--dataset_name={pairs}", f"--model_name_or_path={policy_path}", "--held_out=0.4", "--max_length=16"]
+    out, folder = tmp_path / "linear", tmp_path / "linear" / "source"
+    assert main(["reward", "--kind=linear", *common, f"--output_dir={out}"]) == 0
+    metrics = json.loads((out / "record.json").read_text())["metrics"]
+
+    def diagnosed(*words: str) -> dict[str, Any]:
+        assert main(["diagnose", "--source", str(folder), "--far_items=0", *words]) == 0
+        return dict(json.loads((folder / "diagnose.json").read_text()))
+
+    for words in ((), ("--dataset", str(pairs))):
+        found = diagnosed(*words)
+        assert found["pairs"] == metrics["held_out_pairs"] < 40
+        assert found["accuracy"]["overall"]["value"] == metrics["accuracy_of_mean"]
+        assert found["data"]["same_as_card"] is True
+        assert found["data"]["left_out"] == metrics["train_pairs"]
+        assert "WARNING" not in capsys.readouterr().err
+        assert "trained on these pairs" not in (folder / "diagnose.html").read_text().lower()
+
+    found = diagnosed("--dataset", str(pairs), "--split", "train")
+    assert (found["pairs"], found["data"]["training"]) == (40, metrics["train_pairs"])
+    assert f"WARNING: The source was trained on {metrics['train_pairs']} of these 40" in capsys.readouterr().err
+    page = (folder / "diagnose.html").read_text()
+    assert page.index("Trained on these pairs.") < page.index("In short")
+
+    (folder / "pairs.safetensors").unlink()  # a source of an earlier version
+    found = diagnosed("--dataset", str(pairs))
+    assert (found["pairs"], found["data"]["training"]) == (40, None)
+    assert "is unknown: its training pairs are not recorded" in (folder / "diagnose.html").read_text()
+    assert main(["diagnose", "--source", str(folder)]) == 1
+    assert "which pairs the source held out isn't recorded beside it" in capsys.readouterr().err
 
 
 def test_benchmarks_are_read_and_written_back(

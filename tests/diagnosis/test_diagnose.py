@@ -330,6 +330,7 @@ def test_a_source_is_known_by_its_content(tmp_path: Path) -> None:
     first = source_hash(source, tmp_path)
     (tmp_path / "calibration.json").write_text("{}")
     (tmp_path / "diagnose.json").write_text("{}")
+    (tmp_path / "pairs.safetensors").write_bytes(b"keys")
     (tmp_path / "scores").mkdir()
     (tmp_path / "scores" / "x.json").write_text("{}")
     assert source_hash(source, tmp_path) == first

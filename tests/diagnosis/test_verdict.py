@@ -45,7 +45,7 @@ def test_a_source_that_sees_everything() -> None:
     assert verdict.weighting == "likely"
     assert verdict.advice == []
     assert "0.64 [0.62, 0.66] of 400 pairs" in verdict.lines[0]
-    assert "larger on 3 of 3 kinds" in " ".join(verdict.lines)
+    assert "larger, beyond chance, on 3 of 3 kinds" in " ".join(verdict.lines)
 
 
 @pytest.mark.parametrize(
@@ -122,10 +122,10 @@ def test_fooled_and_unaware() -> None:
     found = figures()
     found["far"]["constant"] |= {"auroc": interval(0.4), "preferred": interval(0.9)}
     verdict = judge(found)
-    assert any("fooled and doesn't know it by one constant answer" in line for line in verdict.lines)
+    assert any("It prefers one constant answer to the ordinary replies" in line for line in verdict.lines)
     assert any("rejected sides" in line for line in verdict.advice)
     found["far"]["constant"]["auroc"] = interval(0.9)  # fooled, but it knows
-    assert not any("fooled" in line for line in judge(found).lines)
+    assert not any("prefers" in line for line in judge(found).lines)
 
 
 def test_advice_follows_its_figure() -> None:
@@ -149,5 +149,28 @@ def test_unknown_figures_are_said_to_be_unknown() -> None:
     }
     found["far"] = {}
     verdict = judge(found)
-    assert verdict.weighting == "unlikely"
-    assert any("made no mistake" in line for line in verdict.lines)
+    assert verdict.weighting == "unknown"
+    assert any("Whether the variance predicts mistakes is unknown" in line for line in verdict.lines)
+    assert any("Far texts were not scored" in line for line in verdict.lines)
+    assert not any("doesn't predict" in line for line in verdict.lines)
+
+
+def test_what_was_not_measured_does_not_speak_against_weighting() -> None:
+    """Without far texts a source that predicts mistakes is possible, and one that doesn't is unknown."""
+    found = figures() | {"far": {}}
+    assert judge(found).weighting == "possible"
+    blind_to_mistakes(found)
+    verdict = judge(found)
+    assert verdict.weighting == "unknown"
+    assert verdict.lines[1].startswith("Weighting")
+    assert verdict.lines[1].endswith("and far texts were not scored.")
+    found["heterogeneity"]["reliability"] = 0.1
+    assert judge(found).weighting == "unlikely"
+
+
+def test_a_share_that_is_estimated_below_nothing_is_none_of_it() -> None:
+    found = figures()
+    found["disagreement"]["offset_per_prompt"] = -0.004
+    assert judge(found).lines[-1].startswith("0% of the members' raw variance")
+    found["disagreement"]["offset_per_prompt"] = None
+    assert not any("raw variance" in line for line in judge(found).lines)

@@ -183,7 +183,9 @@ def test_weights_that_are_no_numbers(stolen: Path, kind: str, file: str, number:
         load_source(stolen / kind, CPU)
 
 
-@pytest.mark.parametrize("file", ["heads.safetensors", "trunk/model.safetensors", "trunk/tokenizer.json"])
+@pytest.mark.parametrize(
+    "file", ["heads.safetensors", "pairs.safetensors", "trunk/model.safetensors", "trunk/tokenizer.json"]
+)
 @pytest.mark.parametrize("held", [b"", b"\xff" * 64, b"[" * 20_000])
 def test_broken_parts(stolen: Path, file: str, held: bytes) -> None:
     (stolen / "heads" / file).write_bytes(held)

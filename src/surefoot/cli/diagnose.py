@@ -19,15 +19,21 @@ class DiagnoseConfig:
     dataset: str | None = field(
         default=None,
         metadata={
-            "help": "Held-out preferences (TRL's formats, RewardBench v1 or v2); the held-out split of the source's "
-            "own training if not given."
+            "help": "Held-out preferences (TRL's formats, RewardBench v1 or v2); if not given, the pairs that "
+            "`surefoot reward` held out."
         },
     )
     source: str | None = field(default=None, metadata={"help": "Directory or hub name of a reward source."})
     models: list[str] | None = field(
         default=None, metadata={"help": "Existing reward models, directories or hub names, taken as members."}
     )
-    split: str | None = field(default=None, metadata={"help": "Split of the dataset."})
+    split: str | None = field(
+        default=None,
+        metadata={
+            "help": "Split of the dataset. If not given, and the dataset is the one that the source was trained from, "
+            "only the pairs that `surefoot reward` held out are taken."
+        },
+    )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
     plain_text: bool = field(
         default=False,
@@ -66,7 +72,7 @@ def run(arguments: list[str]) -> None:
     from rich.console import Console
 
     from surefoot.data.comparisons import load_comparisons
-    from surefoot.diagnosis import check_source, diagnose, score_comparisons
+    from surefoot.diagnosis import check_source, diagnose, keep_held_out, score_comparisons
     from surefoot.files import write_json
     from surefoot.locks import LOCK, hold
     from surefoot.reports.diagnosis import build_diagnosis, print_diagnosis
@@ -76,6 +82,7 @@ def run(arguments: list[str]) -> None:
 
     quieten()
     (config,) = parse((DiagnoseConfig,), arguments, "diagnose", judges=True)
+    own, given_split = config.dataset is None, config.split is not None
     _complete(config)
     console = Console()
     comparisons = load_comparisons(
@@ -88,6 +95,9 @@ def run(arguments: list[str]) -> None:
     others = None if config.completions is None else _completions(config.completions)
     source = _source(config, comparisons)
     check_source(source)
+    left_out = 0
+    if not given_split:
+        comparisons, left_out = keep_held_out(comparisons, source.training_pairs, required=own)
     anchors = None if config.anchor_file is None else AnchorStore.load(config.anchor_file, source)
     folder = Path(config.output_dir or config.source or ".")
     key = source_hash(source, config.source)
@@ -101,8 +111,10 @@ def run(arguments: list[str]) -> None:
             prompts, completions, truth = others
             rows = score_texts(source, prompts, completions, cache=cache, on_progress=partial(show, "completions"))
             samples = (rows, prompts, truth)
-    diagnosis = diagnose(source, comparisons, scored, samples=samples, anchors=anchors)
+    diagnosis = diagnose(source, comparisons, scored, samples=samples, anchors=anchors, left_out=left_out)
     print_diagnosis(console, diagnosis)
+    if diagnosis["data"]["warning"] is not None:
+        Console(stderr=True).print(f"[bold red]WARNING:[/] {diagnosis['data']['warning']}", soft_wrap=True)
     if hasattr(source, "heard") and source.heard.replies:
         console.print(source.heard.line)
     settings = given_settings(arguments) | {"dataset": config.dataset, "split": config.split}
@@ -118,6 +130,7 @@ def _complete(config: DiagnoseConfig) -> None:
     from surefoot.errors import ConfigError
     from surefoot.files import read_json
     from surefoot.records import RECORD
+    from surefoot.rewards.saved import PAIRS
 
     if (config.source is None) == (config.models is None):
         raise ConfigError("give either source (a directory or hub name) or models (a list of reward models)")
@@ -131,9 +144,15 @@ def _complete(config: DiagnoseConfig) -> None:
         return
     record = Path(config.source or ".").parent / RECORD
     trained = read_json(record)["config"] if config.source is not None and record.exists() else {}
-    if trained.get("dataset_test_split") is None:
-        raise ConfigError("dataset is missing; give held-out preferences (a file, a directory or a hub name)")
-    config.dataset, config.split = trained["dataset_name"], trained["dataset_test_split"]
+    test_split = trained.get("dataset_test_split")
+    known = test_split is not None or Path(config.source or ".", PAIRS).exists()
+    if "dataset_name" not in trained or not known:
+        raise ConfigError(
+            "dataset is missing, and which pairs the source held out isn't recorded beside it; give held-out "
+            "preferences (a file, a directory or a hub name)"
+        )
+    config.dataset, config.dataset_config = trained["dataset_name"], trained.get("dataset_config")
+    config.split = config.split or test_split or trained.get("dataset_train_split")
     config.bad_rows = trained.get("bad_rows", config.bad_rows)
 
 

@@ -34,6 +34,7 @@ from surefoot.rewards.hub import download
 from surefoot.rewards.kinds.judge.access import JudgeAccess, given
 from surefoot.rewards.saved import CALIBRATION, DIAGNOSIS, SOURCE, check_finite, check_folder, read_source
 from surefoot.rewards.source import MemberSource, RewardSource
+from surefoot.rewards.training_pairs import TrainingPairs
 from surefoot.types import Calibration
 
 __all__ = ["ENTRY_POINTS", "known_kinds", "load_source", "register", "source_class"]
@@ -146,7 +147,7 @@ def load_source(
 
 
 def _with_figures(source: RewardSource, folder: Path) -> RewardSource:
-    """The source with what was measured of it, if it lies beside: calibration and diagnosis."""
+    """The source with what lies beside it: calibration, diagnosis, and which pairs it was trained on."""
     if (folder / CALIBRATION).exists():
         source.calibration = Calibration.from_dict(check_finite(folder / CALIBRATION))
         source.variance_factor = source.calibration.variance_factor
@@ -156,4 +157,5 @@ def _with_figures(source: RewardSource, folder: Path) -> RewardSource:
             source.variance_kind = variance
     if (folder / DIAGNOSIS).exists():
         source.diagnosis = dict(read_json(folder / DIAGNOSIS))
+    source.training_pairs = TrainingPairs.load(folder)
     return source

@@ -20,6 +20,7 @@ from surefoot.rewards.kinds.smoothed import smooth_variance
 from surefoot.rewards.registry import source_class
 from surefoot.rewards.saved import SOURCE, save_calibration
 from surefoot.rewards.source import FitJob, MemberSource, RewardSource
+from surefoot.rewards.training_pairs import TrainingPairs
 from surefoot.rewards.trunk.loading import check_templates, template_objection
 
 __all__ = ["run_reward"]
@@ -73,6 +74,7 @@ def _run(
     report("held-out pairs", 1.0)
     save_calibration(folder / "source", source.calibration)
     write_card(folder / "source", source)
+    TrainingPairs.of(train, held_out).save(folder / "source")
     metrics |= {"train_pairs": len(train), "train_seconds": trained, "seconds": time.perf_counter() - start}
     record = make_record("reward", settings, seed=args.seed, data_hash=data_hash(train, held_out), metrics=metrics)
     write_record(folder, record)
