@@ -10,13 +10,12 @@ from datasets import Dataset
 from safetensors.numpy import save_file
 
 from surefoot.data.comparisons import Comparisons
-from surefoot.data.pair_keys import pair_keys
+from surefoot.data.training_pairs import TrainingPairs, pair_keys
 from surefoot.diagnosis import keep_held_out
 from surefoot.diagnosis.card import compare_with_card
 from surefoot.diagnosis.data_seen import look_up
 from surefoot.errors import DataError, ModelError
 from surefoot.maths.ensemble import VariancePrior
-from surefoot.rewards.training_pairs import TrainingPairs
 from surefoot.types import Calibration
 
 

@@ -127,10 +127,10 @@ def run(arguments: list[str]) -> None:
 
 def _complete(config: DiagnoseConfig) -> None:
     """Fill in what the source's own training recorded, and refuse what is contradictory."""
+    from surefoot.data.training_pairs import PAIRS
     from surefoot.errors import ConfigError
     from surefoot.files import read_json
     from surefoot.records import RECORD
-    from surefoot.rewards.saved import PAIRS
 
     if (config.source is None) == (config.models is None):
         raise ConfigError("give either source (a directory or hub name) or models (a list of reward models)")

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surefoot.data.comparisons import Comparisons
-from surefoot.data.pair_keys import pair_keys
+from surefoot.data.training_pairs import TrainingPairs, pair_keys
 from surefoot.errors import DataError
-from surefoot.rewards.training_pairs import TrainingPairs
 
 __all__ = ["DataSeen", "keep_held_out", "look_up"]
 

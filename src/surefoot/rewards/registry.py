@@ -27,6 +27,7 @@ from typing import TypeVar
 import torch
 from safetensors import SafetensorError
 
+from surefoot.data.training_pairs import TrainingPairs
 from surefoot.errors import ConfigError, ModelError, SurefootError
 from surefoot.files import read_json
 from surefoot.rewards import kinds
@@ -34,7 +35,6 @@ from surefoot.rewards.hub import download
 from surefoot.rewards.kinds.judge.access import JudgeAccess, given
 from surefoot.rewards.saved import CALIBRATION, DIAGNOSIS, SOURCE, check_finite, check_folder, read_source
 from surefoot.rewards.source import MemberSource, RewardSource
-from surefoot.rewards.training_pairs import TrainingPairs
 from surefoot.types import Calibration
 
 __all__ = ["ENTRY_POINTS", "known_kinds", "load_source", "register", "source_class"]

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 
 from surefoot.data.preferences import data_hash, load_preferences, split_by_prompt
+from surefoot.data.training_pairs import TrainingPairs
 from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.anchors import group_anchors
@@ -20,7 +21,6 @@ from surefoot.rewards.kinds.smoothed import smooth_variance
 from surefoot.rewards.registry import source_class
 from surefoot.rewards.saved import SOURCE, save_calibration
 from surefoot.rewards.source import FitJob, MemberSource, RewardSource
-from surefoot.rewards.training_pairs import TrainingPairs
 from surefoot.rewards.trunk.loading import check_templates, template_objection
 
 __all__ = ["run_reward"]

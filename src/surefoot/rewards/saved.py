@@ -25,7 +25,6 @@ from surefoot.types import Calibration
 __all__ = [
     "CALIBRATION",
     "DIAGNOSIS",
-    "PAIRS",
     "SOURCE",
     "base_of",
     "check_finite",
@@ -39,7 +38,6 @@ __all__ = [
 SOURCE = "source.json"
 CALIBRATION = "calibration.json"
 DIAGNOSIS = "diagnose.json"
-PAIRS = "pairs.safetensors"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _POOLINGS = ("last", "mean", "cls")
 

@@ -12,10 +12,11 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from surefoot.data.training_pairs import PAIRS
 from surefoot.errors import naming_rows
 from surefoot.files import fingerprint, whole_directory
 from surefoot.rewards.kinds.independent.source import IndependentMembers
-from surefoot.rewards.saved import CALIBRATION, DIAGNOSIS, PAIRS
+from surefoot.rewards.saved import CALIBRATION, DIAGNOSIS
 from surefoot.rewards.source import RewardSource
 from surefoot.rewards.trunk.feature_cache import weights_hash
 from surefoot.types import Text

@@ -23,9 +23,9 @@ from datasets import Dataset
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from surefoot.data.training_pairs import TrainingPairs
 from surefoot.errors import DataError, ModelError
 from surefoot.maths import ensemble
-from surefoot.rewards.training_pairs import TrainingPairs
 from surefoot.rewards.trunk.text_encoder import TextEncoder
 from surefoot.types import ANCHOR_KINDS, Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 

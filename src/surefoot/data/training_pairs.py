@@ -1,7 +1,10 @@
-"""Keep the keys of the pairs that a source was trained on and measured on, beside the source."""
+"""Recognise the pairs that a source was trained on by their texts, whatever file, layout or order they come in."""
 
 from __future__ import annotations
 
+import hashlib
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,14 +12,32 @@ import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from surefoot.data.pair_keys import pair_keys
+from surefoot.data.messages import plain_text
 from surefoot.errors import ModelError
 from surefoot.files import whole_file
-from surefoot.rewards.saved import PAIRS, read_tensors
+from surefoot.types import Text
 
-__all__ = ["TrainingPairs"]
+__all__ = ["PAIRS", "TrainingPairs", "pair_keys"]
+
+PAIRS = "pairs.safetensors"
+"""Their file, beside a source."""
+
+
+def pair_keys(prompts: Iterable[Text], chosen: Iterable[Text], rejected: Iterable[Text]) -> NDArray[np.int64]:
+    """Hash each pair to 64 bits: (pairs,), equal for equal pairs.
+
+    Roles, Unicode composition and white space are ignored, and so is which side was chosen: a pair with the other
+    label is the same pair. Two different pairs of a million share a key with a probability of about 3e-8.
+
+    >>> one, other = pair_keys(["why?"] * 2, ["a b", "c"], ["c", "a  b"])
+    >>> bool(one == other)
+    True
+    """
+    rows = zip(prompts, chosen, rejected, strict=True)
+    return np.array([_key(*(_normal(text) for text in row)) for row in rows], dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +75,19 @@ class TrainingPairs:
         path = Path(folder) / PAIRS
         if not path.exists():
             return None
-        held = read_tensors(path)
+        try:
+            held = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"can't read {path}: {error}") from None
         if set(held) != {"train", "held_out"} or any(t.dtype != torch.int64 or t.ndim != 1 for t in held.values()):
             raise ModelError(f"{path} must hold the keys of the pairs, train and held_out; delete it if in doubt")
         return cls(held["train"].numpy(), held["held_out"].numpy())
+
+
+def _key(prompt: str, one: str, other: str) -> int:
+    text = "\0".join([prompt, *sorted((one, other))])
+    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:8], "big", signed=True)
+
+
+def _normal(text: Text) -> str:
+    return " ".join(unicodedata.normalize("NFC", plain_text(text)).split())
