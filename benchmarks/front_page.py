@@ -31,8 +31,8 @@ README = ROOT / "README.md"
 BUDGET = 12.0
 METHODS = {
     "vanilla": "plain",
-    "variance_aware": "KL weighted by the variance",
-    "lcb": "pessimistic: lower confidence bound",
+    "variance_aware": "KL weighted by variance",
+    "lcb": "pessimistic",
 }
 """Of the picture and the table, and what the README calls them."""
 _LEVELS = 49

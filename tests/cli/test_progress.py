@@ -25,7 +25,8 @@ def test_without_a_terminal_there_are_plain_lines_on_standard_error(
     written = capsys.readouterr()
     assert written.out == ""
     assert written.err.splitlines() == [
-        "policies: 0 of 2,000", "policies: 1,500 of 2,000, about 10 s left", "shares: 0%", "policies: 2,000 of 2,000", "shares: 100%"
+        "policies: 0 of 2,000", "policies: 1,500 of 2,000, about 10 s left", "shares: 0%",
+        "policies: 2,000 of 2,000", "shares: 100%",
     ]  # fmt: skip
 
 
