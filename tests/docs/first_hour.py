@@ -2,7 +2,7 @@
 
     python -m tests.docs.first_hour
 
-Works in a new temporary directory, and puts the times into the page.
+Works in a new temporary directory, and puts the times into the page and into the README's table of commands.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "first_hour.md"
 _BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -44,6 +45,14 @@ def main() -> None:
     page = PAGE.read_text(encoding="utf-8")
     marked = re.sub(r"<!-- times -->.*<!-- /times -->", f"<!-- times -->\n{table}\n<!-- /times -->", page, flags=re.S)
     PAGE.write_text(marked, encoding="utf-8")
+    README.write_text(with_seconds(README.read_text(encoding="utf-8"), rows), encoding="utf-8")
+
+
+def with_seconds(readme: str, rows: list[str]) -> str:
+    """The README with the times of its five commands from the page's rows, such as "| `surefoot world` | 43 |"."""
+    for name, seconds in re.findall(r"`surefoot (\w+)` \| (\d+) \|", "\n".join(rows)):
+        readme = re.sub(rf"^(\| `{name}` \|[^|\n]*\|) [^|\n]* \|$", rf"\1 {seconds} |", readme, flags=re.MULTILINE)
+    return readme
 
 
 def _words(command: str) -> list[str]:
