@@ -63,6 +63,7 @@ lint: $(VENV)/test.stamp
 
 types: $(VENV)/test.stamp
 	$(BIN)/mypy
+	$(BIN)/mypy -p tests
 
 borders: $(VENV)/test.stamp
 	$(BIN)/lint-imports

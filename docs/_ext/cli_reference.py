@@ -1,4 +1,4 @@
-"""Write the reference of the command line into docs/cli/: what `surefoot <command> --help` prints, command by command."""
+"""Write the reference of the command line into docs/cli/: what `surefoot <command> --help` prints."""
 
 import contextlib
 import io
@@ -30,8 +30,8 @@ def index() -> str:
     rows = "\n".join(f"| [`surefoot {name}`]({name}.md) | {what} |" for name, what in COMMANDS.items())
     names = "\n".join(COMMANDS)
     return (
-        "# Command line\n\nEvery command reads `--config file.yaml` and `--key value`, which wins over the file. These "
-        f"pages are what `surefoot <command> --help` prints.\n\n| command | |\n|---|---|\n{rows}\n\n"
+        "# Command line\n\nEvery command reads `--config file.yaml` and `--key value`, which wins over the file. "
+        f"These pages are what `surefoot <command> --help` prints.\n\n| command | |\n|---|---|\n{rows}\n\n"
         f"```{{toctree}}\n:hidden:\n\n{names}\n```\n"
     )
 

@@ -1,8 +1,8 @@
 """Let pages link to files of the repository as they do on a code host.
 
-SECURITY.md, CONTRIBUTING.md and CHANGELOG.md lie above docs/, where a code host looks for them. Their pages of the site
-have their text, and links to them from anywhere go there. A link to a folder goes to its index page. A link whose text
-is a file's name shows the page's title.
+SECURITY.md, CONTRIBUTING.md and CHANGELOG.md lie above docs/, where a code host looks for them. Their pages of the
+site have their text, and links to them from anywhere go there. A link to a folder goes to its index page. A link whose
+text is a file's name shows the page's title.
 """
 
 import re

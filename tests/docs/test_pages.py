@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +14,8 @@ import surefoot
 from surefoot.files import read_json
 from tests.docs.first_hour import PAGE, ROOT
 
+UNCHECKED = 44
+"""Test modules that mypy doesn't check yet: a number to lower, never to raise."""
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted([*ROOT.glob("*.md"), *(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)])
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
@@ -44,7 +47,6 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
     broken = []
     for target, anchor in _LINK.findall(_FENCE.sub("", text)):
         path = (page.parent / target).resolve() if target else page
-        # docs/python.md and docs/cli are made elsewhere: by another page's author, and by the build.
         if not path.exists():
             broken.append(target)
         elif anchor and path.suffix == ".md" and anchor[1:] not in anchors(path.read_text(encoding="utf-8")):
@@ -110,3 +112,11 @@ def test_the_version_is_the_packages_everywhere() -> None:
     assert citation["version"] == surefoot.__version__
     assert f"## {surefoot.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert 'dynamic = ["readme", "version"]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_fewer_and_fewer_tests_are_not_type_checked() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]["overrides"]
+    unchecked = [name for each in settings if each.get("ignore_errors") for name in each["module"]]
+    assert len(unchecked) <= UNCHECKED
+    missing = [name for name in unchecked if not (ROOT / f"{name.replace('.', '/')}.py").exists()]
+    assert missing == []
