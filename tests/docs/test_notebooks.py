@@ -42,4 +42,4 @@ def test_it_runs_as_it_is_shown(
         assert found == shown
     else:
         assert [text.count("\n") for text in found[:-1]] == [text.count("\n") for text in shown[:-1]]
-        assert "true gain" in found[4]
+        assert "true gain" in found[3]
