@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # pip says which package it is at, so that there is something to see while it works.
 PIP := $(BIN)/python -m pip install --progress-bar on --disable-pip-version-check
 # What the fast lane needs beside the package: no ray, no browser.
-LANE := pytest pytest-xdist hypothesis beartype
+LANE := pytest pytest-xdist hypothesis beartype hatchling
 # One thread per process: the tests and the demo run processes side by side.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from surefoot.cli.main import main
+from surefoot.data.world import world
 from tests.docs.first_hour import PAGE, ROOT, steps
 
 LEFT = ("runs/diagnosis/diagnose.html", "runs/forecast/forecast.html", "runs/forecast/rloo.yaml",
@@ -18,9 +19,10 @@ LEFT = ("runs/diagnosis/diagnose.html", "runs/forecast/forecast.html", "runs/for
 def test_the_first_hour_works_as_written(
     tmp_path: Path, world_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every command in one process, so that libraries load once; the world's model is there already."""
+    """Every command in one process, so that libraries load once; the world's model is trained already."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(world_folder / "policy", tmp_path / "world" / "policy")
+    trained = world_folder / "policy"
+    monkeypatch.setattr(world, "train_reference", lambda folder, seed: shutil.copytree(trained, folder))
     for language, text in steps(PAGE.read_text(encoding="utf-8")):
         if language == "python":
             exec(compile(text, str(PAGE), "exec"), {})
