@@ -15,8 +15,7 @@ from surefoot.diagnosis import keep_held_out
 from surefoot.diagnosis.card import compare_with_card
 from surefoot.diagnosis.data_seen import look_up
 from surefoot.errors import DataError, ModelError
-from surefoot.maths.ensemble import VariancePrior
-from surefoot.types import Calibration
+from surefoot.types import Calibration, VariancePrior
 
 
 def table(rows: range) -> Dataset:

@@ -101,7 +101,8 @@ def test_a_diagnosis_of_an_earlier_version_is_shown(found: dict[str, Any], tmp_p
 
 def test_small_spreads_and_shares_below_nothing(found: dict[str, Any], tmp_path: Path) -> None:
     changes = {"margin_sd": [0.00123, 0.00234, 0.00345], "offset_overall": -0.001}
-    rows = dict(diagnosis_tables(found | {"disagreement": found["disagreement"] | changes})["disagreement"][2])
+    table = diagnosis_tables(found | {"disagreement": found["disagreement"] | changes})["disagreement"]
+    rows = {str(row[0]): row[1] for row in table[2]}
     assert rows["standard deviation of the margin, 10 / 50 / 90% quantile"] == "0.0012 / 0.0023 / 0.0034"
     assert rows["share of the raw variance that is one constant per member"] == "0%"
 
