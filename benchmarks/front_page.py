@@ -78,7 +78,7 @@ def picture(drawn: dict[str, Any]) -> str:
     )
     axes.level(0.0)
     for place, curve in enumerate(drawn.values()):
-        axes.band(curve["levels"], curve["low"], curve["high"], style_of(place)[0], 0.16)
+        axes.band(curve["levels"], curve["low"], curve["high"], style_of(place), place)
     for place, curve in enumerate(drawn.values()):
         colour, dash = style_of(place)
         axes.curve(curve["levels"], curve["mean"], colour, 2.8, dash=dash)
