@@ -14,20 +14,20 @@ from surefoot.quiet import quieten
 
 @dataclass
 class DiagnoseConfig:
-    """Settings of `surefoot diagnose`. Give `source`, or `models`."""
+    """Settings of `surefoot diagnose`. Give `reward_source`, or `reward_models`."""
 
-    dataset: str | None = field(
+    dataset_name: str | None = field(
         default=None,
         metadata={
             "help": "Held-out preferences (TRL's formats, RewardBench v1 or v2); the held-out split of the source's "
             "own training if not given."
         },
     )
-    source: str | None = field(default=None, metadata={"help": "Directory or hub name of a reward source."})
-    models: list[str] | None = field(
+    reward_source: str | None = field(default=None, metadata={"help": "Directory or hub name of a reward source."})
+    reward_models: list[str] | None = field(
         default=None, metadata={"help": "Existing reward models, directories or hub names, taken as members."}
     )
-    split: str | None = field(default=None, metadata={"help": "Split of the dataset."})
+    dataset_split: str | None = field(default=None, metadata={"help": "Split of the dataset."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
     plain_text: bool = field(
         default=False,
@@ -36,7 +36,10 @@ class DiagnoseConfig:
             "are then not the leaderboard's."
         },
     )
-    bad_rows: str = field(default="error", metadata={"help": "error names unusable rows, drop leaves them out."})
+    bad_rows: str = field(
+        default="error",
+        metadata={"help": "error names unusable rows, drop leaves them out.", "choices": ("error", "drop")},
+    )
     max_length: int = field(default=1024, metadata={"help": "models: in tokens."})
     far_items: int = field(
         default=500, metadata={"help": "Items whose right completions are changed into far texts; 0 for none."}
@@ -79,8 +82,8 @@ def run(arguments: list[str]) -> None:
     _complete(config)
     console = Console()
     comparisons = load_comparisons(
-        config.dataset or "",
-        split=config.split,
+        config.dataset_name or "",
+        split=config.dataset_split,
         config=config.dataset_config,
         bad_rows=config.bad_rows,
         conversational=not config.plain_text,
@@ -89,8 +92,8 @@ def run(arguments: list[str]) -> None:
     source = _source(config, comparisons)
     check_source(source)
     anchors = None if config.anchor_file is None else AnchorStore.load(config.anchor_file, source)
-    folder = Path(config.output_dir or config.source or ".")
-    key = source_hash(source, config.source)
+    folder = Path(config.output_dir or config.reward_source or ".")
+    key = source_hash(source, config.reward_source)
     cache = None if key is None else folder / "scores" / key
     with hold(folder / LOCK), progress() as show:
         scored = score_comparisons(
@@ -105,7 +108,10 @@ def run(arguments: list[str]) -> None:
     print_diagnosis(console, diagnosis)
     if hasattr(source, "heard") and source.heard.replies:
         console.print(source.heard.line)
-    settings = given_settings(arguments) | {"dataset": config.dataset, "split": config.split}
+    settings = given_settings(arguments, "diagnose") | {
+        "dataset_name": config.dataset_name,
+        "dataset_split": config.dataset_split,
+    }
     write_json(folder / DIAGNOSIS, {"settings": settings, **diagnosis})
     page = build_diagnosis(folder / "diagnose.html", diagnosis, settings)
     console.print(f"page: {page.resolve().as_uri()}")
@@ -119,21 +125,21 @@ def _complete(config: DiagnoseConfig) -> None:
     from surefoot.files import read_json
     from surefoot.records import RECORD
 
-    if (config.source is None) == (config.models is None):
-        raise ConfigError("give either source (a directory or hub name) or models (a list of reward models)")
+    if (config.reward_source is None) == (config.reward_models is None):
+        raise ConfigError("give either reward_source (a directory or hub name) or reward_models (a list of reward models)")
     if config.bad_rows not in ("error", "drop"):
         raise ConfigError(f"bad_rows must be error or drop, got '{config.bad_rows}'")
     if config.far_items < 0:
         raise ConfigError(f"far_items must not be negative, got {config.far_items}")
-    if config.output_dir is None and (config.source is None or not Path(config.source).is_dir()):
-        raise ConfigError("with models, or a source from the hub, say where the result goes: output_dir")
-    if config.dataset is not None:
+    if config.output_dir is None and (config.reward_source is None or not Path(config.reward_source).is_dir()):
+        raise ConfigError("with reward_models, or a source from the hub, say where the result goes: output_dir")
+    if config.dataset_name is not None:
         return
-    record = Path(config.source or ".").parent / RECORD
-    trained = read_json(record)["config"] if config.source is not None and record.exists() else {}
+    record = Path(config.reward_source or ".").parent / RECORD
+    trained = read_json(record)["config"] if config.reward_source is not None and record.exists() else {}
     if trained.get("dataset_test_split") is None:
-        raise ConfigError("dataset is missing; give held-out preferences (a file, a directory or a hub name)")
-    config.dataset, config.split = trained["dataset_name"], trained["dataset_test_split"]
+        raise ConfigError("dataset_name is missing; give held-out preferences (a file, a directory or a hub name)")
+    config.dataset_name, config.dataset_split = trained["dataset_name"], trained["dataset_test_split"]
     config.bad_rows = trained.get("bad_rows", config.bad_rows)
 
 
@@ -151,14 +157,14 @@ def _completions(name: str) -> tuple[list[Any], list[Any], Any]:
 def _source(config: DiagnoseConfig, comparisons: Any) -> Any:
     from surefoot.rewards.trunk.loading import check_templates
 
-    check_templates([config.source] if config.source is not None else config.models or [], comparisons.completions[0])
-    if config.source is not None:
+    check_templates([config.reward_source] if config.reward_source is not None else config.reward_models or [], comparisons.completions[0])
+    if config.reward_source is not None:
         from surefoot.rewards.registry import load_source
 
-        return load_source(config.source)
+        return load_source(config.reward_source)
     from surefoot.rewards.kinds.independent.source import IndependentMembers
 
-    return IndependentMembers.from_models(config.models or [], max_length=config.max_length)
+    return IndependentMembers.from_models(config.reward_models or [], max_length=config.max_length)
 
 
 def _write_result_files(
@@ -172,7 +178,7 @@ def _write_result_files(
     rewards = {f"surefoot/{source.name}": mean_rewards(source, rows)}
     members = source.members_of(rows)
     if members is not None:
-        names = [_model_name(name) for name in config.models or []]
+        names = [_model_name(name) for name in config.reward_models or []]
         names = names or [f"surefoot/{source.name}-member-{k}" for k in range(source.num_members)]
         rewards |= dict(zip(names, members.numpy().T, strict=True))
     template = "none" if config.plain_text else "tokenizer"

@@ -15,13 +15,16 @@ from surefoot.quiet import quieten
 class LabelConfig:
     """Settings of `surefoot label`. With `export_to` or `import_from` it serves no page."""
 
-    pairs: str = field(metadata={"help": "Pairs of `surefoot select`, or preferences, whose labels aren't shown."})
+    dataset_name: str = field(metadata={"help": "Pairs of `surefoot select`, or preferences, whose labels aren't shown."})
     output: str = field(metadata={"help": "The file of answers (.jsonl); the same again goes on."})
     port: int = field(default=0, metadata={"help": "On loopback; 0 takes a free one."})
     seed: int = field(default=0, metadata={"help": "Decides which completion is shown on the left."})
     export_to: str | None = field(default=None, metadata={"help": "Write the answers to this file, and end."})
     import_from: str | None = field(default=None, metadata={"help": "Add this file's answers to the output, and end."})
-    format: str = field(default="trl", metadata={"help": "Of these files: trl, plain, label_studio or argilla."})
+    format: str = field(
+        default="trl",
+        metadata={"help": "Of these files.", "choices": ("trl", "plain", "label_studio", "argilla")},
+    )
     strong_margin: float = field(
         default=0.0, metadata={"help": "Column margin of a much better reply, in units of reward; a better one has 0."}
     )
@@ -45,7 +48,7 @@ def run(arguments: list[str]) -> None:
     if Path(config.output).suffix != ".jsonl":
         raise ConfigError(f"output must end in .jsonl, got {Path(config.output).name}")
     console = Console()
-    rows = read_pairs(config.pairs)
+    rows = read_pairs(config.dataset_name)
     pairs = distinct(rows)
     if len(pairs) < len(rows):
         console.print(f"{len(rows) - len(pairs):,} rows repeat another row's pair and are left out")

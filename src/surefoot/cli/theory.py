@@ -12,7 +12,7 @@ from surefoot.cli.parsing import parse
 class TheoryConfig:
     """Settings of `surefoot theory`."""
 
-    out: str = field(default="theory", metadata={"help": "Where theory.json and the figures go."})
+    output_dir: str = field(default="theory", metadata={"help": "Where theory.json and the figures go."})
     seed: int = field(default=0, metadata={"help": "Of all random problems."})
 
 
@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> None:
     from surefoot.theory.tables.run import run_theory
 
     (config,) = parse((TheoryConfig,), arguments, "theory")
-    console, folder = Console(), Path(config.out)
+    console, folder = Console(), Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)  # before minutes of work
     with console.status("") as status:
         record = run_theory(config.seed, lambda name: status.update(f"{name} …"))
