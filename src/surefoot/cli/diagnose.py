@@ -10,6 +10,7 @@ from typing import Any
 from surefoot.cli.parsing import given_settings, parse
 from surefoot.cli.progress import progress
 from surefoot.quiet import quieten
+from surefoot.rewards.kinds.judge.access import JudgeArguments
 
 
 @dataclass
@@ -23,7 +24,7 @@ class DiagnoseConfig:
             "own training if not given."
         },
     )
-    reward_source: str | None = field(default=None, metadata={"help": "Directory or hub name of a reward source."})
+    reward_source: str | None = field(default=None, metadata={"help": "Directory or hub name of a reward source; give this or reward_models."})
     reward_models: list[str] | None = field(
         default=None, metadata={"help": "Existing reward models, directories or hub names, taken as members."}
     )
@@ -64,6 +65,11 @@ class DiagnoseConfig:
     )
 
 
+def option_types() -> tuple[type, ...]:
+    """Dataclasses whose fields are the options."""
+    return DiagnoseConfig, JudgeArguments
+
+
 def run(arguments: list[str]) -> None:
     """Measure, print, and write diagnose.json, diagnose.html and, of a benchmark, its own result files."""
     from rich.console import Console
@@ -78,7 +84,7 @@ def run(arguments: list[str]) -> None:
     from surefoot.rewards.score_cache import score_texts, source_hash
 
     quieten()
-    (config,) = parse((DiagnoseConfig,), arguments, "diagnose", judges=True)
+    (config,) = parse(option_types(), arguments, "diagnose")
     _complete(config)
     console = Console()
     comparisons = load_comparisons(

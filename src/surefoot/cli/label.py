@@ -30,6 +30,11 @@ class LabelConfig:
     )
 
 
+def option_types() -> tuple[type, ...]:
+    """Dataclasses whose fields are the options."""
+    return (LabelConfig,)
+
+
 def run(arguments: list[str]) -> None:
     """Serve the page until it is interrupted, or convert the answers."""
     from rich.console import Console
@@ -40,7 +45,7 @@ def run(arguments: list[str]) -> None:
     from surefoot.feedback.pairs import distinct, read_pairs
 
     quieten()
-    (config,) = parse((LabelConfig,), arguments, "label")
+    (config,) = parse(option_types(), arguments, "label")
     if config.export_to is not None and config.import_from is not None:
         raise ConfigError("give export_to or import_from, not both")
     if not 0 <= config.port <= 65535:

@@ -14,9 +14,7 @@ from surefoot.setting_names import OLDER_NAMES, newer_names, refuse_both_names
 from surefoot.setting_types import checked_kinds
 from surefoot.yaml_files import parse_yaml, read_yaml
 
-__all__ = ["CONFIG_HELP", "build_parser", "given_settings", "parse"]
-
-CONFIG_HELP = "YAML file of the settings below; the command line wins over it."
+__all__ = ["build_parser", "given_settings", "parse"]
 
 
 def build_parser(types: tuple[type, ...], command: str) -> Any:
@@ -24,7 +22,7 @@ def build_parser(types: tuple[type, ...], command: str) -> Any:
     from transformers import HfArgumentParser
 
     parser = HfArgumentParser(list(types), prog=f"surefoot {command}", allow_abbrev=False)
-    parser.add_argument("--config", help=CONFIG_HELP)
+    parser.add_argument("--config")
     parser.error = _refuse
     return parser
 

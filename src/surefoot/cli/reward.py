@@ -79,13 +79,19 @@ def train(arguments: list[str]) -> str:
     return f"{folder}/source"
 
 
+def option_types(kind: str) -> tuple[type, ...]:
+    """Dataclasses whose fields are the options: those of every kind, the kind's own, and those of judges."""
+    from surefoot.rewards.config import RewardSourceArguments, command_settings
+
+    return RewardSourceArguments, command_settings(kind), JudgeArguments
+
+
 def arguments_of(arguments: list[str]) -> Any:
     """The settings, of which the kind's own are known once the kind is."""
     from surefoot.rewards.config import (
         RewardSourceArguments,
         all_settings,
         check_owners,
-        command_settings,
         with_kind_settings,
     )
 
@@ -93,10 +99,11 @@ def arguments_of(arguments: list[str]) -> Any:
     kind = given.get("kind")
     if not isinstance(kind, str):  # not given, or refused below
         kind = RewardSourceArguments.kind
-    own, common = command_settings(kind), {item.name for item in fields(RewardSourceArguments)}
+    types = option_types(kind)
+    own, common = types[1], {item.name for item in fields(RewardSourceArguments)}
     others = set(given) - common - {item.name for item in fields(own)}
     check_owners(kind, others and others & all_settings())
-    args, settings = parse((RewardSourceArguments, own), arguments, "reward", judges=True)
+    args, settings = parse(types, arguments, "reward")
     return with_kind_settings(args, {name: value for name, value in vars(settings).items() if value is not None})
 
 

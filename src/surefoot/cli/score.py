@@ -10,6 +10,7 @@ from typing import Any
 from surefoot.cli.parsing import given_settings, parse
 from surefoot.cli.progress import progress
 from surefoot.quiet import quieten
+from surefoot.rewards.kinds.judge.access import JudgeArguments
 
 
 @dataclass
@@ -18,7 +19,7 @@ class ScoreConfig:
 
     dataset_name: str = field(metadata={"help": "prompt and completion, or chosen and rejected; file or hub."})
     output: str = field(metadata={"help": "A .parquet or .jsonl file; the same again resumes."})
-    reward_source: str | None = field(default=None, metadata={"help": "Directory of a reward source."})
+    reward_source: str | None = field(default=None, metadata={"help": "Directory or hub name of a reward source; give this or reward_models."})
     reward_models: list[str] | None = field(
         default=None, metadata={"help": "Existing reward models, directories or hub names, taken as members."}
     )
@@ -29,9 +30,14 @@ class ScoreConfig:
             "prompts that it lacks by the dataset's own (the column anchor says which)."
         },
     )
-    dataset_config: str | None = None
-    dataset_split: str | None = None
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
+    dataset_split: str | None = field(default=None, metadata={"help": "Split of the dataset."})
     chunk_rows: int = field(default=2048, metadata={"help": "Rows in memory at a time."})
+
+
+def option_types() -> tuple[type, ...]:
+    """Dataclasses whose fields are the options."""
+    return ScoreConfig, JudgeArguments
 
 
 def run(arguments: list[str]) -> None:
@@ -43,7 +49,7 @@ def run(arguments: list[str]) -> None:
     from surefoot.rewards.score_dataset import score_dataset
 
     quieten()
-    (config,) = parse((ScoreConfig,), arguments, "score", judges=True)
+    (config,) = parse(option_types(), arguments, "score")
     table = open_dataset(config.dataset_name, split=config.dataset_split, config=config.dataset_config)
     source = _source(config, table)
     anchors = None if config.anchor_file is None else AnchorStore.load(config.anchor_file, source)
@@ -54,7 +60,7 @@ def run(arguments: list[str]) -> None:
             config.output,
             anchors=anchors,
             chunk_rows=config.chunk_rows,
-            settings=given_settings(arguments),
+            settings=given_settings(arguments, "score"),
             name=config.dataset_name,
             on_progress=partial(show, "rows"),
         )

@@ -11,6 +11,7 @@ from surefoot.cli.parsing import parse
 from surefoot.cli.progress import progress
 from surefoot.errors import ConfigError, RunError
 from surefoot.quiet import quieten
+from surefoot.rewards.kinds.judge.access import JudgeArguments
 
 
 @dataclass
@@ -70,12 +71,17 @@ class StudyArguments:
     )
 
 
-def run(arguments: list[str]) -> None:
-    """Run the study and write its report, or print what it would be."""
+def option_types() -> tuple[type, ...]:
+    """Dataclasses whose fields are the options."""
     from surefoot.cli.plan import MemoryPlanArguments
 
+    return StudyArguments, MemoryPlanArguments, JudgeArguments
+
+
+def run(arguments: list[str]) -> None:
+    """Run the study and write its report, or print what it would be."""
     quieten()
-    study, memory = parse((StudyArguments, MemoryPlanArguments), arguments, "study", judges=True)
+    study, memory = parse(option_types(), arguments, "study")
     config = configure(study)
     if study.slurm is not None:
         from surefoot.studies.runners.slurm import array_job

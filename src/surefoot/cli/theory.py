@@ -16,6 +16,11 @@ class TheoryConfig:
     seed: int = field(default=0, metadata={"help": "Of all random problems."})
 
 
+def option_types() -> tuple[type, ...]:
+    """Dataclasses whose fields are the options."""
+    return (TheoryConfig,)
+
+
 def run(arguments: list[str]) -> None:
     """Print the tables; write theory.json and one SVG for each table."""
     from rich.console import Console
@@ -25,7 +30,7 @@ def run(arguments: list[str]) -> None:
     from surefoot.reports.theory_figures import theory_figures
     from surefoot.theory.tables.run import run_theory
 
-    (config,) = parse((TheoryConfig,), arguments, "theory")
+    (config,) = parse(option_types(), arguments, "theory")
     console, folder = Console(), Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)  # before minutes of work
     with console.status("") as status:

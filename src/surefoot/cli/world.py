@@ -20,6 +20,11 @@ class WorldConfig:
     seed: int = field(default=0, metadata={"help": "Of the preference draw."})
 
 
+def option_types() -> tuple[type, ...]:
+    """Dataclasses whose fields are the options."""
+    return (WorldConfig,)
+
+
 def run(arguments: list[str]) -> None:
     """Write model directory, preferences and prompts; the finished parts are kept if the command runs again."""
     from rich.console import Console
@@ -27,7 +32,7 @@ def run(arguments: list[str]) -> None:
     from surefoot.data.world.export import export_world
 
     quieten()
-    (config,) = parse((WorldConfig,), arguments, "world")
+    (config,) = parse(option_types(), arguments, "world")
     console = Console()
     with console.status("building the world (about half a minute the first time)"):
         paths = export_world(Path(config.output_dir), **{k: v for k, v in asdict(config).items() if k != "output_dir"})

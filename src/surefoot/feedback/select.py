@@ -63,7 +63,7 @@ class SelectArguments:
     draws: int = field(
         default=128, metadata={"help": "Posterior draws of double_thompson; an ensemble has its members."}
     )
-    seed: int = 0
+    seed: int = field(default=0, metadata={"help": "Of everything that is drawn."})
 
     def check(self) -> None:
         """Refuse values out of range.

@@ -40,8 +40,8 @@ class ForecastArguments:
         default=None, metadata={"help": "The reference policy, from which candidates are drawn."}
     )
     dataset_name: str | None = field(default=None, metadata={"help": "Prompts: a file, directory or hub name."})
-    dataset_config: str | None = None
-    dataset_split: str | None = None
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
+    dataset_split: str | None = field(default=None, metadata={"help": "Split of the dataset."})
     dataset_prompts: int | None = field(default=None, metadata={"help": "Use only so many prompts."})
     completions: str | None = field(
         default=None,
@@ -64,7 +64,7 @@ class ForecastArguments:
     max_completion_length: int = field(default=256, metadata={"help": "In tokens, as in the training to come."})
     temperature: float = field(default=1.0, metadata={"help": "As in the training to come."})
     prompts_per_batch: int = field(default=8, metadata={"help": "Prompts sampled at a time."})
-    seed: int = 0
+    seed: int = field(default=0, metadata={"help": "Of everything that is drawn."})
 
     def check(self) -> None:
         """Refuse values out of range, and settings that exclude each other.

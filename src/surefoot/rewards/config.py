@@ -33,9 +33,9 @@ class RewardSourceArguments:
     dataset_name: str = field(metadata={"help": "Preferences: parquet, json, jsonl, csv, directory or hub name."})
     kind: str = field(
         default="heads",
-        metadata={"help": "linear, heads, independent, lora, laplace, dropout, distilled, judge, mixed, or your own."},
+        metadata={"help": "Where the variance comes from (docs/sources.md); kinds of other packages work too."},
     )
-    dataset_config: str | None = None
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
     dataset_train_split: str | None = field(default=None, metadata={"help": "Split to train on; all rows if none."})
     dataset_test_split: str | None = field(
         default=None, metadata={"help": "Held-out split; if none, `held_out` of the prompts are set aside."}
@@ -45,7 +45,7 @@ class RewardSourceArguments:
         default="error",
         metadata={"help": "error names unusable rows, drop leaves them out.", "choices": ("error", "drop")},
     )
-    seed: int = 0
+    seed: int = field(default=0, metadata={"help": "Of everything that is drawn."})
     scale_members: bool = field(
         default=False, metadata={"help": "Divide each member by its standard deviation on the calibration set."}
     )

@@ -48,8 +48,8 @@ class BestOfNArguments:
     dataset_name: str = field(metadata={"help": "Prompts: a local file, directory or hub name."})
     reward_source: str = field(metadata={"help": "Directory of the reward source to choose by."})
     gold: str | None = field(default=None, metadata={"help": "The true reward, for the curve: a source never chosen by, or file.py:name."})
-    dataset_config: str | None = None
-    dataset_split: str | None = None
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
+    dataset_split: str | None = field(default=None, metadata={"help": "Split of the dataset."})
     dataset_prompts: int | None = field(default=None, metadata={"help": "Use only so many prompts."})
     n: int = field(default=16, metadata={"help": "Samples of each prompt."})
     preset: str = field(
@@ -57,10 +57,10 @@ class BestOfNArguments:
         metadata={"help": "Objective to choose by; weights don't matter here.", "choices": PRESETS.keys()},
     )
     aggregate_parameter: float | None = field(default=None, metadata={"help": "The aggregate's κ, λ, α or τ."})
-    max_completion_length: int = 256
-    temperature: float = 1.0
+    max_completion_length: int = field(default=256, metadata={"help": "In tokens."})
+    temperature: float = field(default=1.0, metadata={"help": "Of the sampling."})
     prompts_per_batch: int = field(default=8, metadata={"help": "Prompts sampled and scored at a time."})
-    seed: int = 0
+    seed: int = field(default=0, metadata={"help": "Of everything that is drawn."})
 
     def objective(self) -> Objective:
         """Build the objective to choose by, without weights, since best-of-n has no penalty.

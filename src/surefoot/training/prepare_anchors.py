@@ -45,18 +45,18 @@ class AnchorArguments:
     output: str = field(metadata={"help": "A .safetensors file; the same again goes on, or adds new prompts."})
     model_name_or_path: str = field(metadata={"help": "The reference policy: a directory or hub name."})
     dataset_name: str = field(metadata={"help": "Prompts: a local file, directory or hub name."})
-    reward_source: str | None = field(default=None, metadata={"help": "Directory or hub name of a reward source."})
+    reward_source: str | None = field(default=None, metadata={"help": "Directory or hub name of a reward source; give this or reward_models."})
     reward_models: list[str] | None = field(
         default=None, metadata={"help": "Existing reward models, directories or hub names, taken as members."}
     )
-    dataset_config: str | None = None
-    dataset_split: str | None = None
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
+    dataset_split: str | None = field(default=None, metadata={"help": "Split of the dataset."})
     dataset_prompts: int | None = field(default=None, metadata={"help": "Use only so many prompts."})
     anchor_completions: int = field(default=8, metadata={"help": "Completions drawn of each prompt."})
     max_completion_length: int = field(default=256, metadata={"help": "In tokens, as in the training to come."})
     temperature: float = field(default=1.0, metadata={"help": "As in the training to come."})
     prompts_per_batch: int = field(default=8, metadata={"help": "Prompts sampled and scored at a time."})
-    seed: int = 0
+    seed: int = field(default=0, metadata={"help": "Of everything that is drawn."})
 
     def check(self) -> None:
         """Refuse values out of range.

@@ -37,7 +37,7 @@ class OnlineScriptArguments(ScriptArguments):
     """TRL's script arguments, and the source of the reward (exactly one of three)."""
 
     reward_source: str | None = field(
-        default=None, metadata={"help": "Directory of a reward source, as `surefoot reward` writes it."}
+        default=None, metadata={"help": "Directory or hub name of a reward source; give exactly one of these three."}
     )
     reward_config: str | None = field(
         default=None,
