@@ -57,8 +57,8 @@ def ask(policy_path: Path, pairs: Path, source: Path, tmp_path: Path) -> Callabl
     def given(name: str = "a", **changes: Any) -> AnchorArguments:
         settings: dict[str, Any] = {
             "output": str(tmp_path / f"{name}.safetensors"), "model_name_or_path": str(policy_path),
-            "dataset_name": str(pairs), "reward_source": str(source), "anchor_completions": 3, "max_completion_length": 5,
-            "prompts_per_batch": 3,
+            "dataset_name": str(pairs), "reward_source": str(source), "anchor_completions": 3,
+            "max_completion_length": 5, "prompts_per_batch": 3,
         }  # fmt: skip
         return AnchorArguments(**(settings | changes))
 
@@ -217,7 +217,7 @@ def test_a_source_that_scores_nearly_the_same_is_the_same(
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"model_name_or_path": "/nowhere"}, "can't load model"),
         ({"dataset_name": "/nowhere.parquet"}, "nowhere"),
-        ({"reward_source": "/nowhere"}, "is not a reward source"),
+        ({"reward_source": "/nowhere"}, "can't load reward source"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_drawn(

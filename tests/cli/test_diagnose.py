@@ -55,7 +55,10 @@ def test_completions_of_a_policy_with_their_truth(policy_path: Path, pairs: Path
     samples = tmp_path / "samples.parquet"
     columns = {key: [row[i] for row in rows] for i, key in enumerate(("prompt", "completion", "truth"))}
     Dataset.from_dict(columns).to_parquet(samples)
-    assert main(["diagnose", "--reward_source", str(folder), "--dataset_name", str(pairs), "--completions", str(samples)]) == 0
+    assert (
+        main(["diagnose", "--reward_source", str(folder), "--dataset_name", str(pairs), "--completions", str(samples)])
+        == 0
+    )
     found = json.loads((folder / "diagnose.json").read_text())
     assert found["heterogeneity"]["completions"] == 32
     assert found["heterogeneity"]["anchors"] == {"group": 1.0}

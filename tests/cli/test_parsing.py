@@ -104,7 +104,9 @@ def test_a_number_that_yaml_reads_as_text(tmp_path: Path) -> None:
     assert settings.learning_rate == 1e-5
 
 
-@pytest.mark.parametrize("words", [["--source", "s", "--split=test"], ["--reward_source=s", "--dataset_split", "test"]])
+@pytest.mark.parametrize(
+    "words", [["--source", "s", "--split=test"], ["--reward_source=s", "--dataset_split", "test"]]
+)
 def test_older_names_are_the_present_ones(words: list[str]) -> None:
     from surefoot.cli.score import ScoreConfig
 

@@ -135,9 +135,9 @@ def test_an_interrupted_policy_run_goes_on(source: Path, policy_path: Path, pref
     [
         ({"preset": "varience_aware"}, "did you mean 'variance_aware'"),
         ({"bta": 0.2}, "unknown setting 'bta' in the command line; did you mean 'beta'"),
-        ({"dataset_name": "nowhere.parquet"}, "dataset nowhere.parquet does not exist"),
+        ({"dataset_name": "nowhere.parquet"}, "can't load dataset 'nowhere.parquet': there is no such path here"),
         ({"model_name_or_path": "/nowhere/model"}, "can't load model '/nowhere/model'"),
-        ({"reward_source": "/nowhere/source"}, "is not a reward source"),
+        ({"reward_source": "/nowhere/source"}, "can't load reward source '/nowhere/source'"),
         ({"reward_models": "x"}, "exactly one of reward_source"),
     ],
 )
@@ -249,7 +249,9 @@ def test_the_next_command_runs_as_printed(
     split = split.add_column("split", ["test" if row % 3 == 0 else "train" for row in range(len(split))])
     data = tmp_path / "with splits.parquet"
     split.to_parquet(data)
-    words = reward_words(policy_path, data, folder, max_length=64, dataset_train_split="train", dataset_test_split="test")
+    words = reward_words(
+        policy_path, data, folder, max_length=64, dataset_train_split="train", dataset_test_split="test"
+    )
     assert main(words) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Next: "))
     assert shlex.split(line.removeprefix("Next: "))[:4] == [

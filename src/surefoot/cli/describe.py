@@ -11,12 +11,13 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from importlib import import_module, metadata
+from inspect import get_annotations
 from typing import Any
 
 from surefoot.cli.help import DESCRIPTION, OTHERS
-from surefoot.cli.main import COMMANDS
 from surefoot.cli.parsing import build_parser
 from surefoot.files import write_text
+from surefoot.rewards.source import RewardSource
 
 __all__ = ["describe", "describe_all", "describe_kind"]
 
@@ -44,7 +45,7 @@ _OF_CLASSES = {
     "ModelConfig": "model (TRL)",
 }
 _TRAINING = "training (TRL)"
-_REQUIRED = {name: ("model_name_or_path", "dataset_name") for name in ("rloo", "grpo", "dpo")}
+_REQUIRED = dict.fromkeys(("rloo", "grpo", "dpo"), ("model_name_or_path", "dataset_name"))
 _REQUIRED["study"] = ("settings", "sources")
 """Options that a command needs although TRL's dataclasses, or a file's, have a default."""
 _ACCELERATE = {
@@ -80,17 +81,21 @@ def _describe_reward() -> dict[str, list[dict[str, Any]]]:
     """What all kinds share, and a group for the settings of each of our kinds."""
     from surefoot.cli.reward import option_types
     from surefoot.rewards.registry import known_kinds, source_class
-    from surefoot.rewards.source import RewardSource
 
     ours = [kind for kind in known_kinds() if source_class(kind).__module__.startswith("surefoot.")]
     shared, _, judge = option_types(ours[0])
     kinds = {f"kind: {kind}": describe_kind(kind) for kind in ours}
     general = _grouped((shared,), "reward")
     kind = next(option for options in general.values() for option in options if option["flags"] == ["--kind"])
-    kind["choices"] = [name for name in ours if source_class(name).fit.__func__ is not RewardSource.fit.__func__]
+    kind["choices"] = [name for name in ours if _is_trained(source_class(name))]
     del kind["metavar"]
     groups = general | {title: options for title, options in kinds.items() if options}
     return groups | _grouped((judge,), "reward")
+
+
+def _is_trained(source: type[RewardSource]) -> bool:
+    """Whether `surefoot reward` makes sources of this class."""
+    return any("fit" in vars(one) for one in source.__mro__ if one is not RewardSource)
 
 
 def describe_kind(kind: str) -> list[dict[str, Any]]:
@@ -122,16 +127,12 @@ def _titles(types: tuple[type, ...]) -> dict[str, str]:
     titles = {}
     for settings_class in types:
         for item in dataclasses.fields(settings_class):
-            home = next(one for one in reversed(settings_class.__mro__) if item.name in _annotated(one))
+            home = next(one for one in reversed(settings_class.__mro__) if item.name in get_annotations(one))
             usual = "settings" if home.__module__.startswith(("surefoot", "types")) else _TRAINING
             by_class = _OF_CLASSES.get(settings_class.__name__)
             named = None if by_class and settings_class.__name__ == "MemoryPlanArguments" else by_name.get(item.name)
             titles[item.name] = named or by_class or usual
     return titles
-
-
-def _annotated(settings_class: type) -> dict[str, Any]:
-    return dict(settings_class.__dict__.get("__annotations__", {}))
 
 
 def _actions(parser: Any, types: tuple[type, ...]) -> Iterator[Any]:

@@ -24,7 +24,9 @@ class DiagnoseConfig:
             "own training if not given."
         },
     )
-    reward_source: str | None = field(default=None, metadata={"help": "Directory or hub name of a reward source; give this or reward_models."})
+    reward_source: str | None = field(
+        default=None, metadata={"help": "Directory or hub name of a reward source; give this or reward_models."}
+    )
     reward_models: list[str] | None = field(
         default=None, metadata={"help": "Existing reward models, directories or hub names, taken as members."}
     )
@@ -132,7 +134,9 @@ def _complete(config: DiagnoseConfig) -> None:
     from surefoot.records import RECORD
 
     if (config.reward_source is None) == (config.reward_models is None):
-        raise ConfigError("give either reward_source (a directory or hub name) or reward_models (a list of reward models)")
+        raise ConfigError(
+            "give either reward_source (a directory or hub name) or reward_models (a list of reward models)"
+        )
     if config.bad_rows not in ("error", "drop"):
         raise ConfigError(f"bad_rows must be error or drop, got '{config.bad_rows}'")
     if config.far_items < 0:
@@ -163,7 +167,10 @@ def _completions(name: str) -> tuple[list[Any], list[Any], Any]:
 def _source(config: DiagnoseConfig, comparisons: Any) -> Any:
     from surefoot.rewards.trunk.loading import check_templates
 
-    check_templates([config.reward_source] if config.reward_source is not None else config.reward_models or [], comparisons.completions[0])
+    check_templates(
+        [config.reward_source] if config.reward_source is not None else config.reward_models or [],
+        comparisons.completions[0],
+    )
     if config.reward_source is not None:
         from surefoot.rewards.registry import load_source
 

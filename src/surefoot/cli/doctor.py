@@ -46,9 +46,9 @@ def examine() -> dict[str, Any]:
     """Versions, devices, extras, and keys of this installation, as plain values.
 
     Returns:
-        `versions` by package (null if not installed), `devices` (threads, CUDA and MPS devices; memory and free disk of
-        the working directory in bytes), `extras` by name (whether each is installed, what it is for, what is missing,
-        and how it is installed), `keys` (whether each variable is set; never its value).
+        `versions` by package (null if not installed), `devices` (threads, CUDA and MPS devices; memory, and free disk
+        of the working directory, in bytes), `extras` by name (whether each is installed, what it is for, what is
+        missing, and how it is installed), `keys` (whether each variable is set; never its value).
     """
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
@@ -100,14 +100,18 @@ def _lines(found: dict[str, Any]) -> str:
     lines += ["devices", f"  {'CPU':<14} {devices['cpu_threads']} threads{threads}"]
     lines += [f"  {'CUDA':<14} {card['name']}, {_gib(card['memory_bytes'])}" for card in devices["cuda"]]
     lines += [f"  {'MPS':<14} available"] if devices["mps"] else []
-    lines += [] if devices["cuda"] or devices["mps"] else [f"  {'accelerator':<14} none: models run on the CPU in fp32"]
+    lines += (
+        [] if devices["cuda"] or devices["mps"] else [f"  {'accelerator':<14} none: models run on the CPU in fp32"]
+    )
     lines += [f"  {'torch':<14} can't be imported: {devices['torch_error']}"] if "torch_error" in devices else []
     lines += [f"  {'memory':<14} {_gib(devices['memory_bytes'])}"]
     lines += [f"  {'disk':<14} {_gib(devices['disk_free_bytes'])} free in {Path.cwd()}", "extras"]
     lines += [f"  {name:<14} {_extra_line(extra)}" for name, extra in found["extras"].items()]
     lines += ["keys (never shown)"]
     lines += [f"  {name:<22} {'set' if there else 'not set'}" for name, there in found["keys"].items()]
-    lines += [f"hub: {'offline (HF_HUB_OFFLINE is set)' if found['offline'] else 'used where a name is no local path'}"]
+    lines += [
+        f"hub: {'offline (HF_HUB_OFFLINE is set)' if found['offline'] else 'used where a name is no local path'}"
+    ]
     return "\n".join(lines)
 
 

@@ -45,8 +45,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "bon": (f"surefoot bon {_POLICY} {_SOURCE} {_PROMPTS} {_SHORT} --preset lcb --n 8 --output_dir runs/bon",),
     "study": (
-        "surefoot study --settings '{\"uneven\": {\"world\": \"uneven\", \"pairs\": 400}}' "
-        "--sources '{\"linear\": {\"kind\": \"linear\", \"layer\": 0}}' --trainer exact --kl_budgets 1 --seeds 2 "
+        'surefoot study --settings \'{"uneven": {"world": "uneven", "pairs": 400}}\' '
+        '--sources \'{"linear": {"kind": "linear", "layer": 0}}\' --trainer exact --kl_budgets 1 --seeds 2 '
         "--output_dir runs/study",
         "surefoot report runs/study",
     ),

@@ -6,6 +6,7 @@ import argparse
 import json
 from functools import lru_cache
 from importlib import import_module, metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def _of_all_kinds(kinds: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]
 
 def _kind(words: list[str]) -> str | None:
     given = [word.partition("=")[2] for word in words if word.startswith("--kind=")]
-    given += [after for word, after in zip(words, words[1:], strict=False) if word == "--kind"]
+    given += [after for word, after in pairwise(words) if word == "--kind"]
     return given[-1] if given else None
 
 

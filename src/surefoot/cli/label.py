@@ -15,7 +15,9 @@ from surefoot.quiet import quieten
 class LabelConfig:
     """Settings of `surefoot label`. With `export_to` or `import_from` it serves no page."""
 
-    dataset_name: str = field(metadata={"help": "Pairs of `surefoot select`, or preferences, whose labels aren't shown."})
+    dataset_name: str = field(
+        metadata={"help": "Pairs of `surefoot select`, or preferences, whose labels aren't shown."}
+    )
     output: str = field(metadata={"help": "The file of answers (.jsonl); the same again goes on."})
     port: int = field(default=0, metadata={"help": "On loopback; 0 takes a free one."})
     seed: int = field(default=0, metadata={"help": "Decides which completion is shown on the left."})

@@ -30,9 +30,9 @@ def build_parser(types: tuple[type, ...], command: str) -> Any:
 def parse(types: tuple[type, ...], arguments: list[str], command: str) -> tuple[Any, ...]:
     """Read one instance of each dataclass from the words of the command line and its `--config` file.
 
-    Values on the command line win over the file, as in TRL. Anything TRL's own dataclasses accept is accepted, and the
-    older names of settings (`surefoot.setting_names`). `JudgeArguments` among the types are put where saved judges look
-    for them.
+    Values on the command line win over the file, as in TRL. Anything TRL's own dataclasses accept is accepted, and so
+    are the older names of settings (`surefoot.setting_names`). `JudgeArguments` among the types are put where saved
+    judges look for them.
 
     Args:
         types: dataclasses whose field names together are the known keys.

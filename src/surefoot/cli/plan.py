@@ -32,7 +32,9 @@ class MemoryPlanArguments:
     sharding: str = field(
         default="fsdp", metadata={"help": "plan: fsdp is FSDP2, full shard; zero3 DeepSpeed's.", "choices": SHARDING}
     )
-    per_device_train_batch_size: int = field(default=1, metadata={"help": "plan: sequences of one forward and backward on a GPU."})
+    per_device_train_batch_size: int = field(
+        default=1, metadata={"help": "plan: sequences of one forward and backward on a GPU."}
+    )
     gradient_accumulation_steps: int = field(
         default=8, metadata={"help": "plan: batches of one update; all of an update are sampled at once."}
     )
@@ -43,7 +45,9 @@ class MemoryPlanArguments:
         default="bf16_mixed",
         metadata={"help": "plan: bf16_mixed has fp32 weights, TRL's default.", "choices": PRECISION},
     )
-    gradient_checkpointing: bool = field(default=True, metadata={"help": "plan: gradient checkpointing, TRL's default."})
+    gradient_checkpointing: bool = field(
+        default=True, metadata={"help": "plan: gradient checkpointing, TRL's default."}
+    )
     optimiser: str = field(default="adamw", metadata={"help": "plan: the policy's.", "choices": OPTIMISER})
     attention: str = field(default="sdpa", metadata={"help": "plan: how it is computed.", "choices": ATTENTION})
     adapter_rank: int = field(default=0, metadata={"help": "plan: LoRA rank of the policy; 0 trains everything."})

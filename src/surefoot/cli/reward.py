@@ -33,7 +33,9 @@ def run(arguments: list[str]) -> None:
     reliability = metrics["calibration"]["notes"].get("reliability")
     if reliability is not None:
         console.print(f"reliability of the variance: {reliability:.2f} (1 at most; weights need about .6)")
-    console.print(f"took {metrics['train_seconds']:.0f} s; the source is in {folder}/source", soft_wrap=True, markup=False)
+    console.print(
+        f"took {metrics['train_seconds']:.0f} s; the source is in {folder}/source", soft_wrap=True, markup=False
+    )
     if count == 1:
         console.print("One member has no variance: weighting needs at least two.")
     else:

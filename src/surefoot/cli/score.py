@@ -19,7 +19,9 @@ class ScoreConfig:
 
     dataset_name: str = field(metadata={"help": "prompt and completion, or chosen and rejected; file or hub."})
     output: str = field(metadata={"help": "A .parquet or .jsonl file; the same again resumes."})
-    reward_source: str | None = field(default=None, metadata={"help": "Directory or hub name of a reward source; give this or reward_models."})
+    reward_source: str | None = field(
+        default=None, metadata={"help": "Directory or hub name of a reward source; give this or reward_models."}
+    )
     reward_models: list[str] | None = field(
         default=None, metadata={"help": "Existing reward models, directories or hub names, taken as members."}
     )
@@ -80,4 +82,8 @@ def _source(config: Any, table: Any) -> Any:
     row = table[0] if len(table) else {}
     text = next((row[name] for name in ("completion", "chosen") if name in row), "")
     check_templates([config.reward_source] if config.reward_source else config.reward_models, text)
-    return load_source(config.reward_source) if config.reward_source else IndependentMembers.from_models(config.reward_models)
+    return (
+        load_source(config.reward_source)
+        if config.reward_source
+        else IndependentMembers.from_models(config.reward_models)
+    )

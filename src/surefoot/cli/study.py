@@ -42,7 +42,9 @@ class StudyArguments:
     )
     seeds: int = field(default=10, metadata={"help": "Independent pipelines of every cell; in a file, also a list."})
     first_seed: int = field(default=0, metadata={"help": "Seeds are first_seed, first_seed + 1, …"})
-    trainer: str = field(default="rloo", metadata={"help": "exact needs no training.", "choices": ("rloo", "grpo", "exact")})
+    trainer: str = field(
+        default="rloo", metadata={"help": "exact needs no training.", "choices": ("rloo", "grpo", "exact")}
+    )
     policy: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "Settings of the trainer: learning_rate, max_steps, use_peft, …"}
     )

@@ -14,7 +14,10 @@ class WorldConfig:
     """Settings of `surefoot world`."""
 
     output_dir: str = field(default="world", metadata={"help": "Where the files go."})
-    variant: str = field(default="uneven", metadata={"help": "Which errors annotators make.", "choices": ("uneven", "even", "shared_bias")})
+    variant: str = field(
+        default="uneven",
+        metadata={"help": "Which errors annotators make.", "choices": ("uneven", "even", "shared_bias")},
+    )
     pairs: int = field(default=3000, metadata={"help": "Preference pairs to train reward members on."})
     test_pairs: int = field(default=500, metadata={"help": "Held-out pairs, drawn apart."})
     seed: int = field(default=0, metadata={"help": "Of the preference draw."})

@@ -30,6 +30,7 @@ from surefoot.rewards.registry import load_source
 from surefoot.rewards.score_dataset import ANCHOR, anchor_names
 from surefoot.rewards.source import RewardSource
 from surefoot.rewards.trunk.loading import choose_device, template_objection
+from surefoot.training.checks import check_variance
 from surefoot.training.run_online import load_policy_tokenizer
 from surefoot.training.sampling import sample_completions
 from surefoot.types import Text
@@ -47,7 +48,9 @@ class BestOfNArguments:
     model_name_or_path: str = field(metadata={"help": "Policy to sample: a directory or hub name."})
     dataset_name: str = field(metadata={"help": "Prompts: a local file, directory or hub name."})
     reward_source: str = field(metadata={"help": "Directory of the reward source to choose by."})
-    gold: str | None = field(default=None, metadata={"help": "The true reward, for the curve: a source never chosen by, or file.py:name."})
+    gold: str | None = field(
+        default=None, metadata={"help": "The true reward, for the curve: a source never chosen by, or file.py:name."}
+    )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
     dataset_split: str | None = field(default=None, metadata={"help": "Split of the dataset."})
     dataset_prompts: int | None = field(default=None, metadata={"help": "Use only so many prompts."})
@@ -92,7 +95,8 @@ def run_best_of_n(
         The record; that of the finished run if there is one already.
 
     Raises:
-        ConfigError, DataError, ModelError, RunError: before anything is sampled, each saying what to change.
+        ConfigError, DataError, ModelError, RunError, VarianceError: before anything is sampled, each saying what to
+            change.
     """
     objective = args.objective()
     tokenizer = load_policy_tokenizer(ModelConfig(model_name_or_path=args.model_name_or_path))
@@ -105,6 +109,7 @@ def run_best_of_n(
     if args.dataset_prompts is not None:
         prompts = prompts.select(range(min(args.dataset_prompts, len(prompts))))
     source = load_source(args.reward_source)
+    check_variance(source, objective, [], args.preset)
     gold = None if args.gold is None else load_gold(gold_spec(args.gold))
     with claim_directory(args.output_dir, "bon", settings) as folder:
         if (folder / RECORD).exists():

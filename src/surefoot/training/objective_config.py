@@ -43,8 +43,8 @@ class ObjectiveArguments:
     objective: str | None = field(
         default=None,
         metadata={
-            "help": "Form of the penalty: 'generalized' is D_w, 'literal' the paper's, with its +1; the preset's if not "
-            "given.",
+            "help": "Form of the penalty: 'generalized' is D_w, 'literal' the paper's, with its +1; the preset's if "
+            "not given.",
             "choices": ("generalized", "literal"),
         },
     )

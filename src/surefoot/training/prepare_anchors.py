@@ -45,7 +45,9 @@ class AnchorArguments:
     output: str = field(metadata={"help": "A .safetensors file; the same again goes on, or adds new prompts."})
     model_name_or_path: str = field(metadata={"help": "The reference policy: a directory or hub name."})
     dataset_name: str = field(metadata={"help": "Prompts: a local file, directory or hub name."})
-    reward_source: str | None = field(default=None, metadata={"help": "Directory or hub name of a reward source; give this or reward_models."})
+    reward_source: str | None = field(
+        default=None, metadata={"help": "Directory or hub name of a reward source; give this or reward_models."}
+    )
     reward_models: list[str] | None = field(
         default=None, metadata={"help": "Existing reward models, directories or hub names, taken as members."}
     )
@@ -67,9 +69,7 @@ class AnchorArguments:
         if not self.output.endswith(".safetensors"):
             raise ConfigError(f"output must end in .safetensors, got {Path(self.output).name}")
         if (self.reward_source is None) == (self.reward_models is None):
-            raise ConfigError(
-                "give exactly one of reward_source (a directory of `surefoot reward`) and reward_models"
-            )
+            raise ConfigError("give exactly one of reward_source (a directory of `surefoot reward`) and reward_models")
         for name in ("anchor_completions", "max_completion_length", "prompts_per_batch", "dataset_prompts"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -132,7 +132,11 @@ def _prompts(args: AnchorArguments, tokenizer: PreTrainedTokenizerBase) -> list[
 
 def _source(args: AnchorArguments) -> RewardSource:
     source: RewardSource
-    source = load_source(args.reward_source) if args.reward_source is not None else IndependentMembers.from_models(args.reward_models or [])
+    source = (
+        load_source(args.reward_source)
+        if args.reward_source is not None
+        else IndependentMembers.from_models(args.reward_models or [])
+    )
     if source.num_members == 1:
         raise VarianceError(f"'{source.name}' has one member, so it has no variance that an anchor could centre")
     if not source.centred:

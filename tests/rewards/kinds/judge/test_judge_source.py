@@ -256,7 +256,12 @@ def test_the_commands(preferences: Path, tmp_path: Path, capsys: pytest.CaptureF
         assert min(scored["chosen_variance"]) > 0
         paid = len(server.requests)
         assert set(server.seen.values()) == {1}
-        assert main(["diagnose", "--reward_source", source, "--dataset_name", str(preferences), "--far_items", "0", *where]) == 0
+        assert (
+            main(
+                ["diagnose", "--reward_source", source, "--dataset_name", str(preferences), "--far_items", "0", *where]
+            )
+            == 0
+        )
         assert len(server.requests) == paid
     capsys.readouterr()
     mixed = [*where, "--kind", "mixed", "--model_name_or_path", source, "--other_models", source]
