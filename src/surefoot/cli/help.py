@@ -110,7 +110,11 @@ def _usage(command: str) -> str:
 
 def _epilog(command: str) -> str:
     lines = [f"  {line}" for line in EXAMPLES.get(command, ())]
-    told = ["examples (with the files of `surefoot world --output_dir world`):", *lines] if lines else []
+    told = (
+        ["examples (with the files of `surefoot world --output_dir world`, and of earlier commands):", *lines]
+        if lines
+        else []
+    )
     if command in OTHERS and any("TRL" in title for title in _described()["commands"][command]):
         told += [*([""] if told else []), *_of_other_versions()]
     return "\n".join(told)

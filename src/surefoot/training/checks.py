@@ -98,7 +98,8 @@ def check_variance(source: RewardSource, objective: Objective, functions: Sequen
         )
     raise VarianceError(
         f"preset '{preset}' needs a variance, and '{source.name}' has one member, which can't disagree: give two "
-        f"reward models or more, a source of `surefoot reward` (--kind laplace makes a variance for one model), {without}"
+        f"reward models or more, a source of `surefoot reward` (--kind laplace makes a variance for one model), "
+        f"{without}"
     )
 
 

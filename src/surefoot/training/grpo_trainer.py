@@ -30,7 +30,7 @@ class VarianceAwareGRPOTrainer(PenaltyBridge, GRPOTrainer):
         model: as in TRL. An in-memory model without a path is first saved, since TRL rebuilds the reference from it.
         reward_funcs: a `RewardSource` or its directory; the name of a reward model, or a list of them, the members; or
             a list of one source and TRL reward functions, which are added to its reward and have no variance.
-            Functions alone are added up, as in TRL, and have no variance; `FunctionMembers.of(f, g)` makes them members.
+            Functions alone are added up, as in TRL, and have no variance; `FunctionMembers.of` makes them members.
         args: `VarianceAwareGRPOConfig`.
         monitors: functions of (prompts, completions) that are logged as `monitor/{name}` and never optimised.
         keywords: everything else of TRL's trainer (`train_dataset`, `processing_class`, `peft_config`, …).
