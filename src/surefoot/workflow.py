@@ -36,8 +36,8 @@ def train_source(
 ) -> RewardSource:
     """Train a reward source with a variance on preference pairs, as `surefoot reward` does, and load it.
 
-    The source is written to `output_dir/source`, with `output_dir/record.json` beside it. The same call again loads the
-    finished source, or goes on where it was interrupted.
+    The source is written to `output_dir/source`, with `output_dir/record.json` beside it. The same call again loads
+    the finished source, or goes on where it was interrupted.
 
     Args:
         dataset: pairs with `chosen`, `rejected` and, perhaps, `prompt`, as text or messages.
@@ -104,7 +104,7 @@ def diagnose_source(
     far_items: int = 500,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure a source on held-out preferences, as `surefoot diagnose` does: accuracy, calibration, worth of the variance.
+    """Measure a source on held-out preferences, as `surefoot diagnose` does: accuracy, calibration, variance.
 
     Args:
         source: a source, or the directory or hub name of one.
@@ -116,7 +116,8 @@ def diagnose_source(
         on_progress: called with (completions scored, of how many).
 
     Returns:
-        Plain values, as in diagnose.json (docs/diagnose.md); `verdict` says whether the variance is worth weighting by.
+        Plain values, as in diagnose.json (docs/diagnose.md); `verdict` says whether weighting by the variance is
+        likely to help.
 
     Raises:
         DataError: fewer than two pairs could be scored, or rows are unusable. ModelError: the source can't be loaded.

@@ -11,7 +11,7 @@ _SHORT = "--max_completion_length 24"
 _TRAIN = f"{_SHORT} --per_device_train_batch_size 64 --num_generations 8 --learning_rate 1e-3 --max_steps 20"
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
-    "doctor": ("surefoot doctor", "surefoot doctor --json"),
+    "doctor": ("surefoot doctor", "surefoot doctor --json > doctor.json"),
     "world": ("surefoot world --output_dir world",),
     "demo": ("surefoot demo", "surefoot demo --output_dir demo --seeds 12"),
     "reward": (
@@ -33,7 +33,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "rloo": (
         f"surefoot rloo {_POLICY} {_SOURCE} {_PROMPTS} --target_kl 6 --beta 1 {_TRAIN} "
         "--gradient_checkpointing false --output_dir runs/rloo",
-        "surefoot rloo --config runs/forecast/rloo.yaml",
     ),
     "grpo": (
         f"surefoot grpo {_POLICY} {_SOURCE} {_PROMPTS} --target_kl 6 --beta 1 {_TRAIN} "
@@ -45,10 +44,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "bon": (f"surefoot bon {_POLICY} {_SOURCE} {_PROMPTS} {_SHORT} --preset lcb --n 8 --output_dir runs/bon",),
     "study": (
-        'surefoot study --settings \'{"uneven": {"world": "uneven", "pairs": 400}}\' '
-        '--sources \'{"linear": {"kind": "linear", "layer": 0}}\' --trainer exact --kl_budgets 1 --seeds 2 '
-        "--output_dir runs/study",
-        "surefoot report runs/study",
+        "echo 'settings: {uneven: {world: uneven, pairs: 400}}' > study.yaml",
+        "echo 'sources: {linear: {kind: linear, layer: 0}}' >> study.yaml",
+        "surefoot study --config study.yaml --trainer exact --kl_budgets 1 --seeds 2 --output_dir runs/study",
     ),
     "report": ("surefoot report runs/study --format json csv",),
     "theory": ("surefoot theory --output_dir theory",),

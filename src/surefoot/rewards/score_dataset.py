@@ -70,9 +70,10 @@ def score_dataset(
 
     Args:
         source: what scores; or the directory or hub name of a source.
-        table: a dataset in memory, or a file, directory or hub name, with `prompt` and `completion`, or `chosen` and `rejected` with or without `prompt`, in any layout
-            (`surefoot.data.rows`); all columns are kept as they are. Both sides of all pairs of a prompt count as its
-            completions; where pairs have no prompt, those of the pair alone.
+        table: a dataset in memory, or a file, directory or hub name, with `prompt` and `completion`, or `chosen` and
+            `rejected` with or without `prompt`, in any layout (`surefoot.data.rows`); all columns are kept.
+            Both sides of all pairs of a prompt count as its completions; where pairs have no prompt, those of the pair
+            alone.
         output: where the file goes; it appears when it is whole.
         anchors: of `surefoot anchors`; prompts that it lacks fall back.
         chunk_rows: rows read, scored and written at a time. A prompt with more than four times as many is taken in
