@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from datasets import Dataset
 
@@ -20,7 +20,7 @@ from surefoot.rewards.source import RewardSource
 
 __all__ = ["diagnose_source", "train_source"]
 
-Data = str | Path | Dataset
+Data: TypeAlias = str | Path | Dataset
 """A file, a directory, a name on the hub, or a dataset in memory."""
 
 
@@ -63,16 +63,15 @@ def train_source(
     rewards.mean, rewards.variance
     ```
     """
-    in_memory = isinstance(dataset, Dataset)
     given = {
         "model_name_or_path": str(model),
-        "dataset_name": f"{len(dataset)} rows in memory" if in_memory else str(dataset),
+        "dataset_name": f"{len(dataset)} rows in memory" if isinstance(dataset, Dataset) else str(dataset),
         "kind": kind,
         **settings,
     }
     args = reward_arguments(output_dir=str(output_dir), **given)
     pairs = None
-    if in_memory or eval_dataset is not None:
+    if isinstance(dataset, Dataset) or eval_dataset is not None:
         args.check()
         pairs = _pairs(args, dataset, eval_dataset)
         given["data_hash"] = data_hash(*pairs)  # the directory is bound to the pairs, which have no name
