@@ -99,7 +99,7 @@ REWARD: list[tuple[dict[str, Any], str]] = [
     ({"model_name_or_path": "package:os.path/model"}, "must be package:NAME/FOLDER"),
     ({"model_name_or_path": "no-such-model"}, "can't load 'no-such-model'"),
     ({"dataset_name": "x" * 5000}, "File name too long"),
-    ({"dataset_name": "/dev/null"}, "does not exist"),
+    ({"dataset_name": "/dev/null"}, "is neither a file nor a directory"),
     ({"dataset_name": None}, "'dataset_name' in"),
 ]
 

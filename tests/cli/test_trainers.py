@@ -84,7 +84,7 @@ def test_best_of_n_resumes_and_chooses_the_best(
 ) -> None:
     settings = {
         "model_name_or_path": policy_path, "dataset_name": preferences, "reward_source": source, "n": 6,
-        "gold_source": source, "max_completion_length": 4, "prompts_per_batch": 4,
+        "gold": source, "max_completion_length": 4, "prompts_per_batch": 4,
     }  # fmt: skip
     calls: list[int] = []
     real = best_of_n.sample_completions

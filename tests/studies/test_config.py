@@ -115,3 +115,11 @@ def test_finished_studies_keep_their_addresses(name: str, count: int, first: str
     (study,) = parse((StudyArguments,), ["--config", str(STUDIES / f"{name}.yaml")], "study")
     keys = [cell.key for cell in configure(study).cells()]
     assert (len(keys), keys[0], fingerprint(keys)) == (count, first, all_of_them)
+
+
+def test_a_source_without_a_kind_is_linear_and_says_so() -> None:
+    """Written out, so that its address differs if the default does."""
+    silent = StudyConfig.from_dict(GRID | {"sources": {"linear": {"layer": 0}}})
+    assert silent == StudyConfig.from_dict(GRID)
+    assert silent.to_dict()["sources"]["linear"]["kind"] == "linear"
+    assert silent.cells()[0].key == StudyConfig.from_dict(GRID).cells()[0].key

@@ -18,7 +18,6 @@ The kind then works in every command and study, as ours do.
 from __future__ import annotations
 
 import pkgutil
-import re
 from collections.abc import Callable, Mapping
 from importlib import import_module, metadata
 from pathlib import Path
@@ -123,7 +122,7 @@ def load_source(
             that a source can't have; the message says which.
     """
     folder = Path(directory)
-    if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(directory)):
+    if not folder.exists():
         folder = download(str(directory))
     if not (folder / SOURCE).exists():
         raise ModelError(f"{folder} is not a reward source: it has no {SOURCE}; train one with `surefoot reward`")
