@@ -181,7 +181,7 @@ def test_one_member_is_refused_where_a_variance_is_asked_for(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "independnt"}, "kind must be one of .*distilled, dropout, heads, independent"),
+        ({"kind": "independnt"}, "kind must be one of .*distilled, dropout, function, heads, independent"),
         ({"kind": "independent"}, r"kind: independent has no layer \(kind: distilled or heads or linear\)"),
         ({"bootstrap": "resample"}, "bootstrap must be one of none, poisson, exponential"),
         ({"members": 0}, "members must be at least 1"),

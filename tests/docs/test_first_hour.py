@@ -16,6 +16,7 @@ LEFT = ("runs/diagnosis/diagnose.html", "runs/forecast/forecast.html", "runs/for
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # torch's, of a machine without an accelerator
 def test_the_first_hour_works_as_written(
     tmp_path: Path, world_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

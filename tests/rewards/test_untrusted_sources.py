@@ -94,7 +94,11 @@ ATTACKS: list[tuple[str, dict[str, Any], str]] = [
     ("independent", {"members": None}, "members must be a list of folder names, got None"),
     ("independent", {"members": True}, "members must be a list of folder names"),
     ("independent", {"members": [1, 2]}, "members must be a list of folder names"),
-    ("independent", {"members": ["package:evil_package.sub"]}, "is not a model directory|no config.json"),
+    (
+        "independent",
+        {"members": ["package:evil_package.sub"]},
+        "is not a model directory|no config.json|there is no such path here",
+    ),
     ("independent", {"max_length": -5}, "max_length must be a positive whole number, got -5"),
     ("independent", {"max_length": 2.7}, "max_length must be a positive whole number, got 2.7"),
     ("independent", {"name": ["a"]}, "name must be text"),

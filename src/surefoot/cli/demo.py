@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,7 +158,7 @@ def _train_reference(folder: Path, console: Console) -> None:
         return  # where there are files of something else, the study refuses the folder
     words = "training the reference policy (estimated: half a minute on an idle core)"
     if not console.is_terminal:
-        print(words, file=sys.stderr, flush=True)
+        print(words, flush=True)
     with console.status(words):
         build_world(folder / WORLD)
 
