@@ -271,6 +271,7 @@ def test_messages(
     tokenizer.save_pretrained(tmp_path / "policy")
     model.save_pretrained(tmp_path / "policy")
     monkeypatch.setattr(module, "load_source", lambda _: Scored())
+    (tmp_path / "scored").mkdir()
     given = {"dataset_name": args.dataset_name, "model_name_or_path": str(tmp_path / "policy")}
     store = prepare_anchors(ask(**given, reward_source=str(tmp_path / "scored")))
     assert chats[1] in store

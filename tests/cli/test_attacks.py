@@ -376,7 +376,7 @@ def test_weights_that_do_not_fit_on_the_disk(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"output_dir": "/dev/null"}, "File exists"),
+        ({"output_dir": "/dev/null"}, "Not a directory"),
         ({"output_dir": "/dev/null/x"}, "Not a directory"),
         ({"output_dir": "x" * 5000}, "File name too long"),
         ({"output_dir": None}, "'output_dir' in"),

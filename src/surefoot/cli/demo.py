@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from surefoot.cli.parsing import parse
 from surefoot.cli.progress import progress
 from surefoot.cli.study import workers_of
-from surefoot.errors import RunError
+from surefoot.errors import ConfigError, RunError
 from surefoot.quiet import quieten
 
 if TYPE_CHECKING:
@@ -72,8 +72,9 @@ def run(arguments: list[str]) -> None:
             "less some standard deviations), and both. It takes some minutes; Ctrl-C stops it, and the same command "
             "goes on.\n"
         )
+        config = _config(demo)  # what is wrong with it is said before anything is trained
         _train_reference(folder, console)
-        _study(demo, folder)
+        _study(demo, config, folder)
     from surefoot.reports.records import read_study
     from surefoot.reports.study import build_report, summary_table
     from surefoot.reports.summary import summarise
@@ -163,11 +164,18 @@ def _train_reference(folder: Path, console: Console) -> None:
         build_world(folder / WORLD)
 
 
-def _study(demo: DemoConfig, folder: Path) -> None:
+def _config(demo: DemoConfig) -> Any:
+    from surefoot.data.world.preferences import VARIANTS
+
+    if demo.variant not in VARIANTS:
+        raise ConfigError(f"unknown world '{demo.variant}' (known: {', '.join(VARIANTS)})")
+    return demo_study(demo.variant, demo.pairs, range(demo.first_seed, demo.first_seed + demo.seeds))
+
+
+def _study(demo: DemoConfig, config: Any, folder: Path) -> None:
     from surefoot.studies.run import run_study
     from surefoot.studies.runners.local import LocalRunner
 
-    config = demo_study(demo.variant, demo.pairs, range(demo.first_seed, demo.first_seed + demo.seeds))
     with progress() as show:
         outcome = run_study(
             config,
