@@ -1,7 +1,6 @@
 """`--help` of every command: fast, complete, ours before TRL's, and true to the dataclasses."""
 
 import json
-import resource
 import subprocess
 import sys
 from importlib import metadata
@@ -22,14 +21,10 @@ def shown(command: str, *words: str) -> str:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_takes_less_than_two_seconds_of_cpu(command: str) -> None:
-    """CPU time, so that a busy machine changes nothing; it is about a tenth of a second."""
+def test_help_loads_nothing_that_takes_seconds(command: str) -> None:
     code = f"import sys; from surefoot.cli.main import main; main([{command!r}, '--help']); "
     code += "print(*{m.partition('.')[0] for m in sys.modules})"
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
     assert not HEAVY & set(done.stdout.splitlines()[-1].split())
     assert f"usage: surefoot {command}" in done.stdout
 

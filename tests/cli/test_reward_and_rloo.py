@@ -37,6 +37,7 @@ def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def reward_words(policy: Path, preferences: Path, output: Path, **changes: Any) -> list[str]:
     settings = {
+        "kind": "heads",
         "model_name_or_path": policy,
         "dataset_name": preferences,
         "output_dir": output,

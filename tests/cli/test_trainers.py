@@ -45,7 +45,7 @@ def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def source(tmp_path_factory: pytest.TempPathFactory, policy_path: Path, preferences: Path) -> Path:
     output = tmp_path_factory.mktemp("runs") / "reward"
     settings = {"model_name_or_path": policy_path, "dataset_name": preferences, "output_dir": output}
-    assert main(words("reward", **settings, held_out=0.4, epochs=20, layer=0, max_length=16)) == 0
+    assert main(words("reward", kind="heads", **settings, held_out=0.4, epochs=20, layer=0, max_length=16)) == 0
     return output / "source"
 
 

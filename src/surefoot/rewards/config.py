@@ -32,7 +32,7 @@ class RewardSourceArguments:
     )
     dataset_name: str = field(metadata={"help": "Preferences: parquet, json, jsonl, csv, directory or hub name."})
     kind: str = field(
-        default="heads",
+        default="linear",
         metadata={"help": "Where the variance comes from (docs/sources.md); kinds of other packages work too."},
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
