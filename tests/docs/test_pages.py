@@ -1,6 +1,7 @@
 """The README and the documentation's pages: tables agree with their data, links lead somewhere, one version."""
 
 import importlib.util
+import pydoc
 import re
 import sys
 import tomllib
@@ -120,3 +121,13 @@ def test_fewer_and_fewer_tests_are_not_type_checked() -> None:
     assert len(unchecked) <= UNCHECKED
     missing = [name for name in unchecked if not (ROOT / f"{name.replace('.', '/')}.py").exists()]
     assert missing == []
+
+
+def test_what_the_api_reference_names_is_there() -> None:
+    named = [
+        name
+        for page in (ROOT / "docs" / "api").glob("*.md")
+        for name in re.findall(r"^\.\. auto\w+:: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert len(named) > 20
+    assert [name for name in named if pydoc.locate(name) is None] == []
