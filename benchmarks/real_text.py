@@ -66,8 +66,8 @@ FULL = IndependentConfig(3, learning_rate=1e-4, epochs=1, max_length=LENGTH, ove
 FORECASTS, DRAWS, RUNS = 16, 64, 8
 """Pipelines of each setting of the linear source that are also forecast without gold."""
 SETTINGS = [
-    *[("linear", pool, labels, 100) for pool in ("hh", "policy") for labels in (300, 1000, 3000)],
-    *[(kind, pool, labels, 100) for pool in ("hh", "policy") for labels in (300, 1000, 3000)
+    *[("linear", pool, labels, 60) for pool in ("hh", "policy") for labels in (300, 1000, 3000)],
+    *[(kind, pool, labels, 60) for pool in ("hh", "policy") for labels in (300, 1000, 3000)
       for kind in ("20 heads", "5 heads")],
     ("lora", "hh", 300, 12),
     ("full", "hh", 300, 12),
