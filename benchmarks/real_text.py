@@ -16,13 +16,14 @@ pipelines. Below: share of pipelines with a negative gain. Prompt risk: share of
 over pipelines. Intervals resample pipelines; *everywhere* resamples pipelines and prompts together. told: gain over
 plain by the forecast without gold, in the proxy's reward. rho: correlation of the log variance of candidates with the
 log of the sampling variance over the *other* pipelines. agreement: correlation of proxy and gold within prompts.
-noise: share of a proxy's variation within prompts that is sampling variance. Finished parts are kept in `--out`.
+noise: share of a proxy's variation within prompts that is sampling variance. by variance: gain of a policy made from
+minus the standard deviation alone; trend taken out: gain over plain by a gold without its linear trend in the standard
+deviation (both added after the first look). Finished parts are kept in `--out`.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 import tempfile
 import time
@@ -36,14 +37,14 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from real_text_data import BASE, LENGTH, SEED, Bank, made_bank
+from real_text_data import BASE, BUDGETS, LENGTH, SEED, Bank, made_bank
+from real_text_tables import of_methods, of_setting, show
 from surefoot.files import read_json, write_json
 from surefoot.forecast.draws import draw_errors
-from surefoot.forecast.evaluate import Resampling, judge_by_draws, judge_by_gold, objective_policies
+from surefoot.forecast.evaluate import judge_by_draws, judge_by_gold, objective_policies
 from surefoot.forecast.objectives import named_objectives
 from surefoot.forecast.scored import source_candidates
 from surefoot.maths.linear import fit_bradley_terry
-from surefoot.metrics.intervals import bootstrap_mean, brown_forsythe, risk, spread
 from surefoot.quiet import quieten
 from surefoot.rewards.gaussian import Term
 from surefoot.rewards.kinds.heads.config import HeadsConfig
@@ -57,7 +58,6 @@ from surefoot.rewards.kinds.lora.fit import train_lora
 from surefoot.rewards.source import RewardSource
 from surefoot.rewards.trunk.bootstrap import bootstrap_weights
 
-BUDGETS = [1.0, 2.5]
 METHODS = {"plain": "mean", "one member": "vanilla", "weighted": "variance_aware", "pessimistic": "lcb:2",
            "both": "variance_aware_lcb:2"}  # fmt: skip
 LORA = LoraConfig(3, learning_rate=2e-3, epochs=1, start=0.67, max_length=LENGTH, overlong="truncate")
@@ -90,7 +90,7 @@ def main() -> None:
     quieten()
     torch.set_num_threads(1)
     until = time.monotonic() + 60 * options.minutes
-    bank, about = made_bank(options, BUDGETS)
+    bank, about = made_bank(options)
     print(about, flush=True)
     for kind, pool, labels, pipelines in SETTINGS:
         for number in range(pipelines):
@@ -104,7 +104,7 @@ def main() -> None:
         parts = [read_json(path) for path in sorted((options.out / "parts").glob(name))[:pipelines]]
         if len(parts) > 1:
             place = {"kind": kind, "pool": pool, "labels": labels, "n": len(parts)}
-            settings.append(place | of_setting(parts))
+            settings.append(place | of_setting(bank, parts))
             rows += [place | row for row in of_methods(parts)]
     show(settings, rows)
     if options.json is not None:
@@ -213,64 +213,8 @@ PROXIES: dict[str, Callable[[Bank, Tensor, int], tuple[RewardSource, Read]]] = {
 }  # fmt: skip
 
 
-def of_setting(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the proxies and their variances are like."""
-    reward, variance = (np.array([part[name] for part in parts]) for name in ("reward", "variance"))
-    rhos = [
-        np.corrcoef(np.log(variance[k]), np.log(np.delete(reward, k, axis=0).var(axis=0, ddof=1)))[0, 1]
-        for k in range(len(parts) if len(parts) > 9 else 0)
-    ]
-    return {
-        "agreement": float(np.mean([part["agreement"] for part in parts])),
-        "noise": float(reward.var(axis=0, ddof=1).mean() / (reward**2).mean()),
-        "rho": float(np.mean(rhos)) if rhos else None,
-        "weight_cv": float(np.mean([part["notes"]["weight_cv"] for part in parts])),
-        "variance_factor": float(np.median([part["variance_factor"] for part in parts])),
-        "seconds": float(np.mean([part["seconds"] for part in parts])),
-    }
-
-
-def of_methods(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Figures of every method at every budget, over pipelines."""
-    rows = []
-    for (place, budget), method in itertools.product(enumerate(BUDGETS), METHODS):
-        gains, plain = (np.array([part["gains"][name][place] for part in parts]) for name in (method, "plain"))
-        told = [part["told"][method][place] - part["told"]["plain"][place] for part in parts if method in part["told"]]
-        means, versus = gains.mean(axis=1), gains - plain
-        row = {
-            "gain": over_pipelines(means),
-            "spread": spread(means),
-            "spread_p": brown_forsythe(means, plain.mean(axis=1)),
-            "below": risk(means).to_dict(),
-            "prompt_risk": over_pipelines((gains < 0).mean(axis=1)),
-            "versus": over_pipelines(versus.mean(axis=1)),
-            "everywhere": Resampling(*versus.shape).mean(versus).to_dict(),
-            "told": over_pipelines(told) if len(told) > 1 else None,
-        }
-        rows.append({"budget": budget, "method": method} | row)
-    return rows
-
-
-def over_pipelines(values: Any) -> dict[str, Any]:
-    return bootstrap_mean(values, np.random.default_rng(0)).to_dict()
-
-
 def correlation(x: Tensor, y: Tensor) -> float:
     return float((x * y).sum() / (x.square().sum() * y.square().sum()).sqrt())
-
-
-def show(settings: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
-    for held in settings:
-        print({name: round(value, 3) if isinstance(value, float) else value for name, value in held.items()})
-    columns = ("gain", "below", "prompt_risk", "versus", "everywhere", "told")
-    print("| kind | pool | labels | N | budget | method | spread | " + " | ".join(columns) + " |")
-    for row in rows:
-        cells = [str(row[name]) for name in ("kind", "pool", "labels", "n", "budget", "method")]
-        print("| " + " | ".join([*cells, f"{row['spread']:.3f}", *(interval(row[name]) for name in columns)]) + " |")
-
-
-def interval(held: dict[str, Any] | None) -> str:
-    return "" if held is None else f"{held['value']:.3f} [{held['low']:.3f}, {held['high']:.3f}]"
 
 
 if __name__ == "__main__":

