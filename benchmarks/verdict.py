@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -244,9 +245,13 @@ def comparisons_of(held: Dataset) -> Comparisons:
 
 
 def diagnosed(source: RewardSource, comparisons: Comparisons, rows: torch.Tensor, texts: Texts) -> dict[str, Any]:
-    """What `surefoot diagnose --completions` says: today's verdict, and the figures that it is made of."""
+    """What `surefoot diagnose --completions` says: today's verdict, and the figures that it is made of.
+
+    The section on disagreement, which takes longest and which the verdict's grade doesn't read, is left out.
+    """
     scored = score_comparisons(source, comparisons, far_items=FAR)
-    found = diagnose(source, comparisons, scored, samples=(rows, texts.prompts, None))
+    with mock.patch("surefoot.diagnosis.run._disagreement", return_value=None):
+        found = diagnose(source, comparisons, scored, samples=(rows, texts.prompts, None))
     spread = found["heterogeneity"]
     kinds = found["far"].values()
     return {
