@@ -26,9 +26,9 @@ RULES = {
     "its whole interval",
     "fooled": "far texts of a kind score above the texts they were made of more often than not (whole interval above "
     ".5), and the variance does not see that kind",
-    "likely": "there is something to work with, it isn't noisy, and the source sees mistakes and distance",
-    "possible": "there is something to work with, it isn't noisy, and the source sees one of the two",
-    "unlikely": "there is something to work with, but it is noisy, or the source sees neither",
+    "likely": f"there is something to work with, and the reliability is known and at least {NOISY:.2f}",
+    "possible": "there is something to work with, and the reliability is unknown",
+    "unlikely": "there is something to work with, but it is noisy",
     "nothing": "there is nothing to work with",
 }
 """The rules, as the page shows them."""
@@ -36,7 +36,7 @@ RULES = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether weighting by this variance is likely to help, and what to change.
+    """How much weighting by this variance has to work with, and what to change.
 
     Args:
         weighting: "likely", "possible", "unlikely" or "nothing".
@@ -62,17 +62,28 @@ def judge(diagnosis: dict[str, Any]) -> Verdict:
     distance = bool(diagnosis["far"]) and len(seen) > MOSTLY * len(diagnosis["far"])
     reliability = diagnosis["heterogeneity"].get("reliability")
     noisy = reliability is not None and reliability < NOISY
-    sees = 0 if noisy else int(mistakes) + int(distance)
-    weighting = "nothing" if even else ("unlikely", "possible", "likely")[sees]
+    weighting = _grade(even, reliability)
     lines = [
         _on_accuracy(diagnosis["accuracy"]["overall"]),
-        _on_weighting("noisy" if noisy and not even else weighting, diagnosis["heterogeneity"]),
+        _on_weighting(weighting, diagnosis["heterogeneity"]),
         _on_reliability(reliability),
         _on_mistakes(mistakes, diagnosis["usefulness"]),
         *_on_distance(diagnosis["far"], seen, fooled),
         *_on_offsets(diagnosis["disagreement"]),
     ]
     return Verdict(weighting, lines, _advice(diagnosis, even, noisy, mistakes, distance, fooled))
+
+
+def _grade(even: bool, reliability: float | None) -> str:
+    """How much weighting has to work with; what the source sees doesn't count, as it foretold no gain.
+
+    Measured over sixty settings in docs/results/forecast.md.
+    """
+    if even:
+        return "nothing"
+    if reliability is None:
+        return "possible"
+    return "unlikely" if reliability < NOISY else "likely"
 
 
 def _is_even(figures: dict[str, Any]) -> bool:
@@ -108,14 +119,12 @@ def _on_accuracy(overall: dict[str, Any]) -> str:
 
 
 _WEIGHTING = {
-    "likely": "Weighting by this variance is likely to help: it differs between completions ({variation}) and says "
-    "something of mistakes and of distance from the data.",
-    "possible": "Weighting by this variance may help: it differs between completions ({variation}) and says something "
-    "of mistakes or of distance from the data, but not of both.",
-    "unlikely": "Weighting by this variance is unlikely to help: it differs between completions ({variation}), but "
-    "tells neither mistakes nor far texts.",
-    "noisy": "Weighting by this variance is unlikely to help: it differs between completions ({variation}), but "
-    "weights made of it are mostly noise.",
+    "likely": "Weighting by this variance may well help: it differs between completions ({variation}) and is precise. "
+    "Nothing measured here foretells it surely: compare with preset='mean' at the same KL budget.",
+    "possible": "Weighting by this variance may help: it differs between completions ({variation}), but how precise "
+    "it is isn't known.",
+    "unlikely": "Weighting by this variance is unlikely to give much: it differs between completions ({variation}), "
+    "but weights made of it are mostly noise.",
     "nothing": "Weighting has nothing to work with: the variance is about the same for all completions ({variation}), "
     "and the run will be much like preset='mean'.",
 }
