@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from surefoot.data.comparisons import Comparisons
 from surefoot.diagnosis import diagnose, score_comparisons
+from surefoot.diagnosis.verdict import EVEN, NOISY
 from surefoot.files import read_json, write_json
 from surefoot.forecast.candidates import Texts, group_texts
 from surefoot.forecast.draws import draw_errors
@@ -37,7 +38,7 @@ from surefoot.forecast.evaluate import gains_of, judge_by_draws, objective_polic
 from surefoot.forecast.objectives import named_objectives
 from surefoot.forecast.scored import Candidates, source_candidates
 from surefoot.maths.objectives import weights
-from surefoot.metrics.intervals import auroc, bootstrap_mean
+from surefoot.metrics.intervals import auroc, bootstrap_mean, spearman
 from surefoot.quiet import quieten
 from surefoot.rewards.source import RewardSource
 from verdict_worlds import Reader, Room, first_heads, fit_head_source, fit_linear_source, open_reader, open_room
@@ -69,15 +70,19 @@ PREDICTORS = {
     "variation": "coefficient of variation of the weights over all candidates, as the verdict reads it",
     "variation_within": "the same within prompts",
     "forecast": "weighted less plain, judged by draws of the source, in its own reward",
-    "verdict": "nothing 0, unlikely 1, possible 2, likely 3",
+    "verdict": "by the rule until then, which asked for seeing mistakes and distance: nothing 0 … likely 3",
     "forecast_scaled": "forecast in standard deviations of the source's reward within a prompt",
     "noise": "mean variance over the variance of the reward within a prompt",
     "reach": "mean weight under the plain policy",
     "held_out_judge": "weighted less plain by a linear head fitted to the held-out pairs, in its standard deviations",
     "far_seen": "share of the kinds of far text on which the variance is larger",
     "mistakes": "AUROC of the variance for the mean's mistakes on held-out pairs",
+    "rule": "the verdict's rule of today, chosen on the settings that aren't held out",
 }
-"""All are said to be larger where weighting helps. The first five were asked for; the others are further tries."""
+"""All are said to be larger where weighting helps. The first five were asked for; the others are further tries, and
+the last was added when the settings that aren't held out had been looked at."""
+LARGE = 0.1
+"""Gain of weighting, in true reward, that counts as large; this label was added afterwards too."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,11 @@ def main() -> None:
     show_settings(rows)
     predictors = [predictor_row(name, rows) for name in PREDICTORS]
     show_predictors(predictors)
+    grades = grade_rows(rows)
+    for grade in grades:
+        print("| " + " | ".join(f"{v:.2f}" if isinstance(v, float) else str(v) for v in grade.values()) + " |")
     if options.json is not None:
-        held = {"pipelines": PIPELINES, "budget": BUDGET, "predictors": predictors, "settings": rows}
+        held = {"pipelines": PIPELINES, "budget": BUDGET, "predictors": predictors, "grades": grades, "settings": rows}
         write_json(options.json, held)
 
 
@@ -255,7 +263,7 @@ def diagnosed(source: RewardSource, comparisons: Comparisons, rows: torch.Tensor
     spread = found["heterogeneity"]
     kinds = found["far"].values()
     return {
-        "verdict": GRADES.index(found["verdict"]["weighting"]),
+        "verdict": GRADES.index(former_grade(found)),
         "reliability": spread["reliability"],
         "variation": spread["variation"],
         "variation_within": spread["variation_within"],
@@ -266,11 +274,32 @@ def diagnosed(source: RewardSource, comparisons: Comparisons, rows: torch.Tensor
     }
 
 
+def former_grade(found: dict[str, Any]) -> str:
+    """The verdict's grade by the rule that these settings were run to check."""
+    if found["verdict"]["weighting"] == "nothing":
+        return "nothing"
+    reliability, useful = found["heterogeneity"]["reliability"], found["usefulness"]
+    above, auroc_of = useful["above_baseline"]["sd_over_margin"]["low"], useful["auroc"]["variance"]["low"]
+    mistakes = (above or 0.0) > 0 or (auroc_of or 0.0) > 0.5
+    distance = np.mean([(one["auroc"]["low"] or 0.0) > 0.5 for one in found["far"].values()]) > 0.5
+    noisy = reliability is not None and reliability < NOISY
+    return GRADES[1 + (0 if noisy else int(mistakes) + int(distance))]
+
+
+def present_grade(setting: Setting, figures: dict[str, Any]) -> int:
+    """The verdict's grade by today's rule, from the figures kept."""
+    reliability, has_prior = figures["reliability"], setting.source != "linear"
+    if figures["variation"] < EVEN or (has_prior and figures["prior_freedom"] is None):
+        return 0
+    return 2 if reliability is None else 1 if reliability < NOISY else 3
+
+
 def row_of(setting: Setting, pipelines: list[dict[str, Any]]) -> dict[str, Any]:
     """A setting with its label, and each predictor's value in every pipeline."""
     difference = [one["gain"][1] - one["gain"][0] for one in pipelines]
     found = bootstrap_mean(difference, np.random.default_rng(0))
     gains = np.array([one["gain"] for one in pipelines])
+    pipelines = [one | {"rule": present_grade(setting, one)} for one in pipelines]
     return {
         **{name: getattr(setting, name) for name in ("world", "pairs", "source", "features")},
         "penalty": setting.penalty or "evidence",
@@ -295,12 +324,35 @@ def mean_of(row: dict[str, Any], name: str) -> float:
 
 def predictor_row(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """AUROCs of a predictor: of its mean over pipelines, and of a single pipeline; over all and by part."""
-    parts = {"all": rows}
-    parts |= {part: [row for row in rows if row["held_out"] == held] for part, held in (("chosen", 0), ("check", 1))}
-    found: dict[str, Any] = {"predictor": name, "meaning": PREDICTORS[name]}
+    parts = {
+        "all": rows,
+        "chosen": [row for row in rows if not row["held_out"]],
+        "check": [row for row in rows if row["held_out"]],
+        "without five heads": [row for row in rows if row["source"] != "heads_5"],
+        "large gain": [row | {"helps": row["helps"] and row["difference"][0] >= LARGE} for row in rows],
+    }
+    values = [(mean_of(row, name), row["difference"][0]) for row in rows]
+    order = spearman(*zip(*values, strict=True))
+    found: dict[str, Any] = {"predictor": name, "meaning": PREDICTORS[name], "rho": order.to_dict()}
     for part, some in parts.items():
         found[part] = ranked([(row, [mean_of(row, name)]) for row in some])
         found[f"{part}, one pipeline"] = ranked([(row, row["predictors"][name]) for row in some])
+    return found
+
+
+def grade_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each grade, by the former and by today's rule: pipelines, and how their settings fared."""
+    found = []
+    for rule, part, grade in itertools.product(("verdict", "rule"), ("chosen", "check"), range(len(GRADES))):
+        some = [row for row in rows if row["held_out"] == (part == "check")]
+        hits = [(row, row["predictors"][rule].count(grade)) for row in some if grade in row["predictors"][rule]]
+        count = sum(times for _, times in hits)
+        if count:
+            share = sum(times for row, times in hits if row["helps"]) / count
+            harm = sum(times for row, times in hits if row["harms"]) / count
+            gain = sum(times * row["difference"][0] for row, times in hits) / count
+            found.append({"rule": rule, "part": part, "grade": GRADES[grade], "pipelines": count,
+                          "settings": len(hits), "helps": share, "harms": harm, "difference": gain})  # fmt: skip
     return found
 
 
@@ -320,14 +372,15 @@ def ranked(values: list[tuple[dict[str, Any], Sequence[float | None]]]) -> dict[
 
 def resampled(x: NDArray[np.float64], helps: NDArray[np.bool_], groups: NDArray[np.int64]) -> list[float]:
     """95% interval of the AUROC when whole groups are drawn anew."""
-    rng, numbers = np.random.default_rng(0), np.unique(groups)
-    members = [np.flatnonzero(groups == number) for number in numbers]
-    found = []
-    for _ in range(2000):
-        some = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
-        if 0 < helps[some].sum() < len(some):
-            found.append(auroc(x[some], helps[some]).value)
-    return np.quantile(found, [0.025, 0.975]).tolist() if found else [math.nan, math.nan]
+    groups = np.unique(groups, return_inverse=True)[1]
+    count = int(groups.max()) + 1
+    times = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), 2000)[:, groups]
+    above = (x[helps][:, None] > x[~helps]) + 0.5 * (x[helps][:, None] == x[~helps])
+    hits, misses = times[:, helps], times[:, ~helps]
+    pairs = hits.sum(axis=1) * misses.sum(axis=1)
+    known = pairs > 0
+    areas = ((hits @ above) * misses).sum(axis=1)[known] / pairs[known]
+    return np.quantile(areas, [0.025, 0.975]).tolist() if known.any() else [math.nan, math.nan]
 
 
 def show_settings(rows: list[dict[str, Any]]) -> None:
@@ -343,10 +396,14 @@ def show_settings(rows: list[dict[str, Any]]) -> None:
 
 
 def show_predictors(rows: list[dict[str, Any]]) -> None:
-    print("\nAUROC for settings that help: mean over pipelines, one pipeline, chosen part, part of the check")
+    parts = ("all", "all, one pipeline", "chosen", "check", "without five heads", "large gain")
+    print("\nAUROC for settings that help: " + "; ".join(parts) + "; ρ with the gain")
     for row in rows:
-        parts = ("all", "all, one pipeline", "chosen", "check")
-        print("| " + " | ".join([row["predictor"], *(shown(row[part]) for part in parts)]) + " |")
+        print("| " + " | ".join([row["predictor"], *(shown(row[part]) for part in parts), rho(row)]) + " |")
+
+
+def rho(row: dict[str, Any]) -> str:
+    return "{value:.2f} [{low:.2f}, {high:.2f}]".format(**row["rho"])
 
 
 def shown(found: dict[str, Any]) -> str:
