@@ -44,7 +44,7 @@ def test_pairs_to_evaluate_on_are_diagnosed_and_scored(policy: Path, tmp_path: P
     train, held_out = PAIRS.select(range(24)), PAIRS.select(range(24, 40))
     source = train_source(train, policy, tmp_path / "run", kind="linear", layer=0, eval_dataset=held_out)
     found = diagnose_source(tmp_path / "run" / "source", held_out, far_items=0)
-    assert found["verdict"]["weighting"] in ("likely", "possible", "unlikely", "unknown")
+    assert found["verdict"]["weighting"] in ("likely", "possible", "unlikely", "nothing")
     assert found["accuracy"]["overall"]["value"] == 1.0
     held_out.to_json(tmp_path / "held.jsonl")
     scored = score_dataset(tmp_path / "run" / "source", tmp_path / "held.jsonl", tmp_path / "scored.parquet")

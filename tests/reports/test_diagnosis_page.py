@@ -75,7 +75,7 @@ def test_the_anchors_and_the_reliability_are_shown(found: dict[str, Any], tmp_pa
 
 
 def test_the_verdict_is_a_badge_and_advice_is_no_markdown(found: dict[str, Any], tmp_path: Path) -> None:
-    for weighting, words in (("possible", "possible"), ("nothing", "nothing to work with"), ("unknown", "unknown")):
+    for weighting, words in (("possible", "possible"), ("nothing", "nothing to work with")):
         verdict = found["verdict"] | {"weighting": weighting, "advice": ["train with `surefoot reward`, <b>"]}
         text = build_diagnosis(tmp_path / "d.html", found | {"verdict": verdict}, {}).read_text()
         assert f'<span class="badge {weighting}">{words}</span>' in text
