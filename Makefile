@@ -1,15 +1,17 @@
-# `make demo` and `make test` need Python 3.11 or newer and the package index; nothing else.
+# `make demo`, `make test` and `make docs` need Python 3.11 or newer and the package index; nothing else.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# pip says which package it is at, so that there is something to see while it works.
+PIP := $(BIN)/python -m pip install --progress-bar on --disable-pip-version-check
 # What the fast lane needs beside the package: no ray, no browser.
-LANE := pytest pytest-xdist hypothesis beartype
+LANE := pytest pytest-xdist hypothesis beartype hatchling
 # One thread per process: the tests and the demo run processes side by side.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test fast test-lowest test-newest engines lint types borders clean
+.PHONY: demo test fast test-lowest test-newest coverage engines docs dist lint types borders clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/surefoot demo
@@ -20,6 +22,20 @@ test: lint types borders
 # The unit tests alone: some minutes.
 fast: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n 2 -m "not slow" --doctest-modules src/surefoot/maths src/surefoot/metrics src/surefoot/theory tests
+
+# The unit tests with the share of src/surefoot that they run, and the lines that they don't.
+coverage: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=term-missing --cov-report=html tests
+
+# The documentation, into docs/_build/html; a warning or a broken internal link is an error.
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "documentation: docs/_build/html/index.html"
+
+# The source archive and the wheel, into dist/.
+dist: $(VENV)/test.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build
+	$(BIN)/python -m build --outdir dist
 
 # The fast lane with the lower bounds of pyproject.toml, and with the newest TRL and transformers that its ranges allow;
 # each in an environment of its own, made anew. Of the lowest: datasets leaves a CSV file open, SciPy's SLSQP (a test's
@@ -59,23 +75,32 @@ lint: $(VENV)/test.stamp
 
 types: $(VENV)/test.stamp
 	$(BIN)/mypy
+	$(BIN)/mypy -p tests
 
 borders: $(VENV)/test.stamp
 	$(BIN)/lint-imports
 
 # torch goes first and alone, so that no other requirement can pull another build of it.
 $(VENV)/torch.stamp: constraints.txt
+	@echo "1/2 installing torch into $(VENV): the largest download, some minutes the first time"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
-	touch $@
+	@$(PIP) $$(grep '^torch==' constraints.txt)
+	@touch $@
 
 $(VENV)/demo.stamp: $(VENV)/torch.stamp pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
-	touch $@
+	@echo "2/2 installing surefoot and what it needs: TRL, transformers, datasets and others"
+	@$(PIP) -c constraints.txt -e .
+	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/torch.stamp pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
-	touch $@
+	@echo "2/2 installing surefoot with what its tests need"
+	@$(PIP) -c constraints.txt -e '.[test]'
+	@touch $@
+
+$(VENV)/docs.stamp: $(VENV)/torch.stamp pyproject.toml
+	@echo "2/2 installing surefoot with what its documentation needs"
+	@$(PIP) -c constraints.txt -e '.[docs]'
+	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(VENV)-verl dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(VENV)-verl dist build docs/_build docs/cli htmlcov .coverage* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

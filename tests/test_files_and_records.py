@@ -124,3 +124,15 @@ def test_what_safetensors_left_of_a_killed_run_is_removed(tmp_path: Path) -> Non
     with claim_directory(run, "reward", {"a": 1}):
         assert not any(path.exists() for path in left)
         assert all(path.exists() for path in kept)
+
+
+def test_a_run_that_was_begun_under_older_names_goes_on(tmp_path: Path) -> None:
+    with claim_directory(tmp_path / "run", "forecast", {"source": "s", "n": 8}) as folder:
+        (folder / "part").touch()
+    with claim_directory(tmp_path / "run", "forecast", {"reward_source": "s", "n": 8}):
+        pass
+    with (
+        pytest.raises(RunError, match="reward_source"),
+        claim_directory(tmp_path / "run", "forecast", {"reward_source": "t", "n": 8}),
+    ):
+        pass

@@ -16,6 +16,7 @@ from surefoot.errors import RunError
 from surefoot.files import fingerprint, read_json, remove_abandoned, write_json
 from surefoot.locks import LOCK, hold
 from surefoot.redaction import redacted
+from surefoot.setting_names import newer_names
 
 __all__ = ["claim_directory", "commit", "holds_other_files", "make_record", "provenance", "versions", "write_record"]
 
@@ -127,7 +128,10 @@ def _check_claim(target: Path, claim: dict[str, Any]) -> None:
     held = read_json(path)
     if not isinstance(held, dict) or not {"kind", "fingerprint", "settings"} <= set(held):
         raise RunError(f"{path} is no record of a run; choose another output directory, or delete it")
-    same = (held["kind"], held["fingerprint"]) == (claim["kind"], claim["fingerprint"])
+    same = held["kind"] == claim["kind"] and claim["fingerprint"] in (
+        held["fingerprint"],
+        fingerprint(newer_names(held["kind"], held["settings"])),  # a run that was begun under older names
+    )
     if not same and holds_other_files(target, CLAIM, CLAIM):  # a run that failed at once has left nothing else
         raise RunError(
             f"{target} holds another run ({_difference(held, claim)}); choose another output directory, or delete "

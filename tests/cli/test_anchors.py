@@ -57,8 +57,8 @@ def ask(policy_path: Path, pairs: Path, source: Path, tmp_path: Path) -> Callabl
     def given(name: str = "a", **changes: Any) -> AnchorArguments:
         settings: dict[str, Any] = {
             "output": str(tmp_path / f"{name}.safetensors"), "model_name_or_path": str(policy_path),
-            "dataset_name": str(pairs), "source": str(source), "anchor_completions": 3, "max_completion_length": 5,
-            "prompts_per_batch": 3,
+            "dataset_name": str(pairs), "reward_source": str(source), "anchor_completions": 3,
+            "max_completion_length": 5, "prompts_per_batch": 3,
         }  # fmt: skip
         return AnchorArguments(**(settings | changes))
 
@@ -210,14 +210,14 @@ def test_a_source_that_scores_nearly_the_same_is_the_same(
     ("changes", "message"),
     [
         ({"output": "a.bin"}, "output must end in .safetensors"),
-        ({"models": ["x", "y"]}, "give exactly one of source"),
-        ({"source": None}, "give exactly one of source"),
+        ({"reward_models": ["x", "y"]}, "give exactly one of reward_source"),
+        ({"reward_source": None}, "give exactly one of reward_source"),
         ({"anchor_completions": 0}, "anchor_completions must be at least 1"),
         ({"dataset_prompts": 0}, "dataset_prompts must be at least 1"),
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"model_name_or_path": "/nowhere"}, "can't load model"),
         ({"dataset_name": "/nowhere.parquet"}, "nowhere"),
-        ({"source": "/nowhere"}, "is not a reward source"),
+        ({"reward_source": "/nowhere"}, "can't load reward source"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_drawn(
@@ -234,7 +234,7 @@ def test_sources_without_a_centred_variance_and_other_settings_are_refused(
 ) -> None:
     one = train(policy_path, pairs, tmp_path / "one", members=1)
     with pytest.raises(VarianceError, match="has one member"):
-        prepare_anchors(ask(source=str(one)))
+        prepare_anchors(ask(reward_source=str(one)))
     prepare_anchors(ask())
     with pytest.raises(RunError, match="made otherwise \\(seed: 0 there, 1 here\\)"):
         prepare_anchors(ask(seed=1))
@@ -271,8 +271,9 @@ def test_messages(
     tokenizer.save_pretrained(tmp_path / "policy")
     model.save_pretrained(tmp_path / "policy")
     monkeypatch.setattr(module, "load_source", lambda _: Scored())
+    (tmp_path / "scored").mkdir()
     given = {"dataset_name": args.dataset_name, "model_name_or_path": str(tmp_path / "policy")}
-    store = prepare_anchors(ask(**given, source=str(tmp_path / "scored")))
+    store = prepare_anchors(ask(**given, reward_source=str(tmp_path / "scored")))
     assert chats[1] in store
     texts = draw_completions(model, tokenizer, [chats[1]], 3, max_new_tokens=5)
     assert float(store.of([chats[1]]).rows[0, 0]) == pytest.approx(sum(len(t[0]["content"]) for t in texts) / 3)
@@ -284,7 +285,7 @@ def test_the_command_and_its_readers(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Score, DPO and diagnose read the file that the command wrote, and say by row or by share what they used."""
-    file, common = tmp_path / "a.safetensors", [f"--source={source}"]
+    file, common = tmp_path / "a.safetensors", [f"--reward_source={source}"]
     words = [f"--model_name_or_path={policy_path}", f"--dataset_name={pairs}", f"--output={file}"]
     settings = ["--anchor_completions=3", "--max_completion_length=5", "--dataset_prompts=6"]
     assert main(["anchors", *common, *words, *settings]) == 0
@@ -314,7 +315,7 @@ def test_the_command_and_its_readers(
     assert main(["dpo", *scored, f"--output_dir={tmp_path / 'no'}"]) == 1
     assert "anchor_file centres what reward_source scores" in capsys.readouterr().err
 
-    words = ["diagnose", *common, f"--dataset={pairs}", f"--anchor_file={file}", f"--output_dir={tmp_path / 'd'}"]
+    words = ["diagnose", *common, f"--dataset_name={pairs}", f"--anchor_file={file}", f"--output_dir={tmp_path / 'd'}"]
     assert main(words) == 0
     found = json.loads((tmp_path / "d" / "diagnose.json").read_text())
     assert found["heterogeneity"]["anchors"]["reference"] == pytest.approx(0.6)

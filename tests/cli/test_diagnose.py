@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset
@@ -36,7 +37,7 @@ def test_it_writes_what_it_prints(
     policy_path: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = source(policy_path, pairs, tmp_path / "s", 4)
-    assert main(["diagnose", "--source", str(folder), "--dataset", str(pairs)]) == 0
+    assert main(["diagnose", "--reward_source", str(folder), "--dataset_name", str(pairs)]) == 0
     shown = capsys.readouterr().out
     found = json.loads((folder / "diagnose.json").read_text())
     assert found["members"] == 4
@@ -55,7 +56,10 @@ def test_completions_of_a_policy_with_their_truth(policy_path: Path, pairs: Path
     samples = tmp_path / "samples.parquet"
     columns = {key: [row[i] for row in rows] for i, key in enumerate(("prompt", "completion", "truth"))}
     Dataset.from_dict(columns).to_parquet(samples)
-    assert main(["diagnose", "--source", str(folder), "--dataset", str(pairs), "--completions", str(samples)]) == 0
+    assert (
+        main(["diagnose", "--reward_source", str(folder), "--dataset_name", str(pairs), "--completions", str(samples)])
+        == 0
+    )
     found = json.loads((folder / "diagnose.json").read_text())
     assert found["heterogeneity"]["completions"] == 32
     assert found["heterogeneity"]["anchors"] == {"group": 1.0}
@@ -70,7 +74,7 @@ def test_a_smoothed_and_a_linear_source(policy_path: Path, pairs: Path, tmp_path
     for name, words in (("smoothed", heads), ("linear", ["--kind=linear"])):
         folder = tmp_path / name / "source"
         assert main(["reward", *words, *common, f"--output_dir={tmp_path / name}"]) == 0
-        assert main(["diagnose", "--source", str(folder), "--dataset", str(pairs)]) == 0
+        assert main(["diagnose", "--reward_source", str(folder), "--dataset_name", str(pairs)]) == 0
         found[name] = json.loads((folder / "diagnose.json").read_text())
     one = found["smoothed"]
     assert one["members"] == one["disagreement"]["members"] == 4
@@ -81,6 +85,42 @@ def test_a_smoothed_and_a_linear_source(policy_path: Path, pairs: Path, tmp_path
     assert one["heterogeneity"]["has_prior"] is False
     assert found["linear"]["members"] is None
     assert found["linear"]["heterogeneity"]["reliability"] == 1.0
+
+
+def test_it_knows_the_pairs_that_its_source_held_out(
+    policy_path: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a dataset, and with the one that it was trained from; a split of one's own is taken whole."""
+    common = [f"--dataset_name={pairs}", f"--model_name_or_path={policy_path}", "--held_out=0.4", "--max_length=16"]
+    out, folder = tmp_path / "linear", tmp_path / "linear" / "source"
+    assert main(["reward", "--kind=linear", *common, f"--output_dir={out}"]) == 0
+    metrics = json.loads((out / "record.json").read_text())["metrics"]
+
+    def diagnosed(*words: str) -> dict[str, Any]:
+        assert main(["diagnose", "--source", str(folder), "--far_items=0", *words]) == 0
+        return dict(json.loads((folder / "diagnose.json").read_text()))
+
+    for words in ((), ("--dataset", str(pairs))):
+        found = diagnosed(*words)
+        assert found["pairs"] == metrics["held_out_pairs"] < 40
+        assert found["accuracy"]["overall"]["value"] == metrics["accuracy_of_mean"]
+        assert found["data"]["same_as_card"] is True
+        assert found["data"]["left_out"] == metrics["train_pairs"]
+        assert "WARNING" not in capsys.readouterr().err
+        assert "trained on these pairs" not in (folder / "diagnose.html").read_text().lower()
+
+    found = diagnosed("--dataset", str(pairs), "--split", "train")
+    assert (found["pairs"], found["data"]["training"]) == (40, metrics["train_pairs"])
+    assert f"WARNING: The source was trained on {metrics['train_pairs']} of these 40" in capsys.readouterr().err
+    page = (folder / "diagnose.html").read_text()
+    assert page.index("Trained on these pairs.") < page.index("In short")
+
+    (folder / "pairs.safetensors").unlink()  # a source of an earlier version
+    found = diagnosed("--dataset", str(pairs))
+    assert (found["pairs"], found["data"]["training"]) == (40, None)
+    assert "is unknown: its training pairs are not recorded" in (folder / "diagnose.html").read_text()
+    assert main(["diagnose", "--source", str(folder)]) == 1
+    assert "which pairs the source held out isn't recorded beside it" in capsys.readouterr().err
 
 
 def test_benchmarks_are_read_and_written_back(
@@ -98,7 +138,7 @@ def test_benchmarks_are_read_and_written_back(
     for name, columns in (("one", first), ("two", second)):
         data, out = tmp_path / f"{name}.parquet", tmp_path / name
         Dataset.from_dict(columns).to_parquet(data)
-        words = ["diagnose", "--source", str(folder), "--dataset", str(data), "--output_dir", str(out)]
+        words = ["diagnose", "--reward_source", str(folder), "--dataset_name", str(data), "--output_dir", str(out)]
         assert main([*words, "--plain_text", "true"]) == 0
         assert "RewardBench's own result files" in capsys.readouterr().out
         written = sorted(path.name for path in (out / "rewardbench" / "eval-set" / "surefoot").iterdir())
@@ -116,11 +156,11 @@ def test_one_member_and_contradictory_settings(
     policy_path: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = source(policy_path, pairs, tmp_path / "one", 1)
-    assert main(["diagnose", "--source", str(folder), "--dataset", str(pairs)]) == 1
+    assert main(["diagnose", "--reward_source", str(folder), "--dataset_name", str(pairs)]) == 1
     assert "has one member, and one member can't disagree" in capsys.readouterr().err
-    assert main(["diagnose", "--dataset", str(pairs)]) == 1
-    assert "give either source" in capsys.readouterr().err
-    assert main(["diagnose", "--source", str(folder)]) == 1
-    assert "dataset is missing" in capsys.readouterr().err
-    assert main(["diagnose", "--models", "a", "b", "--dataset", str(pairs)]) == 1
+    assert main(["diagnose", "--dataset_name", str(pairs)]) == 1
+    assert "give either reward_source" in capsys.readouterr().err
+    assert main(["diagnose", "--reward_source", str(folder)]) == 1
+    assert "dataset_name is missing" in capsys.readouterr().err
+    assert main(["diagnose", "--reward_models", "a", "b", "--dataset_name", str(pairs)]) == 1
     assert "say where the result goes" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """TRL's habit: a YAML file, the command line on top; a wrong key is refused with the nearest right one."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +102,63 @@ def test_a_number_that_yaml_reads_as_text(tmp_path: Path) -> None:
     path.write_text("output_dir: x\nlearning_rate: 1e-5\n")
     (settings,) = parse((Settings,), ["--config", str(path)], "x")
     assert settings.learning_rate == 1e-5
+
+
+@pytest.mark.parametrize(
+    "words", [["--source", "s", "--split=test"], ["--reward_source=s", "--dataset_split", "test"]]
+)
+def test_older_names_are_the_present_ones(words: list[str]) -> None:
+    from surefoot.cli.score import ScoreConfig
+
+    words = [*words, "--dataset_name", "d", "--output", "o"]
+    assert parse((ScoreConfig,), words, "score") == (ScoreConfig("d", "o", reward_source="s", dataset_split="test"),)
+    given = {"reward_source": "s", "dataset_split": "test", "dataset_name": "d", "output": "o"}
+    assert given_settings(words, "score") == given  # so that a run goes on, whichever names it was begun with
+
+
+def test_older_names_in_a_file(tmp_path: Path) -> None:
+    from surefoot.cli.diagnose import DiagnoseConfig
+
+    path = tmp_path / "c.yaml"
+    path.write_text("dataset: d\nmodels: [a, b]\nsplit: test\n")
+    wanted = DiagnoseConfig("d", reward_models=["a", "b"], dataset_split="test")
+    assert parse((DiagnoseConfig,), ["--config", str(path)], "diagnose") == (wanted,)
+
+
+def test_a_setting_under_both_of_its_names_is_refused(tmp_path: Path) -> None:
+    from surefoot.cli.score import ScoreConfig
+
+    with pytest.raises(ConfigError, match="the command line has 'reward_source' twice: 'source' is its older name"):
+        parse((ScoreConfig,), ["--source", "a", "--reward_source", "b"], "score")
+    path = tmp_path / "c.yaml"
+    path.write_text("split: a\ndataset_split: b\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml has 'dataset_split' twice"):
+        parse((ScoreConfig,), ["--config", str(path)], "score")
+
+
+def test_every_older_name_has_a_present_one() -> None:
+    """And no option has an older name of another: it would be renamed."""
+    from importlib import import_module
+
+    from surefoot.setting_names import OLDER_NAMES
+
+    for command, names in OLDER_NAMES.items():
+        types = import_module(f"surefoot.cli.{command}").option_types()
+        options = {item.name for settings in types for item in fields(settings)}
+        assert set(names.values()) <= options, command
+        assert not set(names) & options, command
+
+
+@dataclass
+class Named:
+    rule: str = field(default="mean", metadata={"help": "by what", "choices": ("mean", "vanilla")})
+
+
+def test_a_wrong_choice_is_told_with_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("rule: vanila\n")
+    for words in (["--rule", "vanila"], ["--config", str(path)]):
+        with pytest.raises(
+            ConfigError, match="rule must be one of mean, vanilla, got 'vanila'; did you mean 'vanilla'"
+        ):
+            parse((Named,), words, "x")

@@ -25,7 +25,8 @@ def test_without_a_terminal_there_are_plain_lines_on_standard_error(
     written = capsys.readouterr()
     assert written.out == ""
     assert written.err.splitlines() == [
-        "policies: 0 of 2,000", "policies: 1,500 of 2,000", "shares: 0%", "policies: 2,000 of 2,000", "shares: 100%"
+        "policies: 0 of 2,000", "policies: 1,500 of 2,000, about 10 s left", "shares: 0%",
+        "policies: 2,000 of 2,000", "shares: 100%",
     ]  # fmt: skip
 
 
@@ -40,6 +41,8 @@ def test_on_a_terminal_there_is_a_bar_for_each_stage(monkeypatch: pytest.MonkeyP
     text = screen.getvalue()
     assert "8 of 8" in text
     assert "50%" in text
+    assert "about" in text
+    assert "left" in text
     assert "━" in text
 
 
@@ -47,3 +50,17 @@ def test_nothing_to_do_is_done(capsys: pytest.CaptureFixture[str]) -> None:
     with progress() as show:
         show("reward sources", 0, 0)
     assert capsys.readouterr().err == "reward sources: 0 of 0\n"
+
+
+def test_the_time_left_is_an_estimate_from_the_pace_so_far(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From where this process began: what an earlier one did took none of its time."""
+    clock = iter([0.0, 100.0, 200.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with progress() as show:
+        show("policies", 500, 1000)
+        show("policies", 600, 1000)
+        show("policies", 980, 1000)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1:] == ["policies: 600 of 1,000, about 7 min left", "policies: 980 of 1,000, about 8 s left"]

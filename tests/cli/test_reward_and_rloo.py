@@ -2,6 +2,7 @@
 
 import json
 import random
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from datasets import Dataset
 
 from surefoot.cli.main import main
+from surefoot.cli.reward import next_command
 from surefoot.rewards.registry import load_source
 from tests.models import WORDS
 
@@ -35,6 +37,7 @@ def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def reward_words(policy: Path, preferences: Path, output: Path, **changes: Any) -> list[str]:
     settings = {
+        "kind": "heads",
         "model_name_or_path": policy,
         "dataset_name": preferences,
         "output_dir": output,
@@ -133,9 +136,9 @@ def test_an_interrupted_policy_run_goes_on(source: Path, policy_path: Path, pref
     [
         ({"preset": "varience_aware"}, "did you mean 'variance_aware'"),
         ({"bta": 0.2}, "unknown setting 'bta' in the command line; did you mean 'beta'"),
-        ({"dataset_name": "nowhere.parquet"}, "dataset nowhere.parquet does not exist"),
+        ({"dataset_name": "nowhere.parquet"}, "can't load dataset 'nowhere.parquet': there is no such path here"),
         ({"model_name_or_path": "/nowhere/model"}, "can't load model '/nowhere/model'"),
-        ({"reward_source": "/nowhere/source"}, "is not a reward source"),
+        ({"reward_source": "/nowhere/source"}, "can't load reward source '/nowhere/source'"),
         ({"reward_models": "x"}, "exactly one of reward_source"),
     ],
 )
@@ -179,7 +182,7 @@ def test_one_member_is_refused_where_a_variance_is_asked_for(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "independnt"}, "kind must be one of .*distilled, dropout, heads, independent"),
+        ({"kind": "independnt"}, "kind must be one of .*distilled, dropout, function, heads, independent"),
         ({"kind": "independent"}, r"kind: independent has no layer \(kind: distilled or heads or linear\)"),
         ({"bootstrap": "resample"}, "bootstrap must be one of none, poisson, exponential"),
         ({"members": 0}, "members must be at least 1"),
@@ -236,3 +239,34 @@ def test_settings_of_other_kinds_are_refused(
     assert "kind: laplace has no targets (kind: independent or lora)" in capsys.readouterr().err
     assert main(["reward", *words, "--kind=distilled"]) == 1
     assert "needs teacher" in capsys.readouterr().err
+
+
+def test_the_next_command_runs_as_printed(
+    policy_path: Path, preferences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a folder whose name has a space, brackets that rich would read as markup, and a quote."""
+    folder = tmp_path / "it's my [bold]run"
+    split = Dataset.from_parquet(str(preferences), keep_in_memory=True)
+    split = split.add_column("split", ["test" if row % 3 == 0 else "train" for row in range(len(split))])
+    data = tmp_path / "with splits.parquet"
+    split.to_parquet(data)
+    words = reward_words(
+        policy_path, data, folder, max_length=64, dataset_train_split="train", dataset_test_split="test"
+    )
+    assert main(words) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Next: "))
+    assert shlex.split(line.removeprefix("Next: "))[:4] == [
+        "surefoot", "diagnose", "--reward_source", f"{folder}/source",
+    ]  # fmt: skip
+    assert main(shlex.split(line)[2:]) == 0
+    assert (folder / "source" / "diagnose.json").exists()
+
+
+def test_the_next_command_says_where_judges_are_asked() -> None:
+    judge = {"kind": "judge", "endpoint": "http://h/v1", "key_variable": "KEY", "dataset_config": "c"}
+    assert next_command("runs/a b", judge) == (
+        "surefoot diagnose --reward_source 'runs/a b/source' --dataset_config c --judge_endpoint http://h/v1 "
+        "--judge_key_variable KEY"
+    )
+    mixed = {"kind": "mixed", "judges": "judges.yaml"}
+    assert next_command("r", mixed) == "surefoot diagnose --reward_source r/source --judges judges.yaml"

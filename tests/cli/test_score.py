@@ -128,9 +128,20 @@ def test_the_command(policy_path: Path, tmp_path: Path, capsys: pytest.CaptureFi
     settings = ["--held_out=0.4", "--epochs=2", "--max_length=16", f"--dataset_name={tmp_path / 'pairs.parquet'}"]
     pairs["prompt"] = [f"{w} " for w in ["the", "a", "red", "green"] * 10]
     Dataset.from_dict(pairs).to_parquet(tmp_path / "pairs.parquet")
-    assert main(["reward", *settings, f"--model_name_or_path={policy_path}", f"--output_dir={tmp_path / 'run'}"]) == 0
+    assert (
+        main(
+            [
+                "reward",
+                "--kind=heads",
+                *settings,
+                f"--model_name_or_path={policy_path}",
+                f"--output_dir={tmp_path / 'run'}",
+            ]
+        )
+        == 0
+    )
     Dataset.from_dict({"prompt": words, "completion": ["sleeps", "runs"]}).to_json(tmp_path / "in.jsonl")
-    command = ["score", f"--source={tmp_path / 'run' / 'source'}", f"--dataset_name={tmp_path / 'in.jsonl'}"]
+    command = ["score", f"--reward_source={tmp_path / 'run' / 'source'}", f"--dataset_name={tmp_path / 'in.jsonl'}"]
     assert main([*command, f"--output={tmp_path / 'out.jsonl'}"]) == 0
     (first, _) = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     source = load_source(tmp_path / "run" / "source")

@@ -59,7 +59,7 @@ def test_an_array_job_is_printed(config: Path, capsys: pytest.CaptureFixture[str
     [
         (["--methods", "vanila"], "unknown objective 'vanila'; did you mean 'vanilla'"),
         (["--shard", "2/2"], "shard must be i/n with 0 ≤ i < n, got '2/2'"),
-        (["--runner", "cloud"], "runner must be local or ray"),
+        (["--runner", "cloud"], "runner must be one of local, ray"),
         (["--seedz", "3"], "unknown setting 'seedz' in the command line; did you mean 'seeds'"),
         (["--seeds", "0"], "a study needs at least one of seeds"),
         (["--plan", "--model_size", "8B"], "8B"),

@@ -45,7 +45,7 @@ def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def source(tmp_path_factory: pytest.TempPathFactory, policy_path: Path, preferences: Path) -> Path:
     output = tmp_path_factory.mktemp("runs") / "reward"
     settings = {"model_name_or_path": policy_path, "dataset_name": preferences, "output_dir": output}
-    assert main(words("reward", **settings, held_out=0.4, epochs=20, layer=0, max_length=16)) == 0
+    assert main(words("reward", kind="heads", **settings, held_out=0.4, epochs=20, layer=0, max_length=16)) == 0
     return output / "source"
 
 
@@ -84,7 +84,7 @@ def test_best_of_n_resumes_and_chooses_the_best(
 ) -> None:
     settings = {
         "model_name_or_path": policy_path, "dataset_name": preferences, "reward_source": source, "n": 6,
-        "gold_source": source, "max_completion_length": 4, "prompts_per_batch": 4,
+        "gold": source, "max_completion_length": 4, "prompts_per_batch": 4,
     }  # fmt: skip
     calls: list[int] = []
     real = best_of_n.sample_completions

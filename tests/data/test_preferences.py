@@ -87,7 +87,7 @@ def test_empty_and_absent_files(tmp_path: Path) -> None:
     (tmp_path / "zero.jsonl").touch()
     with pytest.raises(DataError, match="is empty"):
         load_preferences(tmp_path / "zero.jsonl")
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match="there is no such path here"):
         load_preferences(tmp_path / "absent.parquet")
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(DataError, match="unknown kind"):

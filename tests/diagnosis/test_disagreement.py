@@ -53,12 +53,12 @@ def test_a_variance_that_follows_the_errors_is_found_and_one_that_does_not_is_no
     margins = 0.7 + noise * torch.randn(800, 5, generator=generator)
     useful = disagreement_of_scores(margins, torch.zeros(800, 5))
     assert useful.error_auroc["variance"].low > 0.6
-    assert "tells wrong pairs from right ones" in useful.verdict()[2]
+    assert "predicts which pairs the mean ranks wrongly:" in useful.verdict()[2]
     assert useful.prior_freedom is not None
     assert useful.prior_freedom < 5
     even = disagreement_of_scores(0.7 + torch.randn(800, 5, generator=generator), torch.zeros(800, 5))
     assert even.prior_freedom is None or even.prior_freedom > 30
-    assert "nothing to work with" in even.verdict()[1]
+    assert "doesn't differ between pairs beyond chance" in even.verdict()[1]
 
 
 def test_unscored_pairs_are_left_out() -> None:

@@ -33,7 +33,7 @@ def labelling(pairs: Path) -> Iterator[tuple[Any, str]]:
     """The process (killed in the end if it still runs), and the address that it printed."""
     said = pairs.with_name("said.txt")
     said.unlink(missing_ok=True)
-    words = [f"--pairs={pairs}", f"--output={pairs.with_name('answers.jsonl')}"]
+    words = [f"--dataset_name={pairs}", f"--output={pairs.with_name('answers.jsonl')}"]
     process = _PROCESSES.Process(target=label, args=(words, said))
     process.start()
     try:

@@ -135,7 +135,7 @@ def test_the_command_converts_both_ways(tmp_path: Path, capsys: pytest.CaptureFi
             held.add(answer)
 
     def label(output: str, *words: str) -> int:
-        return main(["label", f"--pairs={file}", f"--output={tmp_path / output}", *words])
+        return main(["label", f"--dataset_name={file}", f"--output={tmp_path / output}", *words])
 
     assert label("first.jsonl", f"--export_to={tmp_path / 'x.json'}", "--format=label_studio") == 0
     assert "Krippendorff's α" in capsys.readouterr().out

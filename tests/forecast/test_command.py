@@ -107,7 +107,7 @@ def test_the_config_that_it_writes_trains(folder: Path, tmp_path: Path) -> None:
            "kl_budget": 1.0, "beta": 0.4321}  # fmt: skip
     args = ForecastArguments(
         output_dir=str(tmp_path / "out"),
-        source=str(folder / "source"),
+        reward_source=str(folder / "source"),
         model_name_or_path=str(folder / "policy"),
         dataset_name=str(folder / "prompts.parquet"),
         max_completion_length=5,

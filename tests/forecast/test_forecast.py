@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from surefoot.errors import ConfigError, DataError, VarianceError
-from surefoot.forecast import forecast
+from surefoot.forecast import forecast_source
 from surefoot.forecast.candidates import group_texts
 from surefoot.forecast.draws import draw_errors, other_run
 from surefoot.forecast.policies import policies_at_budgets, uniform_reference
@@ -39,7 +39,9 @@ def row(found: dict, objective: str, place: int = -1) -> dict:  # type: ignore[t
 
 def test_with_gold_the_gain_is_that_of_the_exact_policy() -> None:
     truth, scores = world(0.0)
-    found = forecast(members(scores), NAMES, TEXTS, gold=truth.tolist(), objectives=["mean"], kl_budgets=[1.0], runs=2)
+    found = forecast_source(
+        members(scores), NAMES, TEXTS, gold=truth.tolist(), objectives=["mean"], kl_budgets=[1.0], runs=2
+    )
     reference = uniform_reference(torch.ones(PROMPTS, COUNT, dtype=torch.bool))
     policy = policies_at_budgets(
         scores.float().double().mean(dim=1).view(PROMPTS, COUNT), None, reference, [1.0]
@@ -60,7 +62,7 @@ def test_unequal_errors_are_what_weighting_gains_by() -> None:
     gains = {}
     for spread in (0.0, 1.0):
         truth, scores = world(spread)
-        found = forecast(members(scores), NAMES, TEXTS, gold=truth.tolist(), objectives=names, kl_budgets=[2.0])
+        found = forecast_source(members(scores), NAMES, TEXTS, gold=truth.tolist(), objectives=names, kl_budgets=[2.0])
         gains[spread] = [row(found, "variance_aware_one")[judge]["versus"] for judge in ("gold", "draws")]
     assert all(abs(one["value"]) < 0.1 for one in gains[0.0])
     assert all(one["value"] > 0.3 for one in gains[1.0])
@@ -69,7 +71,7 @@ def test_unequal_errors_are_what_weighting_gains_by() -> None:
 def test_without_gold_the_draws_foretell_the_gain_on_the_truth() -> None:
     """A fresh ensemble of the same kind is the truth's own experiment: its mean gain is what was forecast."""
     truth, scores = world(0.5)
-    found = forecast(members(scores), NAMES, TEXTS, objectives=["mean"], kl_budgets=[1.5], runs=MEMBERS)
+    found = forecast_source(members(scores), NAMES, TEXTS, objectives=["mean"], kl_budgets=[1.5], runs=MEMBERS)
     told = row(found, "mean")["draws"]
     reference = uniform_reference(torch.ones(PROMPTS, COUNT, dtype=torch.bool))
     gains = []
@@ -84,14 +86,14 @@ def test_without_gold_the_draws_foretell_the_gain_on_the_truth() -> None:
 def test_a_reward_of_noise_is_advised_against() -> None:
     stream = torch.Generator().manual_seed(0)
     scores = torch.randn(len(TEXTS), MEMBERS, generator=stream, dtype=torch.float64)
-    found = forecast(members(scores), NAMES, TEXTS, objectives=["vanilla"], kl_budgets=[0.5, 1.0])
+    found = forecast_source(members(scores), NAMES, TEXTS, objectives=["vanilla"], kl_budgets=[0.5, 1.0])
     assert found["recommendation"]["row"] is None
     assert any("Don't train" in line for line in found["recommendation"]["reasons"])
 
 
 def test_the_advice_follows_its_rules() -> None:
     truth, scores = world(1.5)
-    found = forecast(members(scores), NAMES, TEXTS, gold=truth.tolist(), runs=4)
+    found = forecast_source(members(scores), NAMES, TEXTS, gold=truth.tolist(), runs=4)
     advised = found["recommendation"]["row"]
     judged = advised["gold"]
     assert judged["gain"]["low"] > 0
@@ -144,16 +146,16 @@ def test_what_is_unknown_is_left_out() -> None:
     gold[1] = math.nan
     source = FunctionMembers(lambda p, c: [rows[str(text)] for text in c], MEMBERS)
     settings = {"objectives": ["mean"], "kl_budgets": [1.0], "runs": 2}
-    found = forecast(source, names, texts, gold=gold, **settings)
+    found = forecast_source(source, names, texts, gold=gold, **settings)
     assert (found["prompts"], found["prompts_left_out"], found["candidates"]) == (PROMPTS, 1, COUNT - 2)
-    plain = forecast(source, NAMES[2:], TEXTS[2:], gold=gold[2:-2], **settings)
+    plain = forecast_source(source, NAMES[2:], TEXTS[2:], gold=gold[2:-2], **settings)
     assert row(found, "mean")["gold"]["gain"] == row(plain, "mean")["gold"]["gain"]
 
 
 def refused(
     source: RewardSource, names: Sequence[str] = NAMES, texts: Sequence[str] = TEXTS, **settings: object
 ) -> None:
-    forecast(source, list(names), list(texts), **settings)  # type: ignore[arg-type]
+    forecast_source(source, list(names), list(texts), **settings)  # type: ignore[arg-type]
 
 
 def test_bad_questions_are_refused_with_what_to_do() -> None:
@@ -170,6 +172,6 @@ def test_bad_questions_are_refused_with_what_to_do() -> None:
     alone = members(scores[:, :1])
     with pytest.raises(VarianceError, match="no variance"):
         refused(alone)
-    assert row(forecast(alone, NAMES, TEXTS, gold=truth.tolist()), "vanilla")["draws"] is None
+    assert row(forecast_source(alone, NAMES, TEXTS, gold=truth.tolist()), "vanilla")["draws"] is None
     with pytest.raises(DataError, match="one prompt for each"):
         group_texts(["a"], [])

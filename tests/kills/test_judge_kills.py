@@ -81,7 +81,14 @@ def test_score_with_a_judge(tmp_path: Path, record_property: Any) -> None:
     runs.mkdir()
     (tmp_path / "kills").mkdir()
     with JudgeServer(act) as server:
-        words = ["--source", str(tmp_path / "source"), "--dataset_name", str(rows), "--output", "scored.parquet"]
+        words = [
+            "--reward_source",
+            str(tmp_path / "source"),
+            "--dataset_name",
+            str(rows),
+            "--output",
+            "scored.parquet",
+        ]
         words += ["--chunk_rows", "2", "--judge_endpoint", server.endpoint, "--judge_cache", CACHE]
         words += ["--judge_key_variable", "KEY_OF_THE_RUN"]
 

@@ -125,7 +125,7 @@ def test_diagnose(
 ) -> None:
     data = tmp_path_factory.mktemp("data") / "pairs.parquet"
     pairs.to_parquet(data)
-    words = ["--source", str(linear), "--dataset", str(data), "--output_dir", "found", "--far_items", "4"]
+    words = ["--reward_source", str(linear), "--dataset_name", str(data), "--output_dir", "found", "--far_items", "4"]
     survives(lambda: diagnose(words))
 
 
@@ -144,7 +144,7 @@ def test_anchors(policy: str, linear: Path, prompts: str, survives: Callable[...
                 "anchors.safetensors",
                 policy,
                 prompts,
-                source=str(linear),
+                reward_source=str(linear),
                 anchor_completions=2,
                 max_completion_length=4,
                 prompts_per_batch=2,

@@ -74,9 +74,42 @@ def test_the_anchors_and_the_reliability_are_shown(found: dict[str, Any], tmp_pa
     assert "nothing: the variance is given as it stands" in page
 
 
+def test_the_verdict_is_a_badge_and_advice_is_no_markdown(found: dict[str, Any], tmp_path: Path) -> None:
+    for weighting, words in (("possible", "possible"), ("nothing", "nothing to work with")):
+        verdict = found["verdict"] | {"weighting": weighting, "advice": ["train with `surefoot reward`, <b>"]}
+        text = build_diagnosis(tmp_path / "d.html", found | {"verdict": verdict}, {}).read_text()
+        assert f'<span class="badge {weighting}">{words}</span>' in text
+        assert "train with <code>surefoot reward</code>, &lt;b&gt;" in text
+        assert "`" not in text
+
+
+def test_training_pairs_are_named_before_anything_else(found: dict[str, Any], tmp_path: Path) -> None:
+    data = found["data"] | {"warning": "The source was trained on 7 of these 120 pairs.", "training": 7}
+    text = build_diagnosis(tmp_path / "d.html", found | {"data": data}, {}).read_text()
+    assert 0 < text.index("trained on 7 of these") < text.index("In short")
+    console = Console(width=160, record=True)
+    print_diagnosis(console, found | {"data": data})
+    assert console.export_text().startswith("The source was trained on 7 of these 120 pairs.")
+
+
+def test_a_diagnosis_of_an_earlier_version_is_shown(found: dict[str, Any], tmp_path: Path) -> None:
+    old = {name: value for name, value in found.items() if name not in ("data", "card")}
+    read = "".join(parsed(build_diagnosis(tmp_path / "d.html", old, {})).text)
+    assert "Compared with the card" not in read
+    assert "In short" in read
+
+
+def test_small_spreads_and_shares_below_nothing(found: dict[str, Any], tmp_path: Path) -> None:
+    changes = {"margin_sd": [0.00123, 0.00234, 0.00345], "offset_overall": -0.001}
+    table = diagnosis_tables(found | {"disagreement": found["disagreement"] | changes})["disagreement"]
+    rows = {str(row[0]): row[1] for row in table[2]}
+    assert rows["standard deviation of the margin, 10 / 50 / 90% quantile"] == "0.0012 / 0.0023 / 0.0034"
+    assert rows["share of the raw variance that is one constant per member"] == "0%"
+
+
 @pytest.mark.browser
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [360, 1280])
 def test_it_fits_the_window(found: dict[str, Any], tmp_path: Path, width: int) -> None:
     page = build_diagnosis(tmp_path / "d.html", found, {})
     seen = measure_in_frame(page, width, tmp_path)

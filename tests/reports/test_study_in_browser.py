@@ -33,8 +33,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_report(folder)
 
 
-def visit(browser: Any, report: Path, width: int) -> Visit:
-    found = Visit(browser.new_page(viewport={"width": width, "height": 900}))
+def visit(browser: Any, report: Path, width: int, scheme: str = "light") -> Visit:
+    found = Visit(browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme))
     found.page.on("console", lambda message: found.complaints.append(message.text))
     found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
     found.page.on("request", lambda request: found.requests.append(request.url))
@@ -47,7 +47,7 @@ def column(page: Any, number: int) -> list[str]:
     return [rows.nth(i).locator("th, td").nth(number).inner_text() for i in range(rows.count())]
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [360, 1280])
 def test_everything_is_drawn_and_nothing_is_wider_than_the_page(browser: Any, report: Path, width: int) -> None:
     found = visit(browser, report, width)
     boxes = found.page.eval_on_selector_all(
@@ -61,6 +61,12 @@ def test_everything_is_drawn_and_nothing_is_wider_than_the_page(browser: Any, re
         "all => all.map(one => { const m = one.getScreenCTM();"
         " return parseFloat(getComputedStyle(one).fontSize) * Math.hypot(m.a, m.b) })",
     )
+    ends = found.page.eval_on_selector_all(
+        "figure svg, figure svg text",
+        "all => all.map(one => one.getBoundingClientRect()).map(box => [box.left, box.right])",
+    )
+    assert min(left for left, _ in ends) >= 0
+    assert max(right for _, right in ends) <= width  # whole, without a box to scroll
     assert min(letters) > 8  # pixels: small, and legible on a phone
     assert found.complaints == []
     assert found.requests == [report.as_uri()]
@@ -97,16 +103,15 @@ def test_names_are_sorted_as_words(browser: Any, report: Path) -> None:
     assert found == sorted(found, key=str.lower)
 
 
-def test_the_keyboard_reaches_every_figure_and_every_heading(browser: Any, report: Path) -> None:
+def test_the_keyboard_reaches_every_table_and_every_heading(browser: Any, report: Path) -> None:
     page = visit(browser, report, 390).page
-    wanted = page.locator("figure .box, table.sortable thead button").count()
+    wanted = page.locator(".box, table.sortable thead button").count()
     reached = set()
     for _ in range(3 * wanted):
         page.keyboard.press("Tab")
         reached.add(
             page.evaluate(
-                "[...document.querySelectorAll('figure .box, table.sortable thead button')].indexOf("
-                "document.activeElement)"
+                "[...document.querySelectorAll('.box, table.sortable thead button')].indexOf(document.activeElement)"
             )
         )
     assert reached - {-1} == set(range(wanted))
@@ -119,6 +124,52 @@ def test_a_printed_page_holds_the_widest_table(browser: Any, report: Path) -> No
     page = visit(browser, report, 680).page
     page.emulate_media(media="print")
     assert page.evaluate("document.documentElement.scrollWidth") <= 680
+
+
+CONTRASTS = """() => {
+  const light = text => {
+    const parts = text.match(/[\\d.]+/g).slice(0, 3).map(part => part / 255);
+    const [r, g, b] = parts.map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = light(getComputedStyle(document.body).backgroundColor);
+  const against = colour => {
+    const l = light(colour);
+    return (Math.max(l, ground) + 0.05) / (Math.min(l, ground) + 0.05);
+  };
+  const letters = [...document.querySelectorAll("main *, svg text")].filter(one => one.innerText || one.textContent);
+  return {
+    ground: ground,
+    letters: Math.min(...letters.map(one => {
+      const style = getComputedStyle(one);
+      return against(one.tagName === "text" ? style.fill : style.color);
+    })),
+    shapes: Math.min(...[...document.querySelectorAll("svg circle, svg path[stroke-width]")].map(one => {
+      const style = getComputedStyle(one);
+      return Math.max(...[style.fill, style.stroke].filter(paint => paint.startsWith("rgb")).map(against));
+    }).filter(contrast => contrast > 1.35)),  // but for the grid, which is faint on purpose
+  };
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_letters_and_curves_stand_out_in_both_schemes(browser: Any, report: Path, scheme: str) -> None:
+    """WCAG's contrasts: 4.5 for text, and for what is drawn about 3 (the palette's light colours have 2.2)."""
+    page = visit(browser, report, 1280, scheme).page
+    found = page.evaluate(CONTRASTS)
+    assert (found["ground"] < 0.02) == (scheme == "dark")
+    assert found["letters"] >= 4.5
+    assert found["shapes"] >= (2.0 if scheme == "light" else 3.0)
+
+
+def test_a_page_in_the_dark_is_printed_light(browser: Any, report: Path) -> None:
+    page = visit(browser, report, 680, "dark").page
+    page.emulate_media(media="print", color_scheme="dark")
+    found = page.evaluate(CONTRASTS)
+    assert found["ground"] > 0.99
+    assert page.evaluate("getComputedStyle(document.querySelector('svg text')).fill") == "rgb(107, 107, 114)"  # GREY
+    cut = page.eval_on_selector_all(".box", "all => all.filter(one => one.scrollWidth > one.clientWidth + 1).length")
+    assert cut == 0
 
 
 def test_what_is_folded_is_printed(browser: Any, tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from surefoot.files import read_json, write_json
 from surefoot.reports.records import read_study
-from surefoot.reports.study_words import group_words, proof, study_words
+from surefoot.reports.study_words import group_words, proof, study_words, verdicts
 from surefoot.reports.summary import summarise, summarise_group
 from tests.reports.synthetic import edit_cell, place_of, write_study
 
@@ -26,26 +27,26 @@ def test_three_runs_are_never_sure(tmp_path: Path) -> None:
         "of one reward model."
     )
     assert (
-        "more in 3 of 3 (sign test p = 0.25, 0.50 adjusted for 2 methods). Not sure: 3 pairs can't"
+        "more in 3 of 3 (sign test p = 0.25, 0.50 adjusted for 2 methods). Not beyond chance: with 3 pairs no"
         in found["How sure"]
     )
-    assert "The risks can't be told apart (exact McNemar p = 1.00)" in found["Risk"]
-    assert "not even one to 0" in found["Risk"]
-    assert found["Beyond averaging"].endswith("not told from nothing here.")
+    assert "The difference is not beyond chance (exact McNemar p = 1.00)" in found["Risk"]
+    assert "even one to 0" in found["Risk"]
+    assert found["Beyond averaging"].endswith("not beyond chance.")
 
 
 def test_six_pairs_suffice_for_one_method_and_not_for_two(tmp_path: Path) -> None:
     """Six of six: p = 1/32, times two after Holm."""
     one = words(study(tmp_path / "one", vanilla=[0.0] * 6, mean=[0.5, 0.6, 0.7, 0.5, 0.6, 0.7]))
-    assert "more than chance explains." in one["How sure"]
-    assert "flatters" not in one["How sure"]  # nothing was picked
+    assert one["How sure"].endswith("): beyond chance.")
+    assert "biased" not in one["How sure"]  # nothing was picked
     two = words(study(tmp_path / "two", vanilla=[0.0] * 6, lcb=[0.1] * 6, mean=[0.5, 0.6, 0.7, 0.5, 0.6, 0.7]))
-    assert "Not sure: 6 pairs can't pass that test" in two["How sure"]
+    assert "Not beyond chance: with 6 pairs no result can pass that test" in two["How sure"]
 
 
 def test_a_sure_difference_and_a_sure_risk(tmp_path: Path) -> None:
     found = words(study(tmp_path, vanilla=[-0.1] * 8, mean=[0.2] * 8, lcb=[0.3] * 8))
-    assert "more than chance explains. It was picked as the best after looking" in found["How sure"]
+    assert "beyond chance. It is the largest of 2 observed differences" in found["How sure"]
     assert found["Risk"].startswith("LCB ended below the reference in 0 of 8 runs, one reward model in 8 of 8 runs")
     assert "beyond chance (exact McNemar p = 0.008)" in found["Risk"]
     assert found["Beyond averaging"].startswith("Against the plain mean of members it gained +0.10 [+0.10, +0.10]")
@@ -56,14 +57,14 @@ def test_a_sure_difference_and_a_sure_risk(tmp_path: Path) -> None:
 def test_an_undecided_difference_names_what_could_be_found(tmp_path: Path) -> None:
     gains = {"vanilla": [0.0] * 10, "mean": [0.3, -0.2, 0.4, -0.1, 0.2, 0.3, -0.3, 0.1, 0.2, -0.1]}
     found = words(study(tmp_path, **gains))
-    assert "Not sure: it may be chance. So many runs find a difference of 0.2" in found["How sure"]
+    assert "Not beyond chance: so many runs detect a difference of 0.2" in found["How sure"]
 
 
 def test_a_baseline_that_never_lost_leaves_nothing_to_find(tmp_path: Path) -> None:
     found = words(study(tmp_path, vanilla=[0.1] * 3, mean=[0.2] * 3))
     assert found["Risk"] == (
-        "Mean of members ended below the reference in 0 of 3 runs, one reward model in 0 of 3 runs: no lower risk can "
-        "be shown than that, and up to 56% can't be ruled out even for one reward model."
+        "Mean of members ended below the reference in 0 of 3 runs, one reward model in 0 of 3 runs: these runs can't "
+        "show a lower risk. That of one reward model may be as high as 56% (95% interval)."
     )
 
 
@@ -71,7 +72,9 @@ def test_when_the_baseline_leads(tmp_path: Path) -> None:
     found = words(study(tmp_path, vanilla=[0.5] * 12, mean=[0.2] * 12))
     assert found["Which method"].startswith("No method gained more than one reward model: 0.50")
     assert "Mean of members gained less beyond chance." in found["Which method"]
-    assert found["Risk"] == "One reward model ended below the reference in 0 of 12 runs; up to 24% can't be ruled out."
+    assert found["Risk"] == (
+        "One reward model ended below the reference in 0 of 12 runs; its risk may be as high as 24% (95% interval)."
+    )
 
 
 def test_without_any_true_reward(tmp_path: Path) -> None:
@@ -79,7 +82,7 @@ def test_without_any_true_reward(tmp_path: Path) -> None:
     for method in ("vanilla", "mean"):
         for seed in range(2):
             edit_cell(folder, place_of("uneven", "heads", method, 6.0, seed), gold_gain=None)
-    assert words(folder)["Which method"] == "No run has a true reward, so nothing can be said of risk."
+    assert words(folder)["Which method"] == "No run has a true reward, so risk and gain are unknown."
 
 
 def test_over_several_groups(tmp_path: Path) -> None:
@@ -97,10 +100,40 @@ def test_over_several_groups(tmp_path: Path) -> None:
     assert "not over the 2 groups" in found["How sure"]
 
 
-@pytest.mark.parametrize(("runs", "said"), [(3, "can demonstrate and not prove"), (20, "20 runs or more")])
+def test_a_method_is_likely_better_only_if_every_group_says_so(tmp_path: Path) -> None:
+    """One group that is undecided makes it possible, and one that is worse makes it unlikely."""
+
+    def verdict(name: str, gains: dict[str, list[float]]) -> list[tuple[str, str]]:
+        folder = tmp_path / name
+        write_study(folder, methods=("vanilla", "mean"), gains=gains, seeds=8, budgets=(2.0, 4.0), steps=20)
+        for seed, gain in enumerate(gains.get("second", ())):
+            edit_cell(folder, place_of("uneven", "heads", "mean", 4.0, seed), gold_gain=gain)
+        read = read_study(folder)
+        return verdicts(read, [summarise_group(group) for group in read.groups])
+
+    first = {"vanilla": [0.0] * 8, "mean": [0.2] * 8}
+    assert verdict("both", first) == [("mean of members", "likely")]
+    assert verdict("one", first | {"second": [0.1, -0.1] * 4}) == [("mean of members", "possible")]
+    assert verdict("against", first | {"second": [-0.1] * 8}) == [("mean of members", "possible")]
+    assert verdict("worse", {"vanilla": [0.0] * 8, "mean": [-0.2] * 8}) == [("mean of members", "unlikely")]
+
+
+def test_each_baseline_has_its_own_line(tmp_path: Path) -> None:
+    gains = {"vanilla": [-0.1] * 4, "mean": [0.2] * 4, "lcb": [0.3] * 4}
+    folder = write_study(tmp_path, methods=tuple(gains), gains=gains, seeds=4, budgets=(2.0, 4.0), steps=20)
+    grid = read_json(folder / "study.json")
+    cells = [cell for cell in grid["cells"] if (cell["method"], cell["kl_budget"]) != ("vanilla", 4.0)]
+    write_json(folder / "study.json", grid | {"cells": cells})
+    read = read_study(folder)
+    found = dict(study_words(read, [summarise_group(group) for group in read.groups]))
+    assert found["One reward model"].startswith("The baseline of 1 group. Ended below the reference in 4 of 4 runs")
+    assert found["Mean of members"].startswith("The baseline of 1 group. Ended below the reference in 0 of 4 runs")
+
+
+@pytest.mark.parametrize(("runs", "said"), [(3, "too few to measure a small risk"), (20, "20 runs or more")])
 def test_few_runs_are_called_few(tmp_path: Path, runs: int, said: str) -> None:
     folder = study(tmp_path, vanilla=[-0.1] * runs, mean=[0.2] * runs)
     found = proof(summarise(read_study(folder)))
     assert said in found
     if runs == 3:
-        assert "in up to 56% of them" in found  # Wilson's upper end for 0 of 3
+        assert "up to 56%." in found  # Wilson's upper end for 0 of 3

@@ -282,7 +282,8 @@ def test_groups_are_kept_apart(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="8 groups"):
         trajectory_figure(study)
     drawn = overview_figure(study, [(group, summarise_group(group)) for group in study.groups])
-    assert "".join(drawn.parts).count("<circle") == 8 * 2 + 2  # two methods against the baseline, and the legend
+    for shape in ("<circle", "H3.9V3.9"):  # two methods against the baseline, circles and squares, and the legend
+        assert "".join(drawn.parts).count(shape) == 8 + 1
     assert "even · laplace · β constant" in drawn.svg()
 
 

@@ -150,6 +150,7 @@ def test_bad_input_is_named_before_any_work(
 ) -> None:
     data.to_parquet(tmp_path / "pairs.parquet")
     words = {
+        "kind": "heads",
         "model_name_or_path": policy_path,
         "dataset_name": tmp_path / "pairs.parquet",
         "output_dir": tmp_path / "run",
@@ -165,7 +166,22 @@ def test_bad_input_is_named_before_any_work(
 def test_a_source_says_what_it_is(policy_path: Path, pairs: Dataset, tmp_path: Path) -> None:
     pairs.to_parquet(tmp_path / "pairs.parquet")
     words = ["--model_name_or_path", str(policy_path), "--dataset_name", str(tmp_path / "pairs.parquet")]
-    assert main(["reward", *words, "--output_dir", str(tmp_path / "run"), "--epochs", "1", "--held_out", "0.4"]) == 0
+    assert (
+        main(
+            [
+                "reward",
+                "--kind=heads",
+                *words,
+                "--output_dir",
+                str(tmp_path / "run"),
+                "--epochs",
+                "1",
+                "--held_out",
+                "0.4",
+            ]
+        )
+        == 0
+    )
     card = (tmp_path / "run" / "source" / "README.md").read_text()
     assert "kind `heads`: 50 members" in card
     assert load_source(tmp_path / "run" / "source", "cpu").calibration is not None

@@ -107,7 +107,10 @@ def test_a_source_that_the_hub_does_not_have(monkeypatch: pytest.MonkeyPatch) ->
     def missing(*_: object, **__: object) -> None:
         raise OSError("no such repository")
 
+    with pytest.raises(ModelError, match="can't load reward source 'nobody/nothing': there is no such path here"):
+        load_source("nobody/nothing")
     monkeypatch.setattr("surefoot.rewards.hub.snapshot_download", missing)
+    monkeypatch.setattr("surefoot.rewards.hub.check_name", lambda name, what: None)
     with pytest.raises(ModelError, match="there is no directory nobody/nothing, and the hub doesn't give it"):
         load_source("nobody/nothing")
 

@@ -119,7 +119,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     def make(*words: str, port: int | None = None, **environment: str) -> Served:
         port = port or free_port()
         command = [sys.executable, "-m", "surefoot.cli.main", "serve", "--port", str(port), *words]
-        if not any(word == "--source" for word in words):
+        if not any(word == "--reward_source" for word in words):
             command = [sys.executable, "-m", "tests.serving.slow_server", "--port", str(port), *words]
         running.append(Served(command, port, tmp_path / f"log-{len(running)}", environment))
         return running[-1]

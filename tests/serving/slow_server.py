@@ -32,4 +32,4 @@ def numbers(prompts: Sequence[Any], completions: Sequence[Any]) -> tuple[list[fl
 
 if __name__ == "__main__":
     with mock.patch("surefoot.serving.run.load_source", return_value=FunctionReward(numbers, "slow")):
-        sys.exit(main(["serve", "--source", "slow", *sys.argv[1:]]))
+        sys.exit(main(["serve", "--reward_source", "slow", *sys.argv[1:]]))

@@ -140,7 +140,7 @@ def test_score_through_a_real_server(
     linear: tuple[LinearReward, Path], start: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local, folder = linear
-    served = start("--source", str(folder), "--device", "cpu", SUREFOOT_SERVE_KEY="k1").wait()
+    served = start("--reward_source", str(folder), "--device", "cpu", SUREFOOT_SERVE_KEY="k1").wait()
     monkeypatch.setenv(URL, served.url)
     monkeypatch.setenv(KEY_VARIABLE, "MY_KEY")
     monkeypatch.setenv("MY_KEY", "k1")
@@ -149,7 +149,7 @@ def test_score_through_a_real_server(
     table.to_json(tmp_path / "pairs.jsonl")
     output = tmp_path / "remote.jsonl"
     words = ["--dataset_name", str(tmp_path / "pairs.jsonl"), "--output", str(output)]
-    assert main(["score", "--source", str(tmp_path / "remote"), *words]) == 0
+    assert main(["score", "--reward_source", str(tmp_path / "remote"), *words]) == 0
     expected = score_dataset(local, table, tmp_path / "local.jsonl")
     rows = [[json.loads(line) for line in path.read_text().splitlines()] for path in (output, expected)]
     for given, wanted in zip(*rows, strict=True):

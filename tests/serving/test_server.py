@@ -172,7 +172,7 @@ def test_a_restart_under_load_loses_nothing(start: Start) -> None:
 
 @pytest.mark.slow
 def test_several_workers_share_one_address(linear: tuple[LinearReward, Path], start: Start) -> None:
-    served = start("--source", str(linear[1]), "--device", "cpu", "--workers", "2").wait()
+    served = start("--reward_source", str(linear[1]), "--device", "cpu", "--workers", "2").wait()
     expected = linear[0].score(["the "], ["cat"])[0].tolist()
     workers: set[str] = set()
 
@@ -191,9 +191,9 @@ def test_what_is_not_served_is_said_in_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SUREFOOT_SERVE_KEY", raising=False)
-    assert main(["serve", "--source", str(tmp_path), "--host", "0.0.0.0"]) == 1
+    assert main(["serve", "--reward_source", str(tmp_path), "--host", "0.0.0.0"]) == 1
     assert "SUREFOOT_SERVE_KEY holds no key" in capsys.readouterr().err
-    assert main(["serve", "--source", str(tmp_path)]) == 1
+    assert main(["serve", "--reward_source", str(tmp_path)]) == 1
     assert "is not a reward source" in capsys.readouterr().err
 
 
@@ -203,6 +203,6 @@ def test_a_taken_port_is_said_in_one_line(
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        words = ["--source", str(linear[1]), "--device", "cpu", "--port", str(taken.getsockname()[1])]
+        words = ["--reward_source", str(linear[1]), "--device", "cpu", "--port", str(taken.getsockname()[1])]
         assert main(["serve", *words]) == 1
     assert "can't listen on 127.0.0.1" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from surefoot.cli.study import StudyArguments, configure
 from surefoot.errors import ConfigError
 from surefoot.files import fingerprint
 from surefoot.maths.objectives import PRESETS
+from surefoot.rewards.config import RewardSourceArguments
 from surefoot.studies.config import StudyConfig, method_settings
 
 STUDIES = Path(__file__).parents[2] / "benchmarks" / "studies"
@@ -115,3 +116,12 @@ def test_finished_studies_keep_their_addresses(name: str, count: int, first: str
     (study,) = parse((StudyArguments,), ["--config", str(STUDIES / f"{name}.yaml")], "study")
     keys = [cell.key for cell in configure(study).cells()]
     assert (len(keys), keys[0], fingerprint(keys)) == (count, first, all_of_them)
+
+
+def test_a_source_without_a_kind_says_its_kind() -> None:
+    """Written out, so that its address differs if the default does."""
+    silent = StudyConfig.from_dict(GRID | {"sources": {"s": {"layer": 0}}})
+    kind = RewardSourceArguments.kind
+    assert silent.to_dict()["sources"]["s"]["kind"] == kind
+    named = StudyConfig.from_dict(GRID | {"sources": {"s": {"kind": kind, "layer": 0}}})
+    assert silent.cells()[0].key == named.cells()[0].key

@@ -152,7 +152,7 @@ def test_uncorrelated_errors_keep_the_guarantee_and_correlated_ones_may_not() ->
 
 @pytest.mark.slow
 def test_the_command_writes_what_it_prints(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["theory", "--out", str(tmp_path / "out")]) == 0
+    assert main(["theory", "--output_dir", str(tmp_path / "out")]) == 0
     found = json.loads((tmp_path / "out" / "theory.json").read_text())
     assert found["theorem"]["problems"] >= 10_000
     assert found["theorem"]["violations"] == 0

@@ -121,7 +121,7 @@ def test_a_killed_run_goes_on_to_the_same_policy(policy_path: Path, tmp_path: Pa
         return [*surefoot, command, *(w for key, value in settings.items() for w in (f"--{key}", str(value)))]
 
     reward = {"model_name_or_path": policy_path, "dataset_name": data, "output_dir": tmp_path / "reward"}
-    run = words("reward", **reward, held_out=0.4, epochs=3, layer=0, max_length=16, bootstrap="poisson")
+    run = words("reward", kind="heads", **reward, held_out=0.4, epochs=3, layer=0, max_length=16, bootstrap="poisson")
     subprocess.run(run, check=True, env=environment, capture_output=True)
 
     def align(output: Path) -> list[str]:

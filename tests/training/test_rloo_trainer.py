@@ -304,9 +304,8 @@ class TestGuards:
 
     def test_one_member_has_no_variance(self, policy_path: Path, tmp_path: Path) -> None:
         single = FunctionMembers(lambda p, c: [[float(len(text))] for text in c], 1)
-        trainer = ours(policy_path, tmp_path, reward=single)
         with pytest.raises(VarianceError, match="has one member"):
-            trainer.train()
+            ours(policy_path, tmp_path, reward=single)
 
     def test_no_source(self, policy_path: Path, tmp_path: Path) -> None:
         with pytest.raises(TypeError, match="one RewardSource, or names of reward models"):
@@ -342,8 +341,8 @@ def test_plain_functions_alone_are_trls_sum(policy_path: Path, tmp_path: Path) -
     mine.train()
     assert moved(theirs, policy_path) > 1e-3
     assert difference(theirs, mine) <= 1e-6
-    with pytest.raises(VarianceError, match="has one member"):
-        ours(policy_path, tmp_path / "c", [first_member], preset="variance_aware").train()
+    with pytest.raises(VarianceError, match="one function, first_member, has none"):
+        ours(policy_path, tmp_path / "c", [first_member], preset="variance_aware")
 
 
 def test_names_are_members_and_a_directory_is_a_source(policy_path: Path, tmp_path: Path) -> None:

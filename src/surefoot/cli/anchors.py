@@ -7,16 +7,24 @@ from functools import partial
 from surefoot.cli.parsing import parse
 from surefoot.cli.progress import progress
 from surefoot.quiet import quieten
+from surefoot.rewards.kinds.judge.access import JudgeArguments
+
+
+def option_types() -> tuple[type, ...]:
+    """Dataclasses whose fields are the options."""
+    from surefoot.training.prepare_anchors import AnchorArguments
+
+    return AnchorArguments, JudgeArguments
 
 
 def run(arguments: list[str]) -> None:
     """Draw, score, and write one file of anchors, with a progress bar."""
     from rich.console import Console
 
-    from surefoot.training.prepare_anchors import AnchorArguments, prepare_anchors
+    from surefoot.training.prepare_anchors import prepare_anchors
 
     quieten()
-    (args,) = parse((AnchorArguments,), arguments, "anchors", judges=True)
+    (args,) = parse(option_types(), arguments, "anchors")
     with progress() as show:
         store = prepare_anchors(args, partial(show, "prompts"))
     console = Console()

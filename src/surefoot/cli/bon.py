@@ -8,6 +8,14 @@ from typing import Any
 from surefoot.cli.parsing import given_settings, parse
 from surefoot.cli.progress import progress
 from surefoot.quiet import quieten
+from surefoot.rewards.kinds.judge.access import JudgeArguments
+
+
+def option_types() -> tuple[type, ...]:
+    """Dataclasses whose fields are the options."""
+    from surefoot.training.best_of_n import BestOfNArguments
+
+    return BestOfNArguments, JudgeArguments
 
 
 def run(arguments: list[str]) -> None:
@@ -15,12 +23,12 @@ def run(arguments: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from surefoot.training.best_of_n import CHOSEN, BestOfNArguments, run_best_of_n
+    from surefoot.training.best_of_n import CHOSEN, run_best_of_n
 
     quieten()
-    (args,) = parse((BestOfNArguments,), arguments, "bon", judges=True)
+    (args,) = parse(option_types(), arguments, "bon")
     with progress() as show:
-        record = run_best_of_n(args, given_settings(arguments), partial(show, "prompts"))
+        record = run_best_of_n(args, given_settings(arguments, "bon"), partial(show, "prompts"))
     metrics = record["metrics"]
     names = [name for name in ("reward", "reward_mean", "gold") if name in metrics]
     table = Table(title=f"best of n by {args.preset}, {metrics['prompts']} prompts, mean [95%]")

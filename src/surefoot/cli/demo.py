@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from surefoot.cli.parsing import parse
 from surefoot.cli.progress import progress
 from surefoot.cli.study import workers_of
-from surefoot.errors import RunError
+from surefoot.errors import ConfigError, RunError
 from surefoot.quiet import quieten
-from surefoot.reports.wording import number
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from surefoot.reports.summary import MethodSummary
 
 
@@ -45,63 +46,136 @@ LINEAR: dict[str, Any] = {"kind": "linear", "layer": 0}
 POLICY: dict[str, Any] = {"beta": 0.12, "learning_rate": 1e-3, "max_steps": 60}
 """β starts near where it ends, so that the penalty counts from the beginning (docs/trainers.md)."""
 
+BUDGET = 6.0
+"""KL budget in nats per completion."""
+
 
 def run(arguments: list[str]) -> None:
-    """Run the demo study and write its report; prints the table and the report's path."""
+    """Run the demo study and write its report; prints the table, two sentences and the report's path."""
     from rich.console import Console
 
+    console = Console()
+    if not {"-h", "--help"} & set(arguments):
+        console.print("surefoot demo: loading libraries …")  # before the imports, which take seconds
     quieten()
     (demo,) = parse((DemoConfig,), arguments, "demo")
-    console = Console()
-    console.print(
-        "A small language model with a known true reward is aligned against one reward model, four ways at the same "
-        "KL budget: plainly, with the KL weighted by the reward's variance, pessimistically (the reward less some "
-        "standard deviations), and both.\n"
-    )
     folder = Path(demo.output_dir)
-    _study(demo, folder)
+    if finished(demo, folder):
+        console.print(
+            f"Everything is finished already in {folder}; nothing is run again. Raise --seeds for more runs, or "
+            "choose another --output_dir to start anew.\n"
+        )
+    else:
+        console.print(
+            "A small language model with a known true reward is aligned against one reward model, four ways at the "
+            "same KL budget: plainly, with the KL weighted by the reward's variance, pessimistically (the reward "
+            "less some standard deviations), and both. It takes some minutes; Ctrl-C stops it, and the same command "
+            "goes on.\n"
+        )
+        config = _config(demo)  # what is wrong with it is said before anything is trained
+        _train_reference(folder, console)
+        _study(demo, config, folder)
     from surefoot.reports.records import read_study
     from surefoot.reports.study import build_report, summary_table
     from surefoot.reports.summary import summarise
 
     console.print(summary_table(folder))
     page = build_report(folder)
-    console.print("\n" + in_a_sentence(summarise(read_study(folder))))
-    console.print(f"report: {page.resolve().as_uri()}")
+    console.print("\n" + in_two_sentences(summarise(read_study(folder))))
+    console.print(f"report: {page.resolve().as_uri()}", soft_wrap=True)
 
 
-def in_a_sentence(found: Iterable[MethodSummary]) -> str:
-    """What the runs showed, in plain words, and what so few can't show."""
+def finished(demo: DemoConfig, folder: Path) -> bool:
+    """Whether the folder holds this demo with all its runs; found without loading torch."""
+    from surefoot.reports.records import read_study
+    from surefoot.run_records import study_path
+
+    if not study_path(folder).exists():
+        return False
+    study = read_study(folder)
+    wanted = {
+        "settings": {demo.variant: {"world": demo.variant, "pairs": demo.pairs}},
+        "sources": {"linear": LINEAR},
+        "methods": {name: {"preset": name} | changes for name, changes in METHODS.items()},
+        "kl_budgets": [BUDGET],
+        "policy": POLICY,
+    }
+    seeds = tuple(range(demo.first_seed, demo.first_seed + demo.seeds))
+    same = all(study.grid.config.get(name) == value for name, value in wanted.items())
+    return same and tuple(study.grid.seeds) == seeds and len(study.cells) == study.planned
+
+
+def in_two_sentences(found: Iterable[MethodSummary]) -> str:
+    """What these runs showed, in plain words; then what so few runs can't show."""
     by_method = {one.method: one for one in found}
     plain = by_method.pop("vanilla")
-    others = [
-        f"{number(one.gain.value)} {_HOW[method]}"
-        for method, one in by_method.items()
-        if not math.isnan(one.gain.value)
-    ]
-    lost = sum(round(one.risk.value * one.risk.n) for one in (plain, *by_method.values()))
-    runs = sum(one.runs for one in (plain, *by_method.values()))
-    below = f"{lost} of {runs} runs ended below the model they started from" if lost else "no run ended below it"
-    few = "" if plain.runs >= _ENOUGH else f" {plain.runs} runs of each show the idea and prove nothing."
+    known = {method: one for method, one in by_method.items() if not math.isnan(one.gain.value)}
+    more = [_HOW[method] for method, one in known.items() if one.gain.value > plain.gain.value]
+    less = [_HOW[method] for method, one in known.items() if one.gain.value <= plain.gain.value]
+    told = []
+    if more:
+        told.append(f"{_listed(more)} gained more true reward than plain training")
+    if less:
+        told.append(f"{_listed(less)} gained {'no more' if more else 'no more true reward than plain training'}")
+    runs = [plain, *by_method.values()]
+    lost = sum(round(one.risk.value * one.risk.n) for one in runs)
+    below = f"{lost} of {sum(one.runs for one in runs)} runs" if lost else "no run"
+    seen = f"In these runs {' and '.join(told)}; {below} ended below the model it started from."
+    return f"{seen} {_limits(plain.runs)}"
+
+
+def _limits(runs: int) -> str:
+    """What this number of runs can't show."""
+    if runs >= _ENOUGH:
+        return f"The report says how sure {runs} runs of each make that."
     return (
-        f"Against this reward the policy gained {number(plain.gain.value)} in true reward over the model it started "
-        f"from, {', '.join(others)}; {below}.{few}"
+        f"{runs} runs of each can't show how often a method ends below it, nor a difference of this size beyond "
+        "chance: docs/results/risk.md has thirty."
     )
 
 
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
 _HOW = {
-    "variance_aware": "with the weighted KL",
-    "lcb": "with the pessimistic reward",
-    "variance_aware_lcb": "with both",
+    "variance_aware": "the weighted KL",
+    "lcb": "the pessimistic reward",
+    "variance_aware_lcb": "both together",
 }
 _ENOUGH = 12
 
 
-def _study(demo: DemoConfig, folder: Path) -> None:
+def _train_reference(folder: Path, console: Console) -> None:
+    """Train the world's reference policy if it isn't there, and show that something happens meanwhile."""
+    from surefoot.data.world import build_world
+    from surefoot.records import holds_other_files
+    from surefoot.run_records import study_path
+    from surefoot.studies.settings import WORLD
+
+    record = study_path(folder)
+    strange = not record.exists() and holds_other_files(folder, record.name, WORLD)
+    if strange or (folder / WORLD / "policy" / "config.json").exists():
+        return  # where there are files of something else, the study refuses the folder
+    words = "training the reference policy (estimated: half a minute on an idle core)"
+    if not console.is_terminal:
+        print(words, flush=True)
+    with console.status(words):
+        build_world(folder / WORLD)
+
+
+def _config(demo: DemoConfig) -> Any:
+    from surefoot.data.world.preferences import VARIANTS
+
+    if demo.variant not in VARIANTS:
+        raise ConfigError(f"unknown world '{demo.variant}' (known: {', '.join(VARIANTS)})")
+    return demo_study(demo.variant, demo.pairs, range(demo.first_seed, demo.first_seed + demo.seeds))
+
+
+def _study(demo: DemoConfig, config: Any, folder: Path) -> None:
     from surefoot.studies.run import run_study
     from surefoot.studies.runners.local import LocalRunner
 
-    config = demo_study(demo.variant, demo.pairs, range(demo.first_seed, demo.first_seed + demo.seeds))
     with progress() as show:
         outcome = run_study(
             config,
@@ -127,7 +201,7 @@ def demo_study(variant: str, pairs: int, seeds: Iterable[int], **changes: Any) -
         "settings": {variant: {"world": variant, "pairs": pairs}},
         "sources": {"linear": LINEAR},
         "methods": method_settings(METHODS),
-        "kl_budgets": (6.0,),
+        "kl_budgets": (BUDGET,),
         "seeds": tuple(seeds),
         "policy": POLICY,
     }

@@ -10,24 +10,33 @@ from typing import Any
 from surefoot.cli.parsing import given_settings, parse
 from surefoot.cli.progress import progress
 from surefoot.quiet import quieten
+from surefoot.rewards.kinds.judge.access import JudgeArguments
 
 
 @dataclass
 class DiagnoseConfig:
-    """Settings of `surefoot diagnose`. Give `source`, or `models`."""
+    """Settings of `surefoot diagnose`. Give `reward_source`, or `reward_models`."""
 
-    dataset: str | None = field(
+    dataset_name: str | None = field(
         default=None,
         metadata={
-            "help": "Held-out preferences (TRL's formats, RewardBench v1 or v2); the held-out split of the source's "
-            "own training if not given."
+            "help": "Held-out preferences (TRL's formats, RewardBench v1 or v2); if not given, the pairs that "
+            "`surefoot reward` held out."
         },
     )
-    source: str | None = field(default=None, metadata={"help": "Directory or hub name of a reward source."})
-    models: list[str] | None = field(
+    reward_source: str | None = field(
+        default=None, metadata={"help": "Directory or hub name of a reward source; give this or reward_models."}
+    )
+    reward_models: list[str] | None = field(
         default=None, metadata={"help": "Existing reward models, directories or hub names, taken as members."}
     )
-    split: str | None = field(default=None, metadata={"help": "Split of the dataset."})
+    dataset_split: str | None = field(
+        default=None,
+        metadata={
+            "help": "Split of the dataset. If not given, and the dataset is the one that the source was trained from, "
+            "only the pairs that `surefoot reward` held out are taken."
+        },
+    )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
     plain_text: bool = field(
         default=False,
@@ -36,7 +45,10 @@ class DiagnoseConfig:
             "are then not the leaderboard's."
         },
     )
-    bad_rows: str = field(default="error", metadata={"help": "error names unusable rows, drop leaves them out."})
+    bad_rows: str = field(
+        default="error",
+        metadata={"help": "error names unusable rows, drop leaves them out.", "choices": ("error", "drop")},
+    )
     max_length: int = field(default=1024, metadata={"help": "models: in tokens."})
     far_items: int = field(
         default=500, metadata={"help": "Items whose right completions are changed into far texts; 0 for none."}
@@ -61,12 +73,17 @@ class DiagnoseConfig:
     )
 
 
+def option_types() -> tuple[type, ...]:
+    """Dataclasses whose fields are the options."""
+    return DiagnoseConfig, JudgeArguments
+
+
 def run(arguments: list[str]) -> None:
     """Measure, print, and write diagnose.json, diagnose.html and, of a benchmark, its own result files."""
     from rich.console import Console
 
     from surefoot.data.comparisons import load_comparisons
-    from surefoot.diagnosis import check_source, diagnose, score_comparisons
+    from surefoot.diagnosis import check_source, diagnose, keep_held_out, score_comparisons
     from surefoot.files import write_json
     from surefoot.locks import LOCK, hold
     from surefoot.reports.diagnosis import build_diagnosis, print_diagnosis
@@ -75,12 +92,13 @@ def run(arguments: list[str]) -> None:
     from surefoot.rewards.score_cache import score_texts, source_hash
 
     quieten()
-    (config,) = parse((DiagnoseConfig,), arguments, "diagnose", judges=True)
+    (config,) = parse(option_types(), arguments, "diagnose")
+    own, given_split = config.dataset_name is None, config.dataset_split is not None
     _complete(config)
     console = Console()
     comparisons = load_comparisons(
-        config.dataset or "",
-        split=config.split,
+        config.dataset_name or "",
+        split=config.dataset_split,
         config=config.dataset_config,
         bad_rows=config.bad_rows,
         conversational=not config.plain_text,
@@ -88,9 +106,12 @@ def run(arguments: list[str]) -> None:
     others = None if config.completions is None else _completions(config.completions)
     source = _source(config, comparisons)
     check_source(source)
+    left_out = 0
+    if not given_split:
+        comparisons, left_out = keep_held_out(comparisons, source.training_pairs, required=own)
     anchors = None if config.anchor_file is None else AnchorStore.load(config.anchor_file, source)
-    folder = Path(config.output_dir or config.source or ".")
-    key = source_hash(source, config.source)
+    folder = Path(config.output_dir or config.reward_source or ".")
+    key = source_hash(source, config.reward_source)
     cache = None if key is None else folder / "scores" / key
     with hold(folder / LOCK), progress() as show:
         scored = score_comparisons(
@@ -101,11 +122,16 @@ def run(arguments: list[str]) -> None:
             prompts, completions, truth = others
             rows = score_texts(source, prompts, completions, cache=cache, on_progress=partial(show, "completions"))
             samples = (rows, prompts, truth)
-    diagnosis = diagnose(source, comparisons, scored, samples=samples, anchors=anchors)
+    diagnosis = diagnose(source, comparisons, scored, samples=samples, anchors=anchors, left_out=left_out)
     print_diagnosis(console, diagnosis)
+    if diagnosis["data"]["warning"] is not None:
+        Console(stderr=True).print(f"[bold red]WARNING:[/] {diagnosis['data']['warning']}", soft_wrap=True)
     if hasattr(source, "heard") and source.heard.replies:
         console.print(source.heard.line)
-    settings = given_settings(arguments) | {"dataset": config.dataset, "split": config.split}
+    settings = given_settings(arguments, "diagnose") | {
+        "dataset_name": config.dataset_name,
+        "dataset_split": config.dataset_split,
+    }
     write_json(folder / DIAGNOSIS, {"settings": settings, **diagnosis})
     page = build_diagnosis(folder / "diagnose.html", diagnosis, settings)
     console.print(f"page: {page.resolve().as_uri()}")
@@ -115,25 +141,34 @@ def run(arguments: list[str]) -> None:
 
 def _complete(config: DiagnoseConfig) -> None:
     """Fill in what the source's own training recorded, and refuse what is contradictory."""
+    from surefoot.data.training_pairs import PAIRS
     from surefoot.errors import ConfigError
     from surefoot.files import read_json
     from surefoot.records import RECORD
 
-    if (config.source is None) == (config.models is None):
-        raise ConfigError("give either source (a directory or hub name) or models (a list of reward models)")
+    if (config.reward_source is None) == (config.reward_models is None):
+        raise ConfigError(
+            "give either reward_source (a directory or hub name) or reward_models (a list of reward models)"
+        )
     if config.bad_rows not in ("error", "drop"):
         raise ConfigError(f"bad_rows must be error or drop, got '{config.bad_rows}'")
     if config.far_items < 0:
         raise ConfigError(f"far_items must not be negative, got {config.far_items}")
-    if config.output_dir is None and (config.source is None or not Path(config.source).is_dir()):
-        raise ConfigError("with models, or a source from the hub, say where the result goes: output_dir")
-    if config.dataset is not None:
+    if config.output_dir is None and (config.reward_source is None or not Path(config.reward_source).is_dir()):
+        raise ConfigError("with reward_models, or a source from the hub, say where the result goes: output_dir")
+    if config.dataset_name is not None:
         return
-    record = Path(config.source or ".").parent / RECORD
-    trained = read_json(record)["config"] if config.source is not None and record.exists() else {}
-    if trained.get("dataset_test_split") is None:
-        raise ConfigError("dataset is missing; give held-out preferences (a file, a directory or a hub name)")
-    config.dataset, config.split = trained["dataset_name"], trained["dataset_test_split"]
+    record = Path(config.reward_source or ".").parent / RECORD
+    trained = read_json(record)["config"] if config.reward_source is not None and record.exists() else {}
+    test_split = trained.get("dataset_test_split")
+    known = test_split is not None or Path(config.reward_source or ".", PAIRS).exists()
+    if "dataset_name" not in trained or not known:
+        raise ConfigError(
+            "dataset_name is missing, and which pairs the source held out isn't recorded beside it; give held-out "
+            "preferences (a file, a directory or a hub name)"
+        )
+    config.dataset_name, config.dataset_config = trained["dataset_name"], trained.get("dataset_config")
+    config.dataset_split = config.dataset_split or test_split or trained.get("dataset_train_split")
     config.bad_rows = trained.get("bad_rows", config.bad_rows)
 
 
@@ -151,14 +186,17 @@ def _completions(name: str) -> tuple[list[Any], list[Any], Any]:
 def _source(config: DiagnoseConfig, comparisons: Any) -> Any:
     from surefoot.rewards.trunk.loading import check_templates
 
-    check_templates([config.source] if config.source is not None else config.models or [], comparisons.completions[0])
-    if config.source is not None:
+    check_templates(
+        [config.reward_source] if config.reward_source is not None else config.reward_models or [],
+        comparisons.completions[0],
+    )
+    if config.reward_source is not None:
         from surefoot.rewards.registry import load_source
 
-        return load_source(config.source)
+        return load_source(config.reward_source)
     from surefoot.rewards.kinds.independent.source import IndependentMembers
 
-    return IndependentMembers.from_models(config.models or [], max_length=config.max_length)
+    return IndependentMembers.from_models(config.reward_models or [], max_length=config.max_length)
 
 
 def _write_result_files(
@@ -172,7 +210,7 @@ def _write_result_files(
     rewards = {f"surefoot/{source.name}": mean_rewards(source, rows)}
     members = source.members_of(rows)
     if members is not None:
-        names = [_model_name(name) for name in config.models or []]
+        names = [_model_name(name) for name in config.reward_models or []]
         names = names or [f"surefoot/{source.name}-member-{k}" for k in range(source.num_members)]
         rewards |= dict(zip(names, members.numpy().T, strict=True))
     template = "none" if config.plain_text else "tokenizer"

@@ -7,18 +7,26 @@ from pathlib import Path
 from surefoot.cli.parsing import given_settings, parse
 from surefoot.cli.progress import progress
 from surefoot.quiet import quieten
+from surefoot.rewards.kinds.judge.access import JudgeArguments
+
+
+def option_types() -> tuple[type, ...]:
+    """Dataclasses whose fields are the options."""
+    from surefoot.forecast import ForecastArguments
+
+    return ForecastArguments, JudgeArguments
 
 
 def run(arguments: list[str]) -> None:
     """Draw and score candidates, solve every objective exactly, print the advice, and write page, JSON and config."""
     from rich.console import Console
 
-    from surefoot.forecast import ForecastArguments, run_forecast
+    from surefoot.forecast import run_forecast
     from surefoot.reports.forecast import build_forecast, print_forecast
 
     quieten()
-    (args,) = parse((ForecastArguments,), arguments, "forecast")
-    settings = given_settings(arguments)
+    (args,) = parse(option_types(), arguments, "forecast")
+    settings = given_settings(arguments, "forecast")
     with progress() as show:
         forecast = run_forecast(args, settings, show)
     console = Console()

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from surefoot.cli.online import run_command
+from surefoot.rewards.kinds.judge.access import JudgeArguments
+
+
+def option_types() -> tuple[type, ...]:
+    """Dataclasses whose fields are the options."""
+    from trl import ModelConfig
+
+    from surefoot.training.grpo_config import VarianceAwareGRPOConfig
+    from surefoot.training.run_online import OnlineScriptArguments
+
+    return OnlineScriptArguments, VarianceAwareGRPOConfig, ModelConfig, JudgeArguments
 
 
 def run(arguments: list[str]) -> None:
     """Align the policy with GRPO."""
-    from surefoot.training.grpo_config import VarianceAwareGRPOConfig
-
-    run_command("grpo", VarianceAwareGRPOConfig, arguments)
+    run_command("grpo", option_types, arguments)

@@ -15,16 +15,26 @@ from surefoot.quiet import quieten
 class LabelConfig:
     """Settings of `surefoot label`. With `export_to` or `import_from` it serves no page."""
 
-    pairs: str = field(metadata={"help": "Pairs of `surefoot select`, or preferences, whose labels aren't shown."})
+    dataset_name: str = field(
+        metadata={"help": "Pairs of `surefoot select`, or preferences, whose labels aren't shown."}
+    )
     output: str = field(metadata={"help": "The file of answers (.jsonl); the same again goes on."})
     port: int = field(default=0, metadata={"help": "On loopback; 0 takes a free one."})
     seed: int = field(default=0, metadata={"help": "Decides which completion is shown on the left."})
     export_to: str | None = field(default=None, metadata={"help": "Write the answers to this file, and end."})
     import_from: str | None = field(default=None, metadata={"help": "Add this file's answers to the output, and end."})
-    format: str = field(default="trl", metadata={"help": "Of these files: trl, plain, label_studio or argilla."})
+    format: str = field(
+        default="trl",
+        metadata={"help": "Of these files.", "choices": ("trl", "plain", "label_studio", "argilla")},
+    )
     strong_margin: float = field(
         default=0.0, metadata={"help": "Column margin of a much better reply, in units of reward; a better one has 0."}
     )
+
+
+def option_types() -> tuple[type, ...]:
+    """Dataclasses whose fields are the options."""
+    return (LabelConfig,)
 
 
 def run(arguments: list[str]) -> None:
@@ -37,7 +47,7 @@ def run(arguments: list[str]) -> None:
     from surefoot.feedback.pairs import distinct, read_pairs
 
     quieten()
-    (config,) = parse((LabelConfig,), arguments, "label")
+    (config,) = parse(option_types(), arguments, "label")
     if config.export_to is not None and config.import_from is not None:
         raise ConfigError("give export_to or import_from, not both")
     if not 0 <= config.port <= 65535:
@@ -45,7 +55,7 @@ def run(arguments: list[str]) -> None:
     if Path(config.output).suffix != ".jsonl":
         raise ConfigError(f"output must end in .jsonl, got {Path(config.output).name}")
     console = Console()
-    rows = read_pairs(config.pairs)
+    rows = read_pairs(config.dataset_name)
     pairs = distinct(rows)
     if len(pairs) < len(rows):
         console.print(f"{len(rows) - len(pairs):,} rows repeat another row's pair and are left out")

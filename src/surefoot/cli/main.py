@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """`surefoot <command>`: import the command's module and call its `run`; nothing heavy is imported before."""
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ COMMANDS = {
     "dpo": "align offline with TRL's DPO, log-ratios weighted by the variance",
     "verl": "PPO with a critic, RLOO, GRPO or REINFORCE++ on verl, the KL weighted by the variance",
     "bon": "sample n completions of each prompt and keep the best",
+    "doctor": "versions, devices and extras of this installation, and what is missing for what",
 }
 
 
@@ -39,12 +41,18 @@ def main(arguments: list[str] | None = None) -> int:
         0 on success, 1 on an error of ours or of the system (disk full, no permission), 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:
+        _complete()
     if not words or words[0] not in COMMANDS:
-        parser.parse_args(words or ["--help"])
+        _parser().parse_args(words or ["--help"])
     command, rest = words[0], words[1:]
     before = dict(os.environ)
     try:
+        if "-h" in rest or "--help" in rest:
+            from surefoot.cli.help import help_text
+
+            print(help_text(command, COMMANDS[command], rest), end="")
+            return 0
         import_module(f"surefoot.cli.{command}").run(rest)
     except SurefootError as error:
         print(f"surefoot {command}: {' '.join(str(error).splitlines())}", file=sys.stderr)
@@ -61,6 +69,21 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         _forget_judges(before)
     return 0
+
+
+def _complete() -> None:
+    """Answer the shell, which runs this program with `_ARGCOMPLETE` set when Tab is pressed (docs/commands.md)."""
+    try:
+        import argcomplete
+    except ImportError:
+        sys.exit(1)  # the shell falls back to file names
+    from surefoot.cli.help import add_options
+
+    parser = argparse.ArgumentParser(prog="surefoot")
+    commands = parser.add_subparsers()
+    for name, about in COMMANDS.items():
+        add_options(commands.add_parser(name, help=about), name)
+    argcomplete.autocomplete(parser, always_complete_options="long")
 
 
 def _forget_judges(before: dict[str, str]) -> None:

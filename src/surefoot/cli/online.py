@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from surefoot.cli.launching import launched
@@ -11,26 +12,24 @@ from surefoot.quiet import quieten
 __all__ = ["print_run", "run_command"]
 
 
-def run_command(kind: str, config: type, arguments: list[str]) -> None:
+def run_command(kind: str, option_types: Callable[[], tuple[type, ...]], arguments: list[str]) -> None:
     """Parse, align the policy, and print what came of it.
 
     Args:
         kind: rloo or grpo.
-        config: the trainer's settings class.
+        option_types: gives the script's, the trainer's and the model's settings classes.
     """
-    from trl import ModelConfig
-
-    from surefoot.training.run_online import OnlineScriptArguments, run_online
-
-    quieten()
     if launched(kind, arguments):
         return
-    script, args, model = parse((OnlineScriptArguments, config, ModelConfig), arguments, kind, judges=True)
+    from surefoot.training.run_online import run_online
+
+    quieten()
+    script, args, model = parse(option_types(), arguments, kind)
     script.check()
     if script.reward_config is not None:
         with args.main_process_first(local=False, desc="reward source"):  # the others find it finished
             script.reward_source, script.reward_config = _train_source(script.reward_config), None
-    record = run_online(kind, script, args, model, given_settings(arguments))
+    record = run_online(kind, script, args, model, given_settings(arguments, kind))
     print_run(f"{record['metrics']['steps']} steps of {kind.upper()}, preset {args.preset}", record, args.output_dir)
 
 

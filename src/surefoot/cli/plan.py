@@ -6,7 +6,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from surefoot.planning.memory import plan_memory
-from surefoot.planning.shapes import Line, MemoryPlan, MemoryRun, Phase, RewardPlan
+from surefoot.planning.shapes import (
+    ATTENTION,
+    GENERATION,
+    OPTIMISER,
+    PRECISION,
+    REFERENCE,
+    REWARDS,
+    SHARDING,
+    Line,
+    MemoryPlan,
+    MemoryRun,
+    Phase,
+    RewardPlan,
+)
 
 __all__ = ["MemoryPlanArguments", "memory_json", "memory_plan", "memory_table"]
 
@@ -16,30 +29,38 @@ class MemoryPlanArguments:
     """What the memory of a named model size depends on."""
 
     gpus: int = field(default=8, metadata={"help": "plan: GPUs that parameters and states are divided over."})
-    sharding: str = field(default="fsdp", metadata={"help": "plan: none, fsdp (FSDP2, full shard) or zero3."})
-    batch: int = field(default=1, metadata={"help": "plan: sequences of one forward and backward on a GPU."})
-    accumulation: int = field(
-        default=8, metadata={"help": "plan: gradient accumulation steps; batch × accumulation are sampled at once."}
+    sharding: str = field(
+        default="fsdp", metadata={"help": "plan: fsdp is FSDP2, full shard; zero3 DeepSpeed's.", "choices": SHARDING}
     )
-    group: int = field(default=8, metadata={"help": "plan: completions of one prompt (num_generations)."})
+    per_device_train_batch_size: int = field(
+        default=1, metadata={"help": "plan: sequences of one forward and backward on a GPU."}
+    )
+    gradient_accumulation_steps: int = field(
+        default=8, metadata={"help": "plan: batches of one update; all of an update are sampled at once."}
+    )
+    num_generations: int = field(default=8, metadata={"help": "plan: completions of one prompt."})
     prompt_tokens: int = field(default=512, metadata={"help": "plan: longest prompt."})
-    completion_tokens: int = field(default=512, metadata={"help": "plan: longest completion."})
+    max_completion_length: int = field(default=512, metadata={"help": "plan: longest completion."})
     precision: str = field(
-        default="bf16_mixed", metadata={"help": "plan: bf16_mixed (fp32 weights, TRL's default), bf16 or fp32."}
+        default="bf16_mixed",
+        metadata={"help": "plan: bf16_mixed has fp32 weights, TRL's default.", "choices": PRECISION},
     )
-    checkpointing: bool = field(default=True, metadata={"help": "plan: gradient checkpointing, TRL's default."})
-    optimiser: str = field(default="adamw", metadata={"help": "plan: adamw, adamw_8bit or paged_adamw_8bit."})
-    attention: str = field(default="sdpa", metadata={"help": "plan: sdpa, eager or flash."})
+    gradient_checkpointing: bool = field(
+        default=True, metadata={"help": "plan: gradient checkpointing, TRL's default."}
+    )
+    optimiser: str = field(default="adamw", metadata={"help": "plan: the policy's.", "choices": OPTIMISER})
+    attention: str = field(default="sdpa", metadata={"help": "plan: how it is computed.", "choices": ATTENTION})
     adapter_rank: int = field(default=0, metadata={"help": "plan: LoRA rank of the policy; 0 trains everything."})
     reference: str = field(
-        default="auto", metadata={"help": "plan: separate, adapter (off, with LoRA), none, or auto, as TRL does."}
+        default="auto",
+        metadata={"help": "plan: adapter is the policy with LoRA off; auto does as TRL.", "choices": REFERENCE},
     )
     generation: str = field(
-        default="transformers", metadata={"help": "plan: transformers, vllm_colocate or vllm_server."}
+        default="transformers", metadata={"help": "plan: what samples the completions.", "choices": GENERATION}
     )
     gpu_gib: float = field(default=80.0, metadata={"help": "plan: memory of one GPU in GiB."})
     reward_kind: str = field(
-        default="heads", metadata={"help": "plan: heads, independent, lora, laplace, or none (rewards elsewhere)."}
+        default="heads", metadata={"help": "plan: none if rewards are computed elsewhere.", "choices": REWARDS}
     )
     members: int = field(default=5, metadata={"help": "plan: K reward models, adapters or heads."})
     reward_size: str | None = field(
@@ -65,13 +86,15 @@ def memory_plan(model_size: str, given: MemoryPlanArguments) -> MemoryPlan:
 
 
 def _run(given: MemoryPlanArguments) -> MemoryRun:
-    names = ("gpus", "sharding", "batch", "accumulation", "precision", "optimiser", "attention", "reference")
+    names = ("gpus", "sharding", "precision", "optimiser", "attention", "reference")
     same: dict[str, Any] = {name: getattr(given, name) for name in (*names, "generation", "gpu_gib")}
     return MemoryRun(
-        generations=given.group,
+        batch=given.per_device_train_batch_size,
+        accumulation=given.gradient_accumulation_steps,
+        generations=given.num_generations,
         prompt=given.prompt_tokens,
-        completion=given.completion_tokens,
-        gradient_checkpointing=given.checkpointing,
+        completion=given.max_completion_length,
+        gradient_checkpointing=given.gradient_checkpointing,
         lora_rank=given.adapter_rank,
         **same,
     )

@@ -16,6 +16,7 @@ __all__ = ["Show", "progress"]
 Show = Callable[[str, float, float], None]
 """Called with (stage, done, total): whole numbers are counts, others shares."""
 _SECONDS_BETWEEN_LINES = 30.0
+_TIME = "progress.remaining"
 
 
 @contextmanager
@@ -37,10 +38,19 @@ def progress() -> Iterator[Show]:
 
 @contextmanager
 def _bars(console: Console) -> Iterator[Show]:
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Left(TimeRemainingColumn):
+        """The estimated time left, named as such; nothing once the stage is done."""
+
+        def render(self, task: Task) -> Text:
+            return (
+                Text() if task.finished else Text("about ", style=_TIME) + super().render(task) + Text(" left", _TIME)
+            )
 
     columns = (TextColumn("{task.description:<15}"), BarColumn(), TextColumn("{task.fields[count]}"))
-    times = (TimeElapsedColumn(), TimeRemainingColumn(elapsed_when_finished=True))
+    times = (TimeElapsedColumn(), Left())
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, *times, console=console) as bars:
 
@@ -56,6 +66,7 @@ def _bars(console: Console) -> Iterator[Show]:
 def _lines() -> Show:
     """A line when a stage begins, when it ends, and now and then between."""
     shown: dict[str, float] = {}
+    begun: dict[str, tuple[float, float]] = {}
     finished: set[str] = set()
 
     def show(stage: str, done: float, total: float) -> None:
@@ -66,9 +77,16 @@ def _lines() -> Show:
         shown[stage] = now
         if ended:
             finished.add(stage)
-        print(f"{stage}: {_count(done, total)}", file=sys.stderr, flush=True)
+        start, first = begun.setdefault(stage, (now, done))
+        left = "" if ended or done <= first else f", {_minutes((total - done) * (now - start) / (done - first))}"
+        print(f"{stage}: {_count(done, total)}{left}", file=sys.stderr, flush=True)
 
     return show
+
+
+def _minutes(seconds: float) -> str:
+    """An estimated time left, in words."""
+    return f"about {max(1, round(seconds))} s left" if seconds < 90 else f"about {round(seconds / 60)} min left"
 
 
 def _count(done: float, total: float) -> str:

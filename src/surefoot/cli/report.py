@@ -11,7 +11,10 @@ from surefoot.errors import ConfigError
 
 def run(arguments: list[str]) -> None:
     """Print the table and write the report; imports no torch."""
-    options = _parser().parse_args(arguments)
+    parser = argparse.ArgumentParser(prog="surefoot report", allow_abbrev=False)
+    parser.error = _refuse  # type: ignore[method-assign]
+    add_options(parser)
+    options = parser.parse_args(arguments)
     from rich.console import Console
 
     from surefoot.reports.study import FILES, FORMATS, write_report
@@ -26,12 +29,10 @@ def run(arguments: list[str]) -> None:
         console.print(f"report: {path.as_uri()}" if path.suffix == ".html" else f"figures: {path}", soft_wrap=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="surefoot report", description=__doc__, allow_abbrev=False)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to a parser."""
     parser.add_argument("directory", type=Path, help="the output directory of `surefoot study` or `surefoot demo`")
-    parser.add_argument("--format", nargs="+", help="any of html, json, csv; all of them if not given")
-    parser.error = _refuse  # type: ignore[method-assign]
-    return parser
+    parser.add_argument("--format", nargs="+", metavar="NAME", help="any of html, json, csv; all of them if not given")
 
 
 def _refuse(message: str) -> NoReturn:

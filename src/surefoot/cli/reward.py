@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import fields
 from typing import Any
 
@@ -32,11 +33,14 @@ def run(arguments: list[str]) -> None:
     reliability = metrics["calibration"]["notes"].get("reliability")
     if reliability is not None:
         console.print(f"reliability of the variance: {reliability:.2f} (1 at most; weights need about .6)")
-    console.print(f"took {metrics['train_seconds']:.0f} s; the source is in {folder}/source")
+    console.print(
+        f"took {metrics['train_seconds']:.0f} s; the source is in {folder}/source", soft_wrap=True, markup=False
+    )
     if count == 1:
         console.print("One member has no variance: weighting needs at least two.")
     else:
-        console.print(f"Next: surefoot diagnose --source {folder}/source{_where(record['config'])}", soft_wrap=True)
+        line = next_command(folder, record["config"])
+        console.print(f"Next: {line}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _of_judge(report: dict[str, Any] | None) -> list[str]:
@@ -52,13 +56,23 @@ def _of_judge(report: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def _where(config: dict[str, Any]) -> str:
-    """How the next command is told where a judge is asked: its source doesn't say."""
+def next_command(folder: str, config: dict[str, Any]) -> str:
+    """The command that diagnoses the source, quoted for a shell.
+
+    The source's record has its data; what it hasn't is the hub dataset's configuration, and where judges are asked.
+
+    Args:
+        folder: `output_dir`.
+        config: settings in the record.
+    """
+    words = ["surefoot", "diagnose", "--reward_source", f"{folder}/source"]
     own = JudgeAccess.of_settings(config)
-    if own is None:
-        return ""
-    words = {"endpoint": own.endpoint, "key_variable": own.key_variable, "cache": own.cache}
-    return "".join(f" --judge_{name} {value}" for name, value in words.items() if value is not None)
+    judge = {item.name: config.get(item.name) for item in fields(JudgeArguments)}
+    if own is not None:
+        judge |= {"judge_endpoint": own.endpoint, "judge_key_variable": own.key_variable, "judge_cache": own.cache}
+    for name, value in {"dataset_config": config.get("dataset_config"), **judge}.items():
+        words += [] if value is None else [f"--{name}", str(value)]
+    return shlex.join(words)
 
 
 def _members(accuracies: list[float]) -> list[tuple[str, float]]:
@@ -79,13 +93,19 @@ def train(arguments: list[str]) -> str:
     return f"{folder}/source"
 
 
+def option_types(kind: str) -> tuple[type, ...]:
+    """Dataclasses whose fields are the options: those of every kind, the kind's own, and those of judges."""
+    from surefoot.rewards.config import RewardSourceArguments, command_settings
+
+    return RewardSourceArguments, command_settings(kind), JudgeArguments
+
+
 def arguments_of(arguments: list[str]) -> Any:
     """The settings, of which the kind's own are known once the kind is."""
     from surefoot.rewards.config import (
         RewardSourceArguments,
         all_settings,
         check_owners,
-        command_settings,
         with_kind_settings,
     )
 
@@ -93,10 +113,11 @@ def arguments_of(arguments: list[str]) -> Any:
     kind = given.get("kind")
     if not isinstance(kind, str):  # not given, or refused below
         kind = RewardSourceArguments.kind
-    own, common = command_settings(kind), {item.name for item in fields(RewardSourceArguments)}
+    types = option_types(kind)
+    own, common = types[1], {item.name for item in fields(RewardSourceArguments)}
     others = set(given) - common - {item.name for item in fields(own)}
     check_owners(kind, others and others & all_settings())
-    args, settings = parse((RewardSourceArguments, own), arguments, "reward", judges=True)
+    args, settings = parse(types, arguments, "reward")
     return with_kind_settings(args, {name: value for name, value in vars(settings).items() if value is not None})
 
 

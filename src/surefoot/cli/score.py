@@ -10,16 +10,19 @@ from typing import Any
 from surefoot.cli.parsing import given_settings, parse
 from surefoot.cli.progress import progress
 from surefoot.quiet import quieten
+from surefoot.rewards.kinds.judge.access import JudgeArguments
 
 
 @dataclass
 class ScoreConfig:
-    """Settings of `surefoot score`. Give `source`, or `models`."""
+    """Settings of `surefoot score`. Give `reward_source`, or `reward_models`."""
 
     dataset_name: str = field(metadata={"help": "prompt and completion, or chosen and rejected; file or hub."})
     output: str = field(metadata={"help": "A .parquet or .jsonl file; the same again resumes."})
-    source: str | None = field(default=None, metadata={"help": "Directory of a reward source."})
-    models: list[str] | None = field(
+    reward_source: str | None = field(
+        default=None, metadata={"help": "Directory or hub name of a reward source; give this or reward_models."}
+    )
+    reward_models: list[str] | None = field(
         default=None, metadata={"help": "Existing reward models, directories or hub names, taken as members."}
     )
     anchor_file: str | None = field(
@@ -29,9 +32,14 @@ class ScoreConfig:
             "prompts that it lacks by the dataset's own (the column anchor says which)."
         },
     )
-    dataset_config: str | None = None
-    split: str | None = None
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
+    dataset_split: str | None = field(default=None, metadata={"help": "Split of the dataset."})
     chunk_rows: int = field(default=2048, metadata={"help": "Rows in memory at a time."})
+
+
+def option_types() -> tuple[type, ...]:
+    """Dataclasses whose fields are the options."""
+    return ScoreConfig, JudgeArguments
 
 
 def run(arguments: list[str]) -> None:
@@ -43,8 +51,8 @@ def run(arguments: list[str]) -> None:
     from surefoot.rewards.score_dataset import score_dataset
 
     quieten()
-    (config,) = parse((ScoreConfig,), arguments, "score", judges=True)
-    table = open_dataset(config.dataset_name, split=config.split, config=config.dataset_config)
+    (config,) = parse(option_types(), arguments, "score")
+    table = open_dataset(config.dataset_name, split=config.dataset_split, config=config.dataset_config)
     source = _source(config, table)
     anchors = None if config.anchor_file is None else AnchorStore.load(config.anchor_file, source)
     with progress() as show:
@@ -54,7 +62,7 @@ def run(arguments: list[str]) -> None:
             config.output,
             anchors=anchors,
             chunk_rows=config.chunk_rows,
-            settings=given_settings(arguments),
+            settings=given_settings(arguments, "score"),
             name=config.dataset_name,
             on_progress=partial(show, "rows"),
         )
@@ -69,9 +77,13 @@ def _source(config: Any, table: Any) -> Any:
     from surefoot.rewards.registry import load_source
     from surefoot.rewards.trunk.loading import check_templates
 
-    if (config.source is None) == (config.models is None):
-        raise ConfigError("give exactly one of source (a directory of `surefoot reward`) and models (reward models)")
+    if (config.reward_source is None) == (config.reward_models is None):
+        raise ConfigError("give exactly one of reward_source (a directory of `surefoot reward`) and reward_models")
     row = table[0] if len(table) else {}
     text = next((row[name] for name in ("completion", "chosen") if name in row), "")
-    check_templates([config.source] if config.source else config.models, text)
-    return load_source(config.source) if config.source else IndependentMembers.from_models(config.models)
+    check_templates([config.reward_source] if config.reward_source else config.reward_models, text)
+    return (
+        load_source(config.reward_source)
+        if config.reward_source
+        else IndependentMembers.from_models(config.reward_models)
+    )

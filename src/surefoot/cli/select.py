@@ -7,18 +7,26 @@ from pathlib import Path
 from surefoot.cli.parsing import given_settings, parse
 from surefoot.cli.progress import progress
 from surefoot.quiet import quieten
+from surefoot.rewards.kinds.judge.access import JudgeArguments
+
+
+def option_types() -> tuple[type, ...]:
+    """Dataclasses whose fields are the options."""
+    from surefoot.feedback.select import SelectArguments
+
+    return SelectArguments, JudgeArguments
 
 
 def run(arguments: list[str]) -> None:
     """Score the completions, choose pairs by the rule, and write them with a record."""
     from rich.console import Console
 
-    from surefoot.feedback.select import PAIRS, SelectArguments, run_select
+    from surefoot.feedback.select import PAIRS, run_select
 
     quieten()
-    (args,) = parse((SelectArguments,), arguments, "select", judges=True)
+    (args,) = parse(option_types(), arguments, "select")
     with progress() as show:
-        record = run_select(args, given_settings(arguments), show)
+        record = run_select(args, given_settings(arguments, "select"), show)
     metrics = record["metrics"]
     console = Console()
     console.print(

@@ -11,6 +11,7 @@ from surefoot.cli.parsing import parse
 from surefoot.cli.progress import progress
 from surefoot.errors import ConfigError, RunError
 from surefoot.quiet import quieten
+from surefoot.rewards.kinds.judge.access import JudgeArguments
 
 
 @dataclass
@@ -41,14 +42,16 @@ class StudyArguments:
     )
     seeds: int = field(default=10, metadata={"help": "Independent pipelines of every cell; in a file, also a list."})
     first_seed: int = field(default=0, metadata={"help": "Seeds are first_seed, first_seed + 1, …"})
-    trainer: str = field(default="rloo", metadata={"help": "rloo, grpo, or exact (no training)."})
+    trainer: str = field(
+        default="rloo", metadata={"help": "exact needs no training.", "choices": ("rloo", "grpo", "exact")}
+    )
     policy: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "Settings of the trainer: learning_rate, max_steps, use_peft, …"}
     )
     evaluation_completions: int = field(default=512, metadata={"help": "Judged completions of every final policy."})
     samples_kept: int = field(default=8, metadata={"help": "Of them that are kept to be read."})
     monitor_gold: bool = field(default=True, metadata={"help": "Judge every training batch too, for the trajectory."})
-    runner: str = field(default="local", metadata={"help": "local processes, or ray."})
+    runner: str = field(default="local", metadata={"help": "Where cells run.", "choices": ("local", "ray")})
     workers: int = field(
         default=0, metadata={"help": "local: processes at once, one thread each; 0 takes one per core, at most 8."}
     )
@@ -70,12 +73,17 @@ class StudyArguments:
     )
 
 
-def run(arguments: list[str]) -> None:
-    """Run the study and write its report, or print what it would be."""
+def option_types() -> tuple[type, ...]:
+    """Dataclasses whose fields are the options."""
     from surefoot.cli.plan import MemoryPlanArguments
 
+    return StudyArguments, MemoryPlanArguments, JudgeArguments
+
+
+def run(arguments: list[str]) -> None:
+    """Run the study and write its report, or print what it would be."""
     quieten()
-    study, memory = parse((StudyArguments, MemoryPlanArguments), arguments, "study", judges=True)
+    study, memory = parse(option_types(), arguments, "study")
     config = configure(study)
     if study.slurm is not None:
         from surefoot.studies.runners.slurm import array_job

@@ -12,8 +12,13 @@ from surefoot.cli.parsing import parse
 class TheoryConfig:
     """Settings of `surefoot theory`."""
 
-    out: str = field(default="theory", metadata={"help": "Where theory.json and the figures go."})
+    output_dir: str = field(default="theory", metadata={"help": "Where theory.json and the figures go."})
     seed: int = field(default=0, metadata={"help": "Of all random problems."})
+
+
+def option_types() -> tuple[type, ...]:
+    """Dataclasses whose fields are the options."""
+    return (TheoryConfig,)
 
 
 def run(arguments: list[str]) -> None:
@@ -25,8 +30,8 @@ def run(arguments: list[str]) -> None:
     from surefoot.reports.theory_figures import theory_figures
     from surefoot.theory.tables.run import run_theory
 
-    (config,) = parse((TheoryConfig,), arguments, "theory")
-    console, folder = Console(), Path(config.out)
+    (config,) = parse(option_types(), arguments, "theory")
+    console, folder = Console(), Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)  # before minutes of work
     with console.status("") as status:
         record = run_theory(config.seed, lambda name: status.update(f"{name} …"))

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 
 _MODULES = "VERL_USE_EXTERNAL_MODULES"
 """Modules that verl imports in each process; unlike the entry point's, their errors aren't swallowed."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of verl's command that `--help` shows; Hydra reads them all, and settings as NAME=VALUE."""
+    parser.add_argument("--config-path", metavar="FOLDER", help="Folder of the configuration, absolute.")
+    parser.add_argument("--config-name", metavar="NAME", help="The configuration, without .yaml.")
+    parser.add_argument("settings", metavar="NAME=VALUE", nargs="*", help="Settings of verl and of `surefoot`.")
 
 
 def run(arguments: list[str]) -> None:

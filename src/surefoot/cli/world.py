@@ -14,10 +14,18 @@ class WorldConfig:
     """Settings of `surefoot world`."""
 
     output_dir: str = field(default="world", metadata={"help": "Where the files go."})
-    variant: str = field(default="uneven", metadata={"help": "uneven, even or shared_bias."})
+    variant: str = field(
+        default="uneven",
+        metadata={"help": "Which errors annotators make.", "choices": ("uneven", "even", "shared_bias")},
+    )
     pairs: int = field(default=3000, metadata={"help": "Preference pairs to train reward members on."})
     test_pairs: int = field(default=500, metadata={"help": "Held-out pairs, drawn apart."})
     seed: int = field(default=0, metadata={"help": "Of the preference draw."})
+
+
+def option_types() -> tuple[type, ...]:
+    """Dataclasses whose fields are the options."""
+    return (WorldConfig,)
 
 
 def run(arguments: list[str]) -> None:
@@ -27,7 +35,7 @@ def run(arguments: list[str]) -> None:
     from surefoot.data.world.export import export_world
 
     quieten()
-    (config,) = parse((WorldConfig,), arguments, "world")
+    (config,) = parse(option_types(), arguments, "world")
     console = Console()
     with console.status("building the world (about half a minute the first time)"):
         paths = export_world(Path(config.output_dir), **{k: v for k, v in asdict(config).items() if k != "output_dir"})

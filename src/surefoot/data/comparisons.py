@@ -96,7 +96,7 @@ class Comparisons:
 
 
 def load_comparisons(
-    name: str | Path,
+    name: str | Path | Dataset,
     *,
     split: str | None = None,
     config: str | None = None,
@@ -114,7 +114,7 @@ def load_comparisons(
     - anything else is preference pairs in any layout (`rows.py`); a `subset` and an `id` are taken if they are there.
 
     Args:
-        name, split, config: as in `open_dataset`.
+        name, split, config: as in `open_dataset`; or a dataset in memory.
         bad_rows: "error" names unusable rows, "drop" leaves them out with a warning that counts them.
         conversational: give RewardBench's texts as one message of the user and one of the assistant, so that a model
             reads them through its own chat template, as reward-bench does (rewardbench/utils.py,
@@ -124,9 +124,9 @@ def load_comparisons(
     Raises:
         DataError: a column is missing (the nearest one is named), rows are bad, or none is left.
     """
-    table = open_dataset(name, split=split, config=config)
+    table = name if isinstance(name, Dataset) else open_dataset(name, split=split, config=config)
     table = table.add_column(_ROW, list(range(len(table))))
-    where = str(name)
+    where = "the dataset" if isinstance(name, Dataset) else str(name)
     kind = _format(table)
     if kind == "rewardbench2":
         require_columns(table, ("prompt", "chosen", "rejected", "subset", "id"), where)

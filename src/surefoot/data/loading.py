@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict, Value, load_dataset, load_from_disk
 
 from surefoot.data.text_files import check_text_file
 from surefoot.errors import DataError
+from surefoot.hub_names import check_name
 
 __all__ = ["open_dataset"]
 
@@ -38,9 +39,10 @@ def open_dataset(name: str | Path, *, split: str | None = None, config: str | No
             raise DataError(f"{path} is one table without a column 'split', so it has no split '{split}'")
     elif path.is_dir():
         table = _open_directory(path, split)
-    elif path.suffix in _READERS or str(name).startswith((".", "/")):
-        raise DataError(f"dataset {name} does not exist")
     else:
+        check_name(str(name), "dataset")
+        if path.exists():
+            raise DataError(f"dataset {name} is neither a file nor a directory")
         table = _load(str(name), split, config)
     table = _choose_rows(table, split, str(name))
     if len(table) == 0:

@@ -231,33 +231,33 @@ def _plain(value: Any) -> Any:
 
 
 def _on_offsets(disagreement: Disagreement) -> str:
+    if math.isnan(disagreement.offset_per_prompt):
+        return "The share of the raw variance that is a constant per member and prompt is unknown."
     return (
-        f"{disagreement.offset_per_prompt:.0%} of the raw variance is mere offset, which preferences can't see; "
-        "surefoot centres it away, and an uncentred variance would count it as disagreement."
+        f"{max(0.0, disagreement.offset_per_prompt):.0%} of the raw variance is a constant per member and prompt. "
+        "Preferences don't determine it, so surefoot subtracts it before the variance is taken."
     )
 
 
 def _on_heterogeneity(disagreement: Disagreement) -> str:
     if disagreement.prior_freedom is None or disagreement.variance_cv < 0.1:
         return (
-            "The variance is the same for all pairs up to chance: weighting by it has nothing to work with, and the "
-            "mean of the members will do as well. Bootstrap or a prior function, more or other data, or members of "
-            "another kind may change that."
+            "The variance doesn't differ between pairs beyond chance, so weighting by it is much like the mean of the "
+            "members. Bootstrap or a prior function, more or other data, or members of another kind may change that."
         )
     return (
         f"The variance differs between pairs (coefficient of variation {disagreement.variance_cv:.2f}, prior degrees "
-        f"of freedom {disagreement.prior_freedom:.1f}): weighting by it has something to work with."
+        f"of freedom {disagreement.prior_freedom:.1f}), which weighting by it needs."
     )
 
 
 def _on_errors(disagreement: Disagreement) -> str:
     variance, baseline = disagreement.error_auroc["variance"], disagreement.error_auroc["margin"]
     if math.isnan(variance.value):
-        return "The mean made no mistake (or only mistakes) on these pairs: nothing can be said of predicting errors."
+        return "Whether the variance predicts errors is unknown: the mean ranked all pairs rightly, or all wrongly."
     informative = variance.low > 0.5
-    against = "more than" if variance.value > baseline.value else "less than"
     return (
-        f"The variance {'tells' if informative else 'does not tell'} wrong pairs from right ones (AUROC "
-        f"{variance.value:.2f}, 95% [{variance.low:.2f}, {variance.high:.2f}]), {against} the size of the margin "
-        f"alone ({baseline.value:.2f})."
+        f"The variance {'predicts' if informative else 'does not predict'} which pairs the mean ranks wrongly"
+        f"{'' if informative else ', beyond chance'}: AUROC {variance.value:.2f} [{variance.low:.2f}, "
+        f"{variance.high:.2f}], of −|margin| alone {baseline.value:.2f}."
     )

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from surefoot.data.comparisons import Comparisons
 from surefoot.diagnosis import sections
+from surefoot.diagnosis.card import compare_with_card
+from surefoot.diagnosis.data_seen import look_up
 from surefoot.diagnosis.disagreement import disagreement_of_scores, member_scores
 from surefoot.diagnosis.rewardbench import benchmark_scores
 from surefoot.diagnosis.scored import ScoredComparisons
@@ -58,6 +60,7 @@ def diagnose(
     *,
     samples: tuple[Float[Tensor, "rows columns"], list[Any], Floats | None] | None = None,
     anchors: AnchorStore | None = None,
+    left_out: int = 0,
 ) -> dict[str, Any]:
     """Everything `surefoot diagnose` reports, as plain JSON values with a verdict.
 
@@ -65,6 +68,7 @@ def diagnose(
         samples: scored rows, prompts and perhaps true rewards of other completions, such as the reference policy's;
             where given, heterogeneity and reliability are measured on them, as a trainer would see it.
         anchors: of `surefoot anchors`; variances are centred by them where they have the prompt.
+        left_out: how many pairs `keep_held_out` left out.
 
     Raises:
         VarianceError: the source has one member. DataError: fewer than two pairs were scored.
@@ -85,6 +89,7 @@ def diagnose(
         reward, spread = estimate.mean.numpy(), estimate.variance.numpy()
     sections_by_name: dict[str, Any] = {
         "source": source.name,
+        "data": look_up(comparisons, source.training_pairs, left_out).to_dict(),
         "format": comparisons.format,
         "items": len(comparisons),
         "pairs": int(known.sum()),
@@ -104,6 +109,7 @@ def diagnose(
     else:
         sections_by_name |= _of_samples(source, *samples, anchors)
     sections_by_name = {name: sections.plain(value) for name, value in sections_by_name.items()}
+    sections_by_name["card"] = compare_with_card(source.calibration, sections_by_name, sampled=samples is not None)
     return sections_by_name | {"verdict": sections.plain(judge(sections_by_name)), "rules": dict(RULES)}
 
 

@@ -20,27 +20,27 @@ RULES = {
     "no_work": f"weights vary by less than {EVEN:.0%} (coefficient of variation), or d₀ is infinite",
     "noisy": f"the reliability of the variance (correlation of ln s² between two halves of the members, stepped up to "
     f"all of them; 1 for a closed form) is known and below {NOISY:.2f}",
-    "sees_mistakes": "the AUROC for mistakes of sd over |margin| is above that of −|margin| alone, or that of the "
+    "predicts_mistakes": "the AUROC for mistakes of sd over |margin| is above that of −|margin| alone, or that of the "
     "variance is above .5, with its whole 95% interval",
-    "sees_distance": f"on more than {MOSTLY:.0%} of the kinds of far text the AUROC of the variance is above .5 with "
-    "its whole interval",
+    "detects_far_texts": f"on more than {MOSTLY:.0%} of the kinds of far text the AUROC of the variance is above .5 "
+    "with its whole interval",
     "fooled": "far texts of a kind score above the texts they were made of more often than not (whole interval above "
-    ".5), and the variance does not see that kind",
-    "likely": "there is something to work with, it isn't noisy, and the source sees mistakes and distance",
-    "possible": "there is something to work with, it isn't noisy, and the source sees one of the two",
-    "unlikely": "there is something to work with, but it is noisy, or the source sees neither",
-    "nothing": "there is nothing to work with",
+    ".5), and the AUROC of the variance for that kind isn't above .5",
+    "likely": f"the weights differ, and the reliability is known and at least {NOISY:.2f}",
+    "possible": "the weights differ, and the reliability is unknown",
+    "unlikely": "the weights differ, but the variance is noisy",
+    "nothing": "no_work applies",
 }
 """The rules, as the page shows them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether weighting by this variance is likely to help, and what to change.
+    """How much weighting by this variance has to work with, and what to change.
 
     Args:
         weighting: "likely", "possible", "unlikely" or "nothing".
-        lines: what the source can and can't see.
+        lines: what was measured of the source, one sentence each.
         advice: what to change; may be empty.
     """
 
@@ -56,23 +56,34 @@ def judge(diagnosis: dict[str, Any]) -> Verdict:
         diagnosis: the sections of a diagnosis as plain values (`surefoot.diagnosis.diagnose`).
     """
     even = _is_even(diagnosis["heterogeneity"])
-    mistakes = _sees_mistakes(diagnosis["usefulness"])
+    mistakes = _predicts_mistakes(diagnosis["usefulness"])
     seen = [kind for kind, each in diagnosis["far"].items() if _above_half(each["auroc"])]
     fooled = [kind for kind, each in diagnosis["far"].items() if kind not in seen and _above_half(each["preferred"])]
-    distance = bool(diagnosis["far"]) and len(seen) > MOSTLY * len(diagnosis["far"])
+    distance = len(seen) > MOSTLY * len(diagnosis["far"]) if diagnosis["far"] else None
     reliability = diagnosis["heterogeneity"].get("reliability")
     noisy = reliability is not None and reliability < NOISY
-    sees = 0 if noisy else int(mistakes) + int(distance)
-    weighting = "nothing" if even else ("unlikely", "possible", "likely")[sees]
+    weighting = _grade(even, reliability)
     lines = [
         _on_accuracy(diagnosis["accuracy"]["overall"]),
-        _on_weighting("noisy" if noisy and not even else weighting, diagnosis["heterogeneity"]),
+        _on_weighting(weighting, diagnosis["heterogeneity"]),
         _on_reliability(reliability),
         _on_mistakes(mistakes, diagnosis["usefulness"]),
         *_on_distance(diagnosis["far"], seen, fooled),
         *_on_offsets(diagnosis["disagreement"]),
     ]
     return Verdict(weighting, lines, _advice(diagnosis, even, noisy, mistakes, distance, fooled))
+
+
+def _grade(even: bool, reliability: float | None) -> str:
+    """How much weighting has to work with; mistakes and far texts don't count, as neither predicted a gain.
+
+    Measured over sixty settings in docs/results/forecast.md.
+    """
+    if even:
+        return "nothing"
+    if reliability is None:
+        return "possible"
+    return "unlikely" if reliability < NOISY else "likely"
 
 
 def _is_even(figures: dict[str, Any]) -> bool:
@@ -84,7 +95,10 @@ def _above_half(interval: dict[str, Any]) -> bool:
     return interval["low"] is not None and interval["low"] > 0.5
 
 
-def _sees_mistakes(figures: dict[str, Any]) -> bool:
+def _predicts_mistakes(figures: dict[str, Any]) -> bool | None:
+    """None if that is unknown, since the mean made no mistake, or only mistakes."""
+    if figures["auroc"]["margin"]["value"] is None:
+        return None
     return _adds_to_margin(figures) or _above_half(figures["auroc"]["variance"])
 
 
@@ -103,29 +117,26 @@ def _shown(interval: dict[str, Any]) -> str:
 
 def _on_accuracy(overall: dict[str, Any]) -> str:
     chance = overall["low"] <= 0.5 <= overall["high"]
-    tail = ", which can't be told from chance: nothing learnt here is to be trusted" if chance else ""
+    tail = "; the interval includes chance, 0.50" if chance else ""
     return f"It ranks {_shown(overall)} of {overall['n']} pairs as the annotators did{tail}."
 
 
-_WEIGHTING = {
-    "likely": "Weighting by this variance is likely to help: it differs between completions ({variation}) and says "
-    "something of mistakes and of distance from the data.",
-    "possible": "Weighting by this variance may help: it differs between completions ({variation}) and says something "
-    "of mistakes or of distance from the data, but not of both.",
-    "unlikely": "Weighting by this variance is unlikely to help: it differs between completions ({variation}), but "
-    "tells neither mistakes nor far texts.",
-    "noisy": "Weighting by this variance is unlikely to help: it differs between completions ({variation}), but "
-    "weights made of it are mostly noise.",
-    "nothing": "Weighting has nothing to work with: the variance is about the same for all completions ({variation}), "
-    "and the run will be much like preset='mean'.",
+_ANSWERS = {
+    "likely": "Weighting by this variance may well help: it differs between completions ({variation}) and is precise. "
+    "No measurement here predicts it surely, so compare with preset='mean' at the same KL budget.",
+    "possible": "Weighting by this variance may help: it differs between completions ({variation}), but its precision "
+    "is unknown.",
+    "unlikely": "Weighting by this variance is unlikely to give much: it differs between completions ({variation}), "
+    "but weights made of it are mostly noise.",
+    "nothing": "Weighting by this variance is much like preset='mean': the variance hardly differs between these "
+    "completions ({variation}).",
 }
 
 
 def _on_weighting(weighting: str, figures: dict[str, Any]) -> str:
     value = figures["variation"]
-    return _WEIGHTING[weighting].format(
-        variation="coefficient of variation of the weights " + ("unknown" if value is None else f"{value:.2f}")
-    )
+    variation = f"coefficient of variation of the weights {'unknown' if value is None else f'{value:.2f}'}"
+    return _ANSWERS[weighting].format(variation=variation)
 
 
 def _on_reliability(value: float | None) -> str:
@@ -137,16 +148,16 @@ def _on_reliability(value: float | None) -> str:
     return f"{told}; below {NOISY:.2f} weights made of it would be mostly noise."
 
 
-def _on_mistakes(sees: bool, figures: dict[str, Any]) -> str:
+def _on_mistakes(sees: bool | None, figures: dict[str, Any]) -> str:
     auroc = figures["auroc"]
     if auroc["margin"]["value"] is None:
-        return "The mean made no mistake (or only mistakes) on these pairs: nothing can be said of predicting them."
+        return "Whether the variance predicts mistakes is unknown: the mean ranked all pairs rightly, or all wrongly."
     if _adds_to_margin(figures):
-        what = "The variance tells mistakes that the size of the margin doesn't"
+        what = "The variance predicts mistakes that the size of the margin doesn't"
     elif sees:
-        what = "The variance tells mistakes from successes, but surely no better than the size of the margin does"
+        what = "The variance predicts mistakes, but not beyond what the size of the margin predicts"
     else:
-        what = "The variance doesn't tell mistakes"
+        what = "The variance doesn't predict mistakes beyond chance on these pairs"
     return (
         f"{what}: AUROC of sd over |margin| {_shown(auroc['sd_over_margin'])}, of −|margin| alone "
         f"{_shown(auroc['margin'])}, of the variance alone {_shown(auroc['variance'])}."
@@ -155,25 +166,26 @@ def _on_mistakes(sees: bool, figures: dict[str, Any]) -> str:
 
 def _on_distance(far: dict[str, Any], seen: list[str], fooled: list[str]) -> list[str]:
     if not far:
-        return []
+        return ["Far texts were not scored, so whether the variance is larger on them is unknown."]
     lines = [
-        f"Its variance is larger on {len(seen)} of {len(far)} kinds of far text"
+        f"Its variance is larger, beyond chance, on {len(seen)} of {len(far)} kinds of far text"
         + (f" ({', '.join(named(kind) for kind in seen)})." if seen else ".")
     ]
     if fooled:
         lines.append(
-            f"It is fooled and doesn't know it by {', '.join(named(kind) for kind in fooled)}: these score above the "
-            "ordinary replies they replace, and the variance is no larger."
+            f"It prefers {', '.join(named(kind) for kind in fooled)} to the ordinary replies that they replace, and "
+            "its variance isn't larger on them beyond chance; weighting and pessimism may not keep a policy away."
         )
     return lines
 
 
 def _on_offsets(figures: dict[str, Any] | None) -> list[str]:
-    if figures is None:
+    if figures is None or figures["offset_per_prompt"] is None:
         return []
+    share = max(0.0, figures["offset_per_prompt"])  # an estimate, which may fall below 0
     return [
-        f"{figures['offset_per_prompt']:.0%} of the members' raw variance is mere offset, which preferences can't see;"
-        " surefoot centres it away, and an uncentred variance would count it as disagreement."
+        f"{share:.0%} of the members' raw variance is a constant per member and prompt. Preferences don't determine "
+        "it, so surefoot subtracts it before the variance is taken."
     ]
 
 
@@ -191,12 +203,17 @@ def named(kind: str) -> str:
 
 
 def _advice(
-    diagnosis: dict[str, Any], even: bool, noisy: bool, mistakes: bool, distance: bool, fooled: list[str]
+    diagnosis: dict[str, Any],
+    even: bool,
+    noisy: bool,
+    mistakes: bool | None,
+    distance: bool | None,
+    fooled: list[str],
 ) -> list[str]:
     advice = []
     members = diagnosis["disagreement"]
     if diagnosis["accuracy"]["overall"]["low"] <= 0.5:
-        advice.append("Get more or better preferences, or a larger base model, before any policy is trained.")
+        advice.append("Get more or better preferences, or a larger base model, before you train a policy.")
     if members is not None and members["tau"] is not None and members["tau"] > ALIKE:
         advice.append(
             f"The members are nearly one model (τ {members['tau']:.2f}): give each its own bootstrap or its own data, "
@@ -209,16 +226,16 @@ def _advice(
         )
     if even and members is not None:
         advice.append("For a variance that differs: bootstrap, prior functions, disjoint data, more members.")
-    if not distance and diagnosis["far"]:
-        advice.append("For text unlike the data: a distance-aware term (kind: laplace, distance: 1), other features.")
+    if distance is False:
+        advice.append("For texts unlike the data: a distance-aware term (kind: laplace, distance: 1), other features.")
     if not mistakes and not even:
-        advice.append("Compare with preset='mean' at the same KL budget before you trust the weights.")
+        advice.append("Compare with preset='mean' at the same KL budget before relying on the weights.")
     if fooled:
-        advice.append("Put texts of the kinds that fool it among the rejected sides of the training pairs.")
+        advice.append("Add texts of the kinds that it wrongly prefers as rejected sides of training pairs.")
     factor = diagnosis["calibration"]["factor"]
     if not 0.2 <= factor <= 5:
         advice.append(
-            f"The variance is off by a factor of {factor:.2g}; weights don't notice, LCB and UWO do: train with "
-            "`surefoot reward`, which fits the factor, or scale κ."
+            f"The variance is off by a factor of {factor:.2g}. Weights are not affected, but LCB and UWO are: train "
+            "with `surefoot reward`, which fits the factor, or scale κ."
         )
     return advice

@@ -47,8 +47,8 @@ class SelectArguments:
         metadata={"help": "Completions of the policy: columns prompt and completion, file or hub."}
     )
     count: int = field(metadata={"help": "How many pairs to choose."})
-    rule: str = field(metadata={"help": f"One of {', '.join(RULES)}."})
-    source: str | None = field(
+    rule: str = field(metadata={"help": "By what pairs are chosen.", "choices": RULES})
+    reward_source: str | None = field(
         default=None, metadata={"help": "Directory or hub name of the reward source; only `random` needs none."}
     )
     output_dir: str = field(default="selected", metadata={"help": "Directory of the result; the same again goes on."})
@@ -63,7 +63,7 @@ class SelectArguments:
     draws: int = field(
         default=128, metadata={"help": "Posterior draws of double_thompson; an ensemble has its members."}
     )
-    seed: int = 0
+    seed: int = field(default=0, metadata={"help": "Of everything that is drawn."})
 
     def check(self) -> None:
         """Refuse values out of range.
@@ -75,8 +75,8 @@ class SelectArguments:
             raise ConfigError(
                 f"rule must be one of {', '.join(RULES)}, got '{self.rule}'{did_you_mean(self.rule, RULES)}"
             )
-        if self.source is None and self.rule != "random":
-            raise ConfigError(f"rule {self.rule} needs a reward source; give --source")
+        if self.reward_source is None and self.rule != "random":
+            raise ConfigError(f"rule {self.rule} needs a reward source; give --reward_source")
         for name in ("count", "max_pairs", "draws"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -115,7 +115,7 @@ def run_select(args: SelectArguments, settings: dict[str, Any], on_progress: Pro
         ConfigError, DataError, ModelError, RunError, VarianceError: before anything is scored where possible.
     """
     args.check()
-    source = None if args.source is None or args.rule == "random" else load_source(args.source)
+    source = None if args.reward_source is None or args.rule == "random" else load_source(args.reward_source)
     with claim_directory(args.output_dir, "select", settings) as folder:
         if (folder / RECORD).exists():
             finished: dict[str, Any] = read_json(folder / RECORD)
@@ -139,7 +139,7 @@ def _select(
         chosen = rules.random_pairs(len(pairs), args.count, args.seed)
     else:
         marked = mark_cut(texts, table["cut"]) if "cut" in table.column_names else texts
-        key = source_hash(source, args.source)
+        key = source_hash(source, args.reward_source)
         rows = score_texts(
             source,
             prompts,

@@ -13,12 +13,12 @@ ALIKE = 0.95
 FEW = 4.0
 """Effective candidates, below which the forecast leans on too few of them."""
 RULES = {
-    "safe": f"the gain's interval is above 0, the risk at most {MAX_RISK:.0%}, the prompt risk at most "
+    "acceptable": f"the gain's interval is above 0, the risk at most {MAX_RISK:.0%}, the prompt risk at most "
     f"{MAX_PROMPT_RISK:.0%}, and at least {FEW:g} candidates of a prompt still count",
-    "choice": f"of the safe policies, those with at least {ALIKE:.0%} of the largest gain; of these the one with the "
-    "smallest prompt risk, then the smallest budget, then the simplest objective",
+    "choice": f"of the acceptable policies, those with at least {ALIKE:.0%} of the largest gain; of these the one "
+    "with the smallest prompt risk, then the smallest budget, then the simplest objective",
     "judge": "the true reward where it is given, otherwise the draws",
-    "none": "without a safe policy: don't train against this reward",
+    "none": "without an acceptable policy: don't train against this reward",
 }
 
 
@@ -33,17 +33,17 @@ def recommend(rows: list[dict[str, Any]], judge: str) -> dict[str, Any]:
         `row` (None: don't train) and `reasons`.
     """
     known = [row for row in rows if row[judge] is not None and row[judge]["gain"]["value"] is not None]
-    safe = [row for row in known if _is_safe(row, judge)]
-    if not safe:
+    acceptable = [row for row in known if _is_acceptable(row, judge)]
+    if not acceptable:
         return {"row": None, "judge": judge, "reasons": _why_not(known, judge)}
-    best = max(row[judge]["gain"]["value"] for row in safe)
-    alike = [row for row in safe if row[judge]["gain"]["value"] >= ALIKE * best]
+    best = max(row[judge]["gain"]["value"] for row in acceptable)
+    alike = [row for row in acceptable if row[judge]["gain"]["value"] >= ALIKE * best]
     order = list(dict.fromkeys(row["objective"] for row in rows))
     row = min(alike, key=lambda r: (r[judge]["prompt_risk"]["value"], r["kl_budget"], order.index(r["objective"])))
     return {"row": row, "judge": judge, "reasons": _why(row, known, judge)}
 
 
-def _is_safe(row: dict[str, Any], judge: str) -> bool:
+def _is_acceptable(row: dict[str, Any], judge: str) -> bool:
     judged = row[judge]
     return (
         judged["gain"]["low"] > 0
@@ -58,7 +58,7 @@ def _why_not(known: list[dict[str, Any]], judge: str) -> list[str]:
         return ["No policy could be judged."]
     best = max(known, key=lambda row: row[judge]["gain"]["value"])[judge]
     return [
-        "No objective is forecast to be safe at any budget: the largest gain is "
+        "No objective is forecast to be acceptable, by the rules below, at any budget: the largest gain is "
         f"{best['gain']['value']:.2f} [{best['gain']['low']:.2f}, {best['gain']['high']:.2f}], with a risk of "
         f"{best['risk']['value']:.0%} and {best['prompt_risk']['value']:.0%} of prompts worse off.",
         "Don't train against this reward as it is; get more preference data, or another reward.",

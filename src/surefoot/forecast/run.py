@@ -18,7 +18,7 @@ from surefoot.files import read_json, write_json, write_text
 from surefoot.forecast.candidates import Texts, draw_candidates, group_texts, read_candidates
 from surefoot.forecast.compute import forecast_scores
 from surefoot.records import RECORD, claim_directory, make_record, write_record
-from surefoot.rewards.gold import Gold, load_gold
+from surefoot.rewards.gold import Gold, gold_spec, load_gold
 from surefoot.rewards.registry import load_source
 from surefoot.rewards.score_cache import score_texts, source_hash
 from surefoot.rewards.source import RewardSource
@@ -35,13 +35,13 @@ class ForecastArguments:
     """Settings of `surefoot forecast`. Give a policy and prompts, or completions of the policy."""
 
     output_dir: str = field(metadata={"help": "Directory of the result; the same again goes on."})
-    source: str = field(metadata={"help": "Directory or hub name of the reward source to train against."})
+    reward_source: str = field(metadata={"help": "Directory or hub name of the reward source to train against."})
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "The reference policy, from which candidates are drawn."}
     )
     dataset_name: str | None = field(default=None, metadata={"help": "Prompts: a file, directory or hub name."})
-    dataset_config: str | None = None
-    dataset_split: str | None = None
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
+    dataset_split: str | None = field(default=None, metadata={"help": "Split of the dataset."})
     dataset_prompts: int | None = field(default=None, metadata={"help": "Use only so many prompts."})
     completions: str | None = field(
         default=None,
@@ -64,7 +64,7 @@ class ForecastArguments:
     max_completion_length: int = field(default=256, metadata={"help": "In tokens, as in the training to come."})
     temperature: float = field(default=1.0, metadata={"help": "As in the training to come."})
     prompts_per_batch: int = field(default=8, metadata={"help": "Prompts sampled at a time."})
-    seed: int = 0
+    seed: int = field(default=0, metadata={"help": "Of everything that is drawn."})
 
     def check(self) -> None:
         """Refuse values out of range, and settings that exclude each other.
@@ -101,8 +101,8 @@ def run_forecast(
     """
     args.check()
     report: Progress = on_progress or (lambda what, done, total: None)
-    source = load_source(args.source)
-    gold = None if args.gold is None else load_gold(_gold(args.gold))
+    source = load_source(args.reward_source)
+    gold = None if args.gold is None else load_gold(gold_spec(args.gold))
     with claim_directory(args.output_dir, "forecast", settings) as folder:
         if (folder / RECORD).exists():
             finished: dict[str, Any] = read_json(folder / FORECAST)
@@ -120,7 +120,7 @@ def _forecast(
 ) -> dict[str, Any]:
     file = args.completions if args.completions is not None else str(_draw(args, folder, report))
     texts = group_texts(*read_candidates(file))
-    scores = _scores(source, args.source, texts, folder, report)
+    scores = _scores(source, args.reward_source, texts, folder, report)
     true = None if gold is None else torch.tensor(gold(texts.prompts, texts.completions), dtype=torch.float64)
     result = forecast_scores(
         source, texts, scores, gold=true, objectives=args.objectives, kl_budgets=args.kl_budgets, draws=args.draws,
@@ -140,7 +140,7 @@ def training_config(row: dict[str, Any], args: ForecastArguments) -> str:
     values = {
         "model_name_or_path": args.model_name_or_path or "POLICY",
         "dataset_name": args.dataset_name or "PROMPTS",
-        "reward_source": args.source,
+        "reward_source": args.reward_source,
         "output_dir": str(Path(args.output_dir) / "policy"),
         "preset": row["preset"],
         "aggregate_parameter": row["aggregate_parameter"],
@@ -156,10 +156,6 @@ def training_config(row: dict[str, Any], args: ForecastArguments) -> str:
         "#   surefoot rloo --config rloo.yaml\n"
     )
     return head + yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
-
-
-def _gold(name: str) -> dict[str, Any]:
-    return {"function": name} if ":" in name and not Path(name).exists() else {"source": name}
 
 
 def _draw(args: ForecastArguments, folder: Path, report: Progress) -> Path:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from surefoot.metrics.intervals import Interval
-from surefoot.reports.drawing import GREY, LABEL, Drawing
+from surefoot.reports.drawing import GREY, GRID, LABEL, RULE, Drawing
 
-__all__ = ["Axes", "decades", "padded", "ticks_of"]
+__all__ = ["DASH", "Axes", "decades", "padded", "ticks_of"]
 
-_GRID = "#ececef"
-_DASH = "4 3"
+DASH = "4 3"
+"""Of reference lines."""
 Span = tuple[float, float]
 
 
@@ -52,14 +52,20 @@ class Axes:
         return [self.at(float(x), float(y)) for x, y in zip(xs, ys, strict=True)]
 
     def x_axis(
-        self, label: str, *, percent: bool = False, count: int = 5, ticks: Sequence[float] | None = None
-    ) -> None:
-        """Ticks with faint grid lines, and the label below."""
+        self, label: str, *, percent: bool = False, count: int = 5, ticks: Sequence[float] | None = None,
+        rows: Sequence[Span] | None = None,
+    ) -> None:  # fmt: skip
+        """Ticks with faint grid lines, and the label below.
+
+        Args:
+            rows: (top, bottom) of each stretch that has grid lines, in the drawing's units; all of it if None.
+        """
         for tick in _ticks(self.x, self.log_x, count) if ticks is None else ticks:
             x, _ = self.at(tick, self.y[0])
-            self.drawing.line([(x, self.top), (x, self.bottom)], _GRID)
+            for top, bottom in ((self.top, self.bottom),) if rows is None else rows:
+                self.drawing.line([(x, top), (x, bottom)], GRID)
             self.drawing.text(x, self.bottom + 15, _tick(tick, percent), anchor="middle", size=11, colour=GREY)
-        self.drawing.line([(self.left, self.bottom), (self.right, self.bottom)], "#9a9aa0")
+        self.drawing.line([(self.left, self.bottom), (self.right, self.bottom)], RULE)
         middle = self.left + self.width / 2
         self.drawing.text(middle, self.bottom + 32, label, anchor="middle", size=11.5, colour=LABEL)
 
@@ -71,29 +77,28 @@ class Axes:
         """
         for tick in _ticks(self.y, self.log_y, count):
             _, y = self.at(self.x[0], tick)
-            self.drawing.line([(self.left, y), (self.right, y)], _GRID)
+            self.drawing.line([(self.left, y), (self.right, y)], GRID)
             if numbers:
                 self.drawing.text(self.left - 6, y + 4, _tick(tick, False), anchor="end", size=11, colour=GREY)
         if label:
             middle = self.top + self.height / 2
             self.drawing.text(self.left - 37, middle, label, anchor="middle", size=11.5, colour=LABEL, turn=True)
 
-    def level(self, y: float, words: str = "") -> None:
-        """A dashed horizontal line, with words at its right end."""
+    def level(self, y: float) -> None:
+        """A dashed horizontal line."""
         _, at = self.at(self.x[0], y)
-        self.drawing.line([(self.left, at), (self.right, at)], GREY, dash=_DASH)
-        if words:
-            self.drawing.text(self.right, at - 4, words, anchor="end", size=10.5, colour=GREY)
+        self.drawing.line([(self.left, at), (self.right, at)], GREY, dash=DASH)
 
-    def upright(self, x: float) -> None:
-        """A dashed vertical line."""
+    def upright(self, x: float, rows: Sequence[Span] | None = None) -> None:
+        """A dashed vertical line; `rows` as in `x_axis`."""
         at, _ = self.at(x, self.y[0])
-        self.drawing.line([(at, self.top), (at, self.bottom)], GREY, dash=_DASH)
+        for top, bottom in ((self.top, self.bottom),) if rows is None else rows:
+            self.drawing.line([(at, top), (at, bottom)], GREY, dash=DASH)
 
     def diagonal(self) -> None:
         """A dashed line where both scales have the same value."""
         low, high = max(self.x[0], self.y[0]), min(self.x[1], self.y[1])
-        self.drawing.line([self.at(low, low), self.at(high, high)], GREY, dash=_DASH)
+        self.drawing.line([self.at(low, low), self.at(high, high)], GREY, dash=DASH)
 
     def curve(
         self, xs: Iterable[float], ys: Iterable[float], colour: str, width: float, *, dash: str = "",
@@ -102,10 +107,19 @@ class Axes:
         self.drawing.line(self.path(xs, ys), colour, width, dash=dash, opacity=opacity)
 
     def band(
-        self, xs: Sequence[float], low: Iterable[float], high: Iterable[float], colour: str, opacity: float
+        self, xs: Sequence[float], low: Iterable[float], high: Iterable[float], style: tuple[str, str], hatch: int = 0
     ) -> None:
-        """The area between two curves."""
-        self.drawing.area([*self.path(xs, high), *reversed(self.path(xs, low))], colour, opacity)
+        """The area between two curves, bounded by thin lines.
+
+        Args:
+            style: (colour, dash) of the curve in its middle, which its edges share.
+            hatch: which lines fill it (`Drawing.area`).
+        """
+        colour, dash = style
+        below, above = self.path(xs, low), self.path(xs, high)
+        self.drawing.area([*above, *reversed(below)], colour, 0.13, hatch)
+        for edge in (below, above):
+            self.drawing.line(edge, colour, 0.9, dash=dash, opacity=0.75)
 
     def mark(self, x: float, y: float, colour: str, *, radius: float = 3.2, opacity: float = 1.0) -> None:
         """A dot at a point of the data."""

@@ -19,7 +19,7 @@ from surefoot.reports.diagnosis_figures import (
 )
 from surefoot.reports.figures import drawn
 from surefoot.reports.html import render
-from surefoot.reports.wording import interval, interval_of, number
+from surefoot.reports.wording import interval, interval_of, number, percent, significant
 
 __all__ = ["build_diagnosis", "diagnosis_tables", "print_diagnosis"]
 
@@ -41,13 +41,17 @@ def build_diagnosis(path: str | Path, diagnosis: dict[str, Any], settings: dict[
         tables=diagnosis_tables(diagnosis),
         figures=_figures(diagnosis),
         examples=[_example(each) for each in diagnosis["examples"]],
+        data=diagnosis.get("data"),  # which files of earlier versions lack
+        rules=[(name.replace("_", " "), rule) for name, rule in diagnosis["rules"].items()],
         settings=sorted((name, value) for name, value in settings.items() if value is not None),
     )
     return write_text(path, page)
 
 
 def print_diagnosis(console: Console, diagnosis: dict[str, Any]) -> None:
-    """The tables, then the verdict in plain words."""
+    """Which pairs these are, the tables, and the verdict in plain words."""
+    for line in _on_data(diagnosis):
+        console.print(line, soft_wrap=True)
     for title, headings, rows in diagnosis_tables(diagnosis).values():
         table = Table(title=title, title_justify="left")
         for place, heading in enumerate(headings):
@@ -61,25 +65,35 @@ def print_diagnosis(console: Console, diagnosis: dict[str, Any]) -> None:
         console.print(f"→ {line}")
 
 
+def _on_data(diagnosis: dict[str, Any]) -> list[str]:
+    data = diagnosis.get("data")
+    return [] if data is None else [*([data["warning"]] if data["warning"] else []), *data["lines"]]
+
+
 def diagnosis_tables(diagnosis: dict[str, Any]) -> dict[str, tuple[str, Row, list[Row]]]:
     """Title, headings and rows of each section that the source has."""
     tables: dict[str, tuple[str, Row, list[Row]]] = {
-        "accuracy": ("Accuracy", ("", "share right [95%]"), _accuracy(diagnosis)),
+        "accuracy": ("Accuracy", ("", "share right [95% interval]"), _accuracy(diagnosis)),
         "subsets": (
             "By subset",
             ("subset", "pairs", "mean", "one member", "members split"),
             _subsets(diagnosis["accuracy"]["subsets"]),
         ),
         "benchmark": ("As the benchmark counts", ("", "score"), _benchmark(diagnosis["accuracy"]["benchmark"])),
+        "card": ("Compared with the source's card", ("", "card", "here", "known reasons"), _card(diagnosis)),
         "disagreement": ("Disagreement of the members", ("", "figure"), _disagreement(diagnosis["disagreement"])),
         "calibration": (
             "Calibration of the margins",
             ("probability of a label", "NLL", "Brier", "ECE, 10 bins of equal mass"),
             _calibration(diagnosis["calibration"]),
         ),
-        "heterogeneity": ("Does the variance differ?", ("", "figure"), _heterogeneity(diagnosis)),
+        "heterogeneity": (
+            "Differences of the variance between completions",
+            ("", "figure"),
+            _heterogeneity(diagnosis),
+        ),
         "usefulness": (
-            "Does it tell mistakes?",
+            "Prediction of the mean's mistakes",
             ("ranked by", "AUROC [95%]", "above −|margin|", "area under risk–coverage"),
             _usefulness(diagnosis["usefulness"]),
         ),
@@ -114,6 +128,13 @@ def _accuracy(diagnosis: dict[str, Any]) -> list[Row]:
     if diagnosis["unscored_pairs"]:
         rows.append(("pairs that could not be scored", str(diagnosis["unscored_pairs"])))
     return rows
+
+
+def _card(diagnosis: dict[str, Any]) -> list[Row]:
+    return [
+        (row["figure"], significant(row["card"], 3), significant(_n(row["here"]), 3), "; ".join(row["why"]))
+        for row in diagnosis.get("card", [])
+    ]
 
 
 def _subsets(subsets: dict[str, Any]) -> list[Row]:
@@ -155,7 +176,7 @@ def _disagreement(figures: dict[str, Any] | None) -> list[Row]:
     low, middle, high = figures["margin_sd"]
     freedom = figures["prior_freedom"]
     return [
-        ("pairs whose winner they don't agree on", _i(figures["split"])),
+        ("pairs on whose winner the members don't agree", _i(figures["split"])),
         ("members on the losing side of those", number(_n(figures["minority"]))),
         ("agreement of two members", number(_n(figures["agreement"]), 3)),
         ("Kendall's τ of two members' margins", number(_n(figures["tau"]), 3)),
@@ -163,10 +184,13 @@ def _disagreement(figures: dict[str, Any] | None) -> list[Row]:
             f"effective number of independent members, of {figures['members']}",
             number(_n(figures["effective_members"])),
         ),
-        ("raw variance that is one offset per member", _percent(figures["offset_overall"])),
-        ("raw variance that is an offset per prompt", _percent(figures["offset_per_prompt"])),
-        ("margin variance that is the members' scale", _percent(figures["scale_share"])),
-        ("sd of the margin, 10 / 50 / 90%", f"{number(low)} / {number(middle)} / {number(high)}"),
+        ("share of the raw variance that is one constant per member", _percent(figures["offset_overall"])),
+        ("share of it that is a constant per member and prompt", _percent(figures["offset_per_prompt"])),
+        ("share of the margins' variance that is the members' scale", _percent(figures["scale_share"])),
+        (
+            "standard deviation of the margin, 10 / 50 / 90% quantile",
+            " / ".join(significant(_n(each)) for each in (low, middle, high)),
+        ),
         ("d₀ of the margins' variance", "infinite" if freedom is None else number(freedom, 1)),
         ("coefficient of variation of the margins' variance", number(_n(figures["variance_cv"]))),
     ]
@@ -187,7 +211,7 @@ def _calibration(figures: dict[str, Any]) -> list[Row]:
     if figures["nll_of_members"]:
         average = sum(figures["nll_of_members"]) / len(figures["nll_of_members"])
         rows.append(("one member (mean of their NLL)", number(average, 3), "", ""))
-    return [*rows, ("factor that fits all pairs", number(figures["factor"]), "", "")]
+    return [*rows, ("factor that fits all pairs", significant(figures["factor"]), "", "")]
 
 
 def _heterogeneity(diagnosis: dict[str, Any]) -> list[Row]:
@@ -195,7 +219,7 @@ def _heterogeneity(diagnosis: dict[str, Any]) -> list[Row]:
     freedom = "none: not an ensemble's own variance" if not figures["has_prior"] else "infinite"
     rows: list[Row] = [
         ("completions", str(figures["completions"])),
-        ("what they are centred by", _anchors(figures["anchors"])),
+        ("subtracted before the variance is taken", _anchors(figures["anchors"])),
         ("reliability of the variance (1 at most; below 0.6 mostly noise)",
          "unknown" if figures["reliability"] is None else number(figures["reliability"])),
         ("prior degrees of freedom d₀ (infinite: no difference)",
@@ -203,7 +227,8 @@ def _heterogeneity(diagnosis: dict[str, Any]) -> list[Row]:
         ("coefficient of variation of the weights", number(_n(figures["variation"]))),
         ("within a prompt", number(_n(figures["variation_within"]))),
         ("over prompts", number(_n(figures["variation_between"]))),
-        ("weights at the floor / at the ceiling", f"{figures['at_floor']:.1%} / {figures['at_ceiling']:.1%}"),
+        ("weights at the floor / at the ceiling",
+         f"{percent(figures['at_floor'], 1)} / {percent(figures['at_ceiling'], 1)}"),
         ("effective sample size of the weights", _percent(figures["effective_share"])),
     ]  # fmt: skip
     if diagnosis["known_truth"] is None:
@@ -230,7 +255,7 @@ def _anchors(shares: dict[str, float]) -> str:
         return "nothing: the variance is given as it stands"
     if len(shares) == 1:
         return _ANCHORS[next(iter(shares))]
-    return ", ".join(f"{_ANCHORS[kind]} ({share:.0%})" for kind, share in shares.items())
+    return ", ".join(f"{_ANCHORS[kind]} ({percent(share)})" for kind, share in shares.items())
 
 
 def _usefulness(figures: dict[str, Any]) -> list[Row]:
@@ -262,10 +287,10 @@ def _figures(diagnosis: dict[str, Any]) -> dict[str, Markup]:
 
 
 def _example(example: dict[str, Any]) -> dict[str, Any]:
-    margins = " ".join(number(value) for value in example["members"])
+    margins = " ".join(significant(value) for value in example["members"])
     sides = (("prompt", example["prompt"]), ("chosen", example["chosen"]), ("rejected", example["rejected"]))
     return {
-        "figures": f"margin {number(example['margin'])}, sd {number(example['sd'])}"
+        "figures": f"margin {significant(example['margin'])}, sd {significant(example['sd'])}"
         + (f"; members {margins}" * bool(margins)),
         "sides": [(name, _cut(text, tail=name == "prompt")) for name, text in sides],
     }
@@ -286,4 +311,4 @@ def _i(figure: dict[str, Any]) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return number(value) if value is None else f"{value:.0%}"
+    return percent(value)

@@ -8,7 +8,7 @@ from typing import Any
 
 from surefoot.metrics.intervals import Interval
 from surefoot.reports.records import Study
-from surefoot.reports.wording import counted, interval, number
+from surefoot.reports.wording import counted, interval, number, significant
 from surefoot.run_records import DisagreementRecord, Figure, KnownErrorsRecord, known
 
 __all__ = ["NOISY", "disagreement_rows", "disagreements_of", "interval_of", "mean_accuracy", "reliabilities_of"]
@@ -75,10 +75,10 @@ def _on_reliability(records: Records) -> str | None:
         return None
     mean = statistics.fmean(values)
     over = f"mean over {counted(len(values), 'seed')}" if len(values) > 1 else "one seed"
-    noisy = f" Below {number(NOISY, 1)} the weights made of it are mostly noise." if mean < NOISY else ""
+    noisy = f" Weights made of a variance below {number(NOISY, 1)} are mostly noise." if mean < NOISY else ""
     return (
-        f"Its reliability is {number(mean)} ({over}): how far the variances from two halves of the members agree on "
-        f"the reference policy's completions; 1 for a variance in closed form.{noisy}"
+        f"The reliability of its variance is {number(mean)} ({over}): the correlation of ln s² between two halves of "
+        f"the members on the reference policy's completions; 1 for a variance in closed form.{noisy}"
     )
 
 
@@ -97,8 +97,8 @@ def _describe(place: tuple[str, str], records: Records) -> dict[str, Any]:
     }
 
 
-def _of_pairs(value: Callable[[DisagreementRecord], Value], digits: int) -> Text:
-    """A figure of the held-out pairs."""
+def _of_pairs(value: Callable[[DisagreementRecord], Value], digits: int | None) -> Text:
+    """A figure of the held-out pairs; to two significant digits if `digits` is None."""
 
     def text(records: Records) -> str | None:
         values = [value(record) for record in records]
@@ -107,7 +107,7 @@ def _of_pairs(value: Callable[[DisagreementRecord], Value], digits: int) -> Text
     return text
 
 
-def _of_errors(value: Callable[[KnownErrorsRecord], Value], digits: int) -> Text:
+def _of_errors(value: Callable[[KnownErrorsRecord], Value], digits: int | None) -> Text:
     """A figure of the reference's completions, whose true reward is known."""
 
     def text(records: Records) -> str | None:
@@ -117,17 +117,24 @@ def _of_errors(value: Callable[[KnownErrorsRecord], Value], digits: int) -> Text
     return text
 
 
-def _over_seeds(values: list[Value], digits: int) -> str:
+def _over_seeds(values: list[Value], digits: int | None) -> str:
     if len(values) == 1:
         return _alone(values[0], digits)
     plain = [known_value for value in values if (known_value := _value_of(value)) is not None]
     if not plain:
         return number(None)
-    return f"{number(statistics.median(plain), digits)} ({number(min(plain), digits)} to {number(max(plain), digits)})"
+    middle, low, high = (_shown(each, digits) for each in (statistics.median(plain), min(plain), max(plain)))
+    return f"{middle} ({low} to {high})"
 
 
-def _alone(value: Value, digits: int) -> str:
-    return interval(interval_of(value), digits) if isinstance(value, Figure) else number(value, digits)
+def _alone(value: Value, digits: int | None) -> str:
+    if isinstance(value, Figure) and digits is not None:
+        return interval(interval_of(value), digits)
+    return _shown(_value_of(value), digits)
+
+
+def _shown(value: float | None, digits: int | None) -> str:
+    return significant(value) if digits is None else number(value, digits)
 
 
 def _value_of(value: Value) -> float | None:
@@ -158,7 +165,7 @@ _LINES: tuple[tuple[str, Text], ...] = (
         _of_pairs(lambda record: record.offset_overall, 2),
     ),
     ("share of the raw variance that is an offset per prompt", _of_pairs(lambda record: record.offset_per_prompt, 2)),
-    ("median sd of the margin", _of_pairs(lambda record: record.margin_sd[1] if record.margin_sd else None, 2)),
+    ("median sd of the margin", _of_pairs(lambda record: record.margin_sd[1] if record.margin_sd else None, None)),
     (
         "prior degrees of freedom d₀ of the variance",
         lambda records: _freedom([record.prior_freedom for record in records]),

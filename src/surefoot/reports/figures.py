@@ -14,6 +14,8 @@ __all__ = ["WIDTH", "drawn", "frame", "line_of_words", "listed", "name_rows", "p
 WIDTH = 420.0
 _LEFT = 46.0
 _WORD_ROW = 40.0
+_WORDS = 17.0
+"""Height of the words within it."""
 
 
 def drawn(drawing: Drawing) -> Markup:
@@ -60,18 +62,21 @@ def word_rows(count: int, x: Span, label: str, words: str, mark: float | None, *
     """
     drawing = Drawing(WIDTH, 4 + _WORD_ROW * count + 36, words)
     axes = Axes(drawing, 8, 4, WIDTH - 16, _WORD_ROW * count, x, (0.0, 1.0))
-    axes.x_axis(label, percent=percent)
+    # No line passes behind the words of a row.
+    rows = [(top + _WORDS, top + _WORD_ROW - 5) for top in (axes.top + _WORD_ROW * place for place in range(count))]
+    axes.x_axis(label, percent=percent, rows=rows)
     if mark is not None:
-        axes.upright(mark)
+        axes.upright(mark, rows)
     return axes
 
 
 def line_of_words(axes: Axes, place: int, label: str, figures: str) -> float:
     """Write the words of a row; returns the y at which to draw."""
     top = axes.top + _WORD_ROW * place
-    axes.drawing.text(0, top + 12, label if len(label) <= 40 else f"{label[:39]}…", halo=True)
-    axes.drawing.text(axes.drawing.width, top + 12, figures, anchor="end", size=11.5, colour=LABEL, halo=True)
-    return top + 25
+    room = axes.drawing.width - text_width(figures, 11.5) - 8
+    axes.drawing.text(0, top + 12, _cut(label, room, 12))
+    axes.drawing.text(axes.drawing.width, top + 12, figures, anchor="end", size=11.5, colour=LABEL)
+    return top + 26
 
 
 def name_rows(
@@ -100,8 +105,16 @@ def name_rows(
         made.append(axes)
     middles = [top + row * (place + 0.5) for place in range(len(names))]
     for name, y in zip(names, middles, strict=True):
-        drawing.text(left - 8, y + 4, name, anchor="end", size=11.5)
+        drawing.text(left - 8, y + 4, _cut(name, left - 8, 11.5), anchor="end", size=11.5)
     return made, middles
+
+
+def _cut(words: str, room: float, size: float) -> str:
+    """Words, shortened where they would be wider than `room`."""
+    kept = words
+    while len(kept) > 1 and text_width(kept, size) > room:
+        kept = f"{kept[:-2]}…"
+    return kept
 
 
 def listed(title: str, parts: Sequence[str]) -> str:

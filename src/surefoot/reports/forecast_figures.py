@@ -6,13 +6,17 @@ import math
 from typing import Any
 
 from surefoot.reports.axes import padded
-from surefoot.reports.drawing import Drawing, style_of
+from surefoot.reports.drawing import INK, Drawing, style_of
 from surefoot.reports.figures import frame, listed
 from surefoot.reports.wording import number
 
 __all__ = ["forecast_figure", "shown_objectives"]
 
 Row = dict[str, Any]
+Point = tuple[float, float, float, float]
+"""(KL, value, low, high)."""
+_BANDS = 4
+"""Up to so many curves each have their band."""
 
 
 def shown_objectives(forecast: dict[str, Any], judge: str) -> list[str]:
@@ -45,7 +49,7 @@ def forecast_figure(forecast: dict[str, Any], judge: str, figure: str) -> Drawin
     values = [value for points in curves.values() for _, *rest in points for value in rest]
     values += [row["gain"]["value"] for row in dots]
     is_risk = figure == "prompt_risk"
-    legend: list[tuple[str, str, str | None]] = [
+    legend: list[tuple[str, str, str | int]] = [
         (name.replace("_", "-"), *style_of(place)) for place, name in enumerate(names)
     ]
     most = max([forecast["kl_budgets"][-1], *(row["kl"] for row in dots)])
@@ -55,30 +59,38 @@ def forecast_figure(forecast: dict[str, Any], judge: str, figure: str) -> Drawin
         span,
         "KL from the reference (nats per sequence)",
         "share of prompts worse off" if is_risk else "gain over the reference",
-        legend + ([("best of n", "#000000", None)] if dots else []),
+        [*legend, *([("best of n", INK, 0)] if dots else [])],
         height=206,
     )
     if not is_risk:
         axes.level(0.0)
-    for place, points in enumerate(curves.values()):
+    banded = [] if is_risk else _banded(curves, forecast["baseline"])
+    for place, (name, points) in enumerate(curves.items()):
         colour, dash = style_of(place)
         kl, middle, low, high = zip(*points, strict=True)
-        if not is_risk:
-            axes.band(kl, low, high, colour, 0.14)
+        if name in banded:
+            axes.band(kl, low, high, (colour, dash), place)
         axes.curve(kl, middle, colour, 2.4, dash=dash)
     for row in dots:
-        axes.mark(row["kl"], row["gain"]["value"], "#000000", radius=3.4)
+        axes.mark(row["kl"], row["gain"]["value"], INK, radius=3.4)
     ends = [f"{name} {number(points[-1][1])}" for name, points in curves.items() if points]
     axes.drawing.words = listed(f"{'Prompt risk' if is_risk else 'Gain'} against KL, at the largest budget", ends)
     return axes.drawing
+
+
+def _banded(curves: dict[str, list[Point]], baseline: str) -> list[str]:
+    """Curves with a band: all, or of many the baseline and the one that ends highest."""
+    if len(curves) <= _BANDS:
+        return list(curves)
+    return [baseline, max(curves, key=lambda name: curves[name][-1][1])]
 
 
 def _is_shown(row: Row, forecast: dict[str, Any], judge: str) -> bool:
     return bool(row["judge"] == judge and row["objective"] == forecast["baseline"])
 
 
-def _points(rows: list[Row], name: str, judge: str, figure: str) -> list[tuple[float, float, float, float]]:
-    """(KL, value, low, high) from the reference on; budgets that can't be reached are left out."""
+def _points(rows: list[Row], name: str, judge: str, figure: str) -> list[Point]:
+    """Points from the reference on; budgets that can't be reached are left out."""
     points = [(0.0, 0.0, 0.0, 0.0)]
     for row in rows:
         held = row[judge]

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
+
+from surefoot.reports.drawing import dark_rules
 
 __all__ = ["render", "script"]
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("surefoot.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
 )
+
+
+def _code(text: str) -> Markup:
+    """Escaped text in which `words` between backticks are set as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+_ENVIRONMENT.filters["code"] = _code
+_ENVIRONMENT.globals["dark_figures"] = Markup(dark_rules())
 
 
 def render(template: str, **values: Any) -> str:

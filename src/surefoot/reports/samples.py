@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from surefoot.reports.records import Group, label_of
-from surefoot.reports.wording import number
+from surefoot.reports.wording import number, significant
 from surefoot.run_records import Sample
 
 __all__ = ["samples_of"]
@@ -51,7 +51,7 @@ def _sample(answers: list[tuple[str, Sample]]) -> dict[str, Any]:
 
 
 def _entry(method: str, sample: Sample) -> dict[str, str]:
-    variance = "unknown" if sample.variance is None else number(sample.variance)
+    variance = "unknown" if sample.variance is None else significant(sample.variance)
     figures = f"true reward {number(sample.gold)}, reward {number(sample.proxy)}, variance {variance}"
     return {"label": label_of(method), "text": _cut(sample.completion), "figures": figures}
 

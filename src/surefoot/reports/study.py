@@ -18,7 +18,7 @@ from surefoot.reports.study_files import write_study_files
 from surefoot.reports.study_page import page_values
 from surefoot.reports.study_tables import name_of
 from surefoot.reports.summary import MethodSummary, summarise_group
-from surefoot.reports.wording import compact, number
+from surefoot.reports.wording import compact, number, percent
 
 __all__ = ["FILES", "FORMATS", "build_report", "summary_table", "write_report"]
 
@@ -113,6 +113,6 @@ def _baseline(groups: Groups) -> str:
 
 def _figures(summary: MethodSummary, prompts: bool) -> list[str]:
     """Of the prompt risk the value alone, since a terminal has no room for its interval."""
-    share = "–" if math.isnan(summary.prompt_risk.value) else f"{summary.prompt_risk.value:.0%}"
+    share = "–" if math.isnan(summary.prompt_risk.value) else percent(summary.prompt_risk.value)
     gains = (compact(summary.gain), compact(summary.paired.difference), number(summary.kl, 1))
     return [compact(summary.risk, percent=True), *([share] if prompts else []), *gains]

@@ -10,8 +10,8 @@ import numpy as np
 from surefoot.errors import RunError
 from surefoot.metrics.intervals import Interval
 from surefoot.metrics.runs import Frontier, Path, frontier
-from surefoot.reports.axes import Axes, padded
-from surefoot.reports.drawing import COLOURS, GREY, INK, Drawing, style_of
+from surefoot.reports.axes import DASH, Axes, padded
+from surefoot.reports.drawing import COLOURS, GREY, INK, Drawing, Legend, style_of
 from surefoot.reports.figures import frame, line_of_words, listed, name_rows, word_rows
 from surefoot.reports.paths import REACHED, paths_of
 from surefoot.reports.records import Group, Study, label_of
@@ -86,14 +86,15 @@ def overview_figure(study: Study, groups: Sequence[tuple[Group, list[MethodSumma
     """A line for each group: every method's difference to the baseline, filled where it is beyond chance."""
     shown = [summary for _, summaries in groups for summary in summaries if summary.paired.difference.n]
     methods = [method for method in study.methods if method in {summary.method for summary in shown}]
-    legend = [(label_of(method), _colour(groups[0][0], method), None) for method in methods]
+    legend = [(label_of(method), _colour(groups[0][0], method), place) for place, method in enumerate(methods)]
     names = [name_of(group.place, study) for group, _ in groups]
     span = padded([summary.paired.difference.value for summary in shown], include=0.0)
     (axes,), middles = name_rows(names, [span], ["gain minus the baseline's, by seed"], 0.0, legend)
     for y, (group, summaries) in zip(middles, groups, strict=True):
-        for summary in summaries:
+        for summary in (each for each in summaries if each.paired.difference.n):
             x, _ = axes.at(summary.paired.difference.value, 0)
-            axes.drawing.dot(x, y, 4.6, _colour(group, summary.method), hollow=not summary.paired.beyond_chance)
+            place, hollow = methods.index(summary.method), not summary.paired.beyond_chance
+            axes.drawing.symbol(x, y, 4.6, _colour(group, summary.method), place, hollow=hollow)
     axes.drawing.words = f"Gains minus the baseline's in {len(groups)} groups; the table below has the figures."
     return axes.drawing
 
@@ -113,8 +114,8 @@ def frontier_figure(group: Group, best: str | None) -> Drawing | None:
     bands = [edge for m in banded for edge in (curves[m].low, curves[m].high)]
     longest = 1.03 * max(float(curve.levels[-1]) for curve in curves.values()) or 1.0
     axes = _frame(group, list(paths), longest, padded([*heights, *np.concatenate(bands)], include=0.0))
-    for method in banded:
-        _band(axes, curves[method], _colour(group, method), 0.16)
+    for place, method in enumerate(banded):
+        _band(axes, curves[method], _style(group, method), place)
     for method, curve in curves.items():
         colour, dash = _style(group, method)
         axes.curve(curve.levels, curve.mean, colour, 2.4, dash=dash)
@@ -137,9 +138,9 @@ def path_figures(group: Group) -> list[tuple[str, Drawing]]:
         _draw_runs(axes, list(runs.values()), _colour(group, method))
         if group.baseline in curves and method != group.baseline:
             axes.curve(curves[group.baseline].levels, curves[group.baseline].mean, INK, 1.4, dash="2 3")
-        _band(axes, curves[method], _colour(group, method), 0.2)
+        _band(axes, curves[method], (_colour(group, method), ""))
         axes.curve(curves[method].levels, curves[method].mean, _colour(group, method), 2.6)
-        drawing.text(163, 186, "KL, nats", anchor="middle", size=10.5, colour=GREY)
+        drawing.text(163, 186, "KL, nats", anchor="middle", size=11, colour=GREY)
         figures.append((label_of(method), drawing))
     return figures
 
@@ -190,9 +191,10 @@ def disagreement_figure(rows: Sequence[tuple[str, list[Interval]]], label: str, 
 
 def _frame(group: Group, methods: list[str], longest: float, span: tuple[float, float]) -> Axes:
     """True reward against KL, with a legend of the methods."""
-    legend = [(label_of(method), *_style(group, method)) for method in methods]
+    styles = [(label_of(method), *_style(group, method)) for method in methods]
+    legend: Legend = [*styles, ("reference", GREY, DASH)]
     axes = frame((0.0, longest), span, KL, GAIN, legend)
-    axes.level(0.0, "reference")
+    axes.level(0.0)
     return axes
 
 
@@ -202,8 +204,8 @@ def _draw_runs(axes: Axes, paths: list[Path], colour: str) -> None:
         axes.curve(kl[kept], gain[kept], colour, 0.9, opacity=0.3)
 
 
-def _band(axes: Axes, curve: Frontier, colour: str, opacity: float) -> None:
-    axes.band(curve.levels.tolist(), curve.low, curve.high, colour, opacity)
+def _band(axes: Axes, curve: Frontier, style: tuple[str, str], hatch: int = 0) -> None:
+    axes.band(curve.levels.tolist(), curve.low, curve.high, style, hatch)
 
 
 def _frontier(paths: list[Path]) -> Frontier:

@@ -24,19 +24,18 @@ from surefoot.reports.study_figures import (
     path_figures,
     risk_figure,
 )
-from surefoot.reports.study_tables import (
-    differences_table,
-    ends_table,
-    failures_table,
-    groups_table,
-    matched_table,
-    name_of,
-    price_table,
-    prompts_table,
-    settled_table,
+from surefoot.reports.study_tables import comparison_table, ends_table, failures_table, name_of, price_table
+from surefoot.reports.study_words import (
+    VERDICTS,
+    best_of,
+    completeness,
+    group_words,
+    proof,
+    study_words,
+    verdicts,
 )
-from surefoot.reports.study_words import best_of, completeness, group_words, proof, study_words
 from surefoot.reports.summary import MEAN, MethodSummary
+from surefoot.reports.wording import percent
 from surefoot.run_records import DisagreementRecord
 
 __all__ = ["page_values"]
@@ -54,17 +53,19 @@ def page_values(study: Study, groups: Groups) -> dict[str, Any]:
         "baseline": label_of(study.baseline),
         "seeds": list(study.grid.seeds),
         "methods": [label_of(method) for method in study.methods],
+        "verdicts": verdicts(study, [summaries for _, summaries in groups]),
+        "verdict_rule": VERDICTS,
         "words": study_words(study, [summaries for _, summaries in groups]),
         "completeness": completeness(study),
         "proof": proof([summary for _, summaries in groups for summary in summaries]),
-        "overview": groups_table(study, groups) if len(groups) > 1 else None,
+        "comparison": comparison_table(study, groups),
         "overview_figure": drawn(overview_figure(study, groups)) if len(groups) > 1 else None,
         "groups": [_group(study, group, summaries) for group, summaries in groups],
         "folded": len(groups) > _OPEN,
         "disagreements": [_disagreement(summary) for summary in disagreements_of(study)],
         "failures": failures_table(study),
         "window": WINDOW,
-        "reached": f"{REACHED:.0%}",
+        "reached": percent(REACHED),
         "config": yaml.safe_dump(study.grid.config, sort_keys=False, allow_unicode=True),
         "versions": sorted(study.grid.versions.items()),
         "commit": study.grid.commit,
@@ -79,23 +80,13 @@ def _group(study: Study, group: Group, summaries: list[MethodSummary]) -> dict[s
     return {
         "name": name_of(group.place, study),
         "words": group_words(summaries),
-        "level": summaries[0].level,
         "ends": ends_table(summaries),
-        "prompts": prompts_table(summaries),
-        "tables": _tables(summaries),
         "price": price_table(summaries),
         "figures": _figures(group, summaries, name),
         "paths": [(label, drawn(drawing)) for label, drawing in path_figures(group)],
         "samples": samples,
         "samples_seed": seed,
     }
-
-
-def _tables(summaries: list[MethodSummary]) -> list[tuple[str, Any]]:
-    mean = [] if any(summary.method == MEAN and summary.is_baseline for summary in summaries) else ["to_mean"]
-    makers = (differences_table, matched_table, settled_table)
-    named = [(name, make(summaries, name)) for name in ("paired", *mean) for make in makers]
-    return [(name, table) for name, table in named if table is not None]
 
 
 def _figures(group: Group, summaries: list[MethodSummary], best: str | None) -> dict[str, Markup | None]:

@@ -3,48 +3,56 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from surefoot.metrics.intervals import Interval
-from surefoot.reports.paths import SETTLED
+from surefoot.reports.paths import REACHED, SETTLED
 from surefoot.reports.records import Group, Study, label_of
 from surefoot.reports.summary import MEAN, Comparison, MethodSummary
 from surefoot.reports.wording import (
-    UNKNOWN,
     budget,
-    compact,
     counted,
     difference,
+    equals,
     interval,
     number,
+    percent,
     percent_interval,
     points,
-    probability,
     times,
 )
 from surefoot.run_records import CellPlace
 
-__all__ = ["Entry", "Table", "differences_table", "ends_table", "failures_table", "groups_table", "matched_table",
-           "name_of", "price_table", "prompts_table", "settled_table"]  # fmt: skip
+__all__ = ["Entry", "Table", "comparison_table", "ends_table", "failures_table", "name_of", "price_table"]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A cell of a table: what is read, and what it is sorted by (None: unknown, always last); prose may wrap."""
+    """A cell of a table.
+
+    Args:
+        text: what is read. note: smaller, on a line below it.
+        order: what it is sorted by; None is unknown, and always last.
+        strong: whether it is bold. prose: whether it may wrap.
+    """
 
     text: str
     order: float | str | None = None
     strong: bool = False
     prose: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Headings and rows; the first entry of a row names it."""
+    """A titled table with a text below it that explains its columns; the first `names` entries of a row name it."""
 
+    title: str
     caption: str
     headings: list[str]
     rows: list[list[Entry]]
+    names: int = 1
 
 
 def name_of(place: tuple[str, str, float | None], study: Study) -> str:
@@ -56,33 +64,22 @@ def name_of(place: tuple[str, str, float | None], study: Study) -> str:
 
 
 def ends_table(summaries: list[MethodSummary]) -> Table:
-    """Where the runs ended: risk, gain, spread and tail."""
+    """Where the runs ended: risk, worse prompts, gain, spread and tail."""
     return Table(
+        "Final figures by method",
         "Gains in true reward over the reference on fresh prompts, with 95% intervals: Wilson's for the risk, "
-        "bootstrap for means. Risk p: exact McNemar test against the baseline; spread p: Brown–Forsythe. "
-        "Gap: the best running mean of the true reward along a run minus its last one. "
-        f"{_findable(summaries)}{_anchors(summaries)}",
-        [
-            "method",
-            "runs",
-            "ended below",
-            "risk p",
-            "mean gain",
-            "spread (sd)",
-            "spread p",
-            "worst tenth",
-            "KL",
-            "gap",
-        ],
+        "bootstrap for means. Below a risk: the exact McNemar test against the baseline; below a spread: "
+        "Brown–Forsythe. Worst tenth: the mean gain of the worst 10% of runs. Gap: the best running mean of the true "
+        f"reward along a run minus its last one. {_findable(summaries)}{_prompts(summaries)}{_anchors(summaries)}",
+        ["method", "runs", "ended below", "worse prompts", "mean gain", "spread (sd)", "worst tenth", "KL", "gap"],
         [
             [
                 Entry(summary.label, summary.label),
                 Entry(_runs(summary), summary.runs),
-                Entry(percent_interval(summary.risk), _order(summary.risk.value)),
-                _p(summary.risk_p),
+                Entry(percent_interval(summary.risk), _order(summary.risk.value), note=_p(summary.risk_p)),
+                _worse_prompts(summary),
                 _interval(summary.gain),
-                _number(summary.spread),
-                _p(summary.spread_p),
+                replace(_number(summary.spread), note=_p(summary.spread_p)),
                 _number(summary.worst),
                 _number(summary.kl, 1),
                 _interval(summary.gap),
@@ -92,91 +89,84 @@ def ends_table(summaries: list[MethodSummary]) -> Table:
     )
 
 
-def prompts_table(summaries: list[MethodSummary]) -> Table:
-    """On how many prompts the final policies are worse than the reference; dashes where the records don't tell."""
+def _worse_prompts(summary: MethodSummary) -> Entry:
+    """The share with its interval, and the difference to the baseline; a dash where the records don't tell."""
+    if math.isnan(summary.prompt_risk.value):
+        return Entry("–")
+    versus = summary.paired_prompt_risk
+    note = "" if math.isnan(versus.value) else f"{points(versus)} points"
+    return Entry(percent_interval(summary.prompt_risk), _order(summary.prompt_risk.value), note=note)
+
+
+def _prompts(summaries: list[MethodSummary]) -> str:
+    """What the share of worse prompts is of; nothing where no record tells it."""
+    if not any(summary.prompt_risk.n for summary in summaries):
+        return ""
     count = next((summary.prompt_completions for summary in summaries if summary.prompt_completions), None)
     fresh = "fresh completions" if count is None else f"about {counted(count, 'fresh completion')} of each"
-    return Table(
-        "Worse prompts: the share of evaluation prompts that the final policy answers worse than the reference does, "
-        f"by the mean true reward of {fresh}, over runs and prompts. Their interval, and that of the difference to "
-        f"{_other(summaries, 'paired')} at the same seeds and prompts, resample both.",
-        ["method", "runs", "worse prompts", "against the baseline, points"],
-        [
-            [
-                Entry(summary.label, summary.label),
-                Entry(str(summary.prompt_risk.n), summary.prompt_risk.n),
-                _percent(summary.prompt_risk),
-                Entry(points(summary.paired_prompt_risk), _order(summary.paired_prompt_risk.value)),
-            ]
-            for summary in summaries
-        ],
+    return (
+        " Worse prompts: the share of evaluation prompts that the final policy answers worse than the reference does, "
+        f"by the mean true reward of {fresh}, over runs and prompts; below it the difference to "
+        f"{_other(summaries, 'paired')} at the same seeds and prompts. Both intervals resample runs and prompts."
     )
 
 
-def differences_table(summaries: list[MethodSummary], name: str) -> Table | None:
-    """Gains at the end against another method's, seed by seed; None if there is nothing to compare.
-
-    Args:
-        name: `paired` or `to_mean`.
-    """
-    return _comparisons(
-        f"Mean gain at the end minus that of {_other(summaries, name)} at the same seed, with its bootstrap interval. "
-        "Sign test: exact, two-sided; adjusted: Holm's correction over these methods. Detectable: the smallest mean "
-        "difference that so many runs would find with 80% power at α = 5%, unadjusted.",
-        [(summary, getattr(summary, name)) for summary in summaries],
-    )
-
-
-def matched_table(summaries: list[MethodSummary], name: str) -> Table | None:
-    """The same where each run first reached the group's common KL."""
-    level = summaries[0].level
-    if math.isnan(level):
-        return None
-    return _comparisons(
-        f"The same at {number(level)} nats, where each run first reached it: against {_other(summaries, name)}. Runs "
-        "that never got so far are left out.",
-        [(summary, getattr(summary, f"matched_{name}")) for summary in summaries],
-        gains={summary.method: summary.matched for summary in summaries},
-    )
-
-
-def settled_table(summaries: list[MethodSummary], name: str) -> Table | None:
-    """The same at equal KL once runs have settled; None without a budget, or if no run was there."""
-    level, within = SETTLED
-    return _comparisons(
-        f"The same at equal KL once runs have settled: the mean of a run's second half wherever its KL, smoothed, is "
-        f"{level - within:.0%} to {level + within:.0%} of the budget, against {_other(summaries, name)}. Where a KL "
-        "is first reached a run is still climbing, and weighted runs pass there sooner. Runs with fewer than five "
-        "such updates are left out.",
-        [(summary, getattr(summary, f"settled_{name}")) for summary in summaries],
-        gains={summary.method: summary.settled for summary in summaries},
-    )
-
-
-def _comparisons(
-    caption: str, compared: list[tuple[MethodSummary, Comparison]], gains: dict[str, Interval] | None = None
-) -> Table | None:
+def comparison_table(study: Study, groups: Sequence[tuple[Group, list[MethodSummary]]]) -> Table | None:
+    """Gains minus those of the baseline and of the mean of members, seed by seed; None if nothing can be compared."""
     rows = [
         [
+            Entry(name_of(group.place, study), name_of(group.place, study)),
             Entry(summary.label, summary.label),
-            *([] if gains is None else _reached(summary, gains[summary.method])),
-            Entry(difference(versus.difference), _order(versus.difference.value), versus.beyond_chance),
-            Entry(f"{versus.wins} of {versus.difference.n}", versus.wins / versus.difference.n),
-            _p(versus.p),
-            _p(versus.p_holm),
-            _number(versus.detectable),
+            Entry(_other(summaries, name), _other(summaries, name)),
+            _compared(getattr(summary, name), f"detectable {number(getattr(summary, name).detectable)}"),
+            _compared(getattr(summary, f"matched_{name}"), f"at {number(summary.level)} nats"),
+            _compared(getattr(summary, f"settled_{name}")),
         ]
-        for summary, versus in compared
-        if versus.difference.n
-    ]  # fmt: skip
-    reached = ["reached by", "mean gain there"] if gains is not None else []
-    headings = ["method", *reached, "difference", "better in", "sign test p", "adjusted p", "detectable"]
-    return Table(caption, headings, rows) if rows else None
+        for group, summaries in groups
+        for name in (("paired",) if group.baseline == MEAN else ("paired", "to_mean"))
+        for summary in summaries
+        if getattr(summary, name).difference.n and not summary.is_baseline  # which the mean is compared with already
+    ]
+    if not rows:
+        return None
+    headings = ["group", "method", "compared with", "at the end", "where first reached", "once settled"]
+    kept = [column for column in range(len(headings)) if _varies(rows, column) or column in (1, 3)]
+    others = {row[2].text for row in rows}
+    return Table(
+        f"Methods compared{f' with {others.pop()}' if len(others) == 1 else ''}, seed by seed",
+        _explained(),
+        [headings[column] for column in kept],
+        [[row[column] for column in kept] for row in rows],
+        names=sum(column < 3 for column in kept),
+    )
 
 
-def _reached(summary: MethodSummary, gain: Interval) -> list[Entry]:
-    """How many runs got to a KL, and their mean gain there."""
-    return [Entry(f"{gain.n} of {summary.runs}", gain.n), _interval(gain)]
+def _varies(rows: list[list[Entry]], column: int) -> bool:
+    """Whether a column says anything: more than one name, or a known figure."""
+    entries = [row[column] for row in rows]
+    return len({entry.text for entry in entries}) > 1 if column < 3 else any(e.order is not None for e in entries)
+
+
+def _explained() -> str:
+    level, within = SETTLED
+    return (
+        "Mean difference of the gains in true reward at the same seeds, with its 95% bootstrap interval; above 0 the "
+        "method is better. Below it: at how many seeds it was better, and the exact two-sided sign test after Holm's "
+        "correction over the methods of a group. Bold: beyond chance, which is an adjusted p below 5% and an interval "
+        f"without 0. Where first reached: at the largest KL, within the budget, that {percent(REACHED)} of each "
+        "method's runs reached; runs that never did are left out, and runs are still climbing there. Once settled: "
+        f"the mean of a run's second half wherever its smoothed KL is {percent(level - within)} to "
+        f"{percent(level + within)} of the budget; runs with fewer than five such updates are left out. Detectable: "
+        "the smallest mean difference at the end that so many runs would find with 80% power at α = 5%, unadjusted. "
+        "Unadjusted p and the gains at equal KL are in summary.csv."
+    )
+
+
+def _compared(versus: Comparison, more: str = "") -> Entry:
+    if not versus.difference.n:
+        return Entry("–")
+    note = f"{versus.wins} of {versus.difference.n}, {_p(versus.p_holm)}{more and f'; {_unbroken(more)}'}"
+    return Entry(difference(versus.difference), _order(versus.difference.value), versus.beyond_chance, note=note)
 
 
 def price_table(summaries: list[MethodSummary]) -> Table | None:
@@ -184,6 +174,7 @@ def price_table(summaries: list[MethodSummary]) -> Table | None:
     if all(math.isnan(summary.cost.policy_cpu) for summary in summaries):
         return None
     return Table(
+        "The price",
         "Means over runs. A reward source serves all methods of its seed in a study; a user of one method pays for it "
         "once. The ratio is of both together, at equal seeds.",
         ["method", "CPU of the policy run, s", "of its reward source, s", "against the baseline", "wall clock, s",
@@ -202,37 +193,6 @@ def price_table(summaries: list[MethodSummary]) -> Table | None:
     )  # fmt: skip
 
 
-def groups_table(study: Study, groups: list[tuple[Group, list[MethodSummary]]]) -> Table:
-    """One line for each group: the baseline, and the method that gained most, and whether they can be told apart."""
-    rows = [_group_row(study, group, summaries) for group, summaries in groups]
-    return Table(
-        "Each line is a setting of its own. Best: the largest mean gain, picked after looking. Bold: beyond chance "
-        "after Holm's correction within the line. Worse prompts: the share that the final policy answers worse than "
-        "the reference, of the baseline and of the best.",
-        ["group", "cells", "baseline ended below", "best method", "best ended below", "worse prompts",
-         "gain over the baseline", "adjusted p"],
-        rows,
-    )  # fmt: skip
-
-
-def _group_row(study: Study, group: Group, summaries: list[MethodSummary]) -> list[Entry]:
-    best = max(summaries, key=lambda summary: -math.inf if math.isnan(summary.gain.value) else summary.gain.value)
-    base = next((summary for summary in summaries if summary.is_baseline), None)
-    name = name_of(group.place, study)
-    return [
-        Entry(name, name),
-        Entry(f"{len(group.cells)} of {group.planned}", len(group.cells)),
-        Entry("–") if base is None else _risk(base),
-        Entry(best.label, best.label),
-        _risk(best),
-        _shares(base, best),
-        Entry(
-            difference(best.paired.difference), _order(best.paired.difference.value), best.paired.beyond_chance
-        ),
-        _p(best.paired.p_holm),
-    ]  # fmt: skip
-
-
 def failures_table(study: Study) -> Table | None:
     """Cells whose last try ended in an error, with the first line of it."""
     if not study.failed:
@@ -245,7 +205,7 @@ def failures_table(study: Study) -> Table | None:
         ]
         for failure in study.failed
     ]
-    return Table("The full errors are in failed/.", ["cell", "error", "when"], rows)
+    return Table("Cells that failed", "The full errors are in failed/.", ["cell", "error", "when"], rows)
 
 
 def _cell_name(place: CellPlace) -> str:
@@ -266,8 +226,8 @@ def _findable(summaries: list[MethodSummary]) -> str:
         return ""
     fewest = min(others, key=lambda summary: summary.risk.n)
     if base.risk.value == 0:
-        return "No run of the baseline ended below the reference, so no lower risk could be found."
-    start = f"From the baseline's risk of {base.risk.value:.0%}, {counted(fewest.risk.n, 'run')} each"
+        return "No run of the baseline ended below the reference, so these runs can't show a lower risk."
+    start = f"From the baseline's risk of {percent(base.risk.value)}, {counted(fewest.risk.n, 'run')} each"
     if math.isnan(fewest.risk_detectable):
         return f"{start} would miss even a fall to 0 in more than one case of five."
     return f"{start} would find a fall by {100 * fewest.risk_detectable:.0f} points with 80% power."
@@ -317,25 +277,13 @@ def _number(value: float, digits: int = 2) -> Entry:
     return Entry("–" if math.isnan(value) else number(value, digits), _order(value))
 
 
-def _percent(estimate: Interval) -> Entry:
-    """A share with its interval, or a dash."""
-    return Entry("–" if math.isnan(estimate.value) else percent_interval(estimate), _order(estimate.value))
+def _p(value: float) -> str:
+    """A p-value as a note; nothing if there is none."""
+    return "" if math.isnan(value) else _unbroken(f"p {equals(value)}")
 
 
-def _risk(summary: MethodSummary) -> Entry:
-    return Entry(compact(summary.risk, percent=True) or UNKNOWN, _order(summary.risk.value))
-
-
-def _shares(base: MethodSummary | None, best: MethodSummary) -> Entry:
-    """Prompt risk of the baseline, an arrow, and that of the best, by which it is sorted."""
-    values = [math.nan if base is None else base.prompt_risk.value, best.prompt_risk.value]
-    if all(math.isnan(value) for value in values):
-        return Entry("–")
-    return Entry(" → ".join("–" if math.isnan(value) else f"{value:.0%}" for value in values), _order(values[1]))
-
-
-def _p(value: float) -> Entry:
-    return Entry(probability(value), _order(value))
+def _unbroken(words: str) -> str:
+    return words.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _order(value: float) -> float | None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 
 from surefoot.reports.paths import SETTLED
-from surefoot.reports.records import Study
+from surefoot.reports.records import LABELS, Study
 from surefoot.reports.summary import ALPHA, MEAN, MethodSummary
 from surefoot.reports.wording import (
     counted,
     difference,
+    equals,
     interval,
     number,
+    percent,
     percent_interval,
     points,
     probability,
@@ -23,10 +25,15 @@ from surefoot.reports.wording import (
     times,
 )
 
-__all__ = ["Words", "best_of", "completeness", "group_words", "proof", "study_words"]
+__all__ = ["VERDICTS", "Words", "best_of", "completeness", "group_words", "proof", "study_words", "verdicts"]
 
 FEW = 20
 """Below so many runs a risk of 0 can't be told from one of 15% (Wilson), and the report says so."""
+VERDICTS = (
+    "likely: more true reward than the baseline, beyond chance, in every group; unlikely: the whole 95% interval of "
+    "the difference is below 0 in some group, and above 0 in none; possible: neither"
+)
+"""The rule of `verdicts`, as the page shows it."""
 Words = list[tuple[str, str]]
 """(what is asked, the answer) for each line."""
 
@@ -48,6 +55,30 @@ def completeness(study: Study) -> str | None:
     )
 
 
+def verdicts(study: Study, groups: list[list[MethodSummary]]) -> list[tuple[str, str]]:
+    """(method's label, "likely", "possible" or "unlikely" to be better than the baseline), by `VERDICTS`.
+
+    The baseline is left out, and so are methods that share no scored seed with it.
+    """
+    found = [(method, _of_method(groups, method)) for method in study.methods]
+    return [(summaries[0].label, _verdict(summaries)) for _, summaries in found if summaries]
+
+
+def _of_method(groups: list[list[MethodSummary]], method: str) -> list[MethodSummary]:
+    """The method's summaries in the groups where it is compared with the baseline."""
+    every = [summary for summaries in groups for summary in summaries if summary.method == method]
+    return [summary for summary in every if summary.paired.difference.n]
+
+
+def _verdict(summaries: list[MethodSummary]) -> str:
+    compared = [summary.paired for summary in summaries]
+    if all(versus.beyond_chance and versus.difference.low > 0 for versus in compared):
+        return "likely"
+    worse = any(versus.difference.high < 0 for versus in compared)
+    better = any(versus.difference.low > 0 for versus in compared)
+    return "unlikely" if worse and not better else "possible"
+
+
 def study_words(study: Study, groups: list[list[MethodSummary]]) -> Words:
     """The lines that open the page: of a single group, or of each method over several groups."""
     return group_words(groups[0]) if len(groups) == 1 else [*_over_groups(study, groups), _families(len(groups))]
@@ -57,7 +88,7 @@ def group_words(summaries: list[MethodSummary]) -> Words:
     """Which method gained most in one group, how sure that is, what it adds to averaging, and what it cost."""
     best, base = best_of(summaries), next((summary for summary in summaries if summary.is_baseline), None)
     if best is None:
-        return [("Which method", "No run has a true reward, so nothing can be said of risk.")]
+        return [("Which method", "No run has a true reward, so risk and gain are unknown.")]
     if base is None:
         return [("Which method", f"{_gained(best)} The baseline has no finished run here to compare it with.")]
     if best.is_baseline:
@@ -86,10 +117,10 @@ def proof(summaries: list[MethodSummary]) -> str:
         most = max(summary.risk.n for summary in summaries)
         each = counted(runs, "run") if runs == most else f"{runs} to {most} runs"
         return (
-            f"{each} of each method can demonstrate and not prove: the safest method here ended below the "
-            f"reference in {lowest:.0%} of its runs, and may do so in up to {upper:.0%} of them (95% interval)."
+            f"{each} of each method are too few to measure a small risk: the method with the lowest one ended below "
+            f"the reference in {percent(lowest)} of its runs, with a 95% interval up to {percent(upper)}."
         )
-    return f"Every method has {runs} runs or more in every group; the intervals say how sure each figure is."
+    return f"Every method has {runs} runs or more in every group. Intervals are of 95%."
 
 
 def _gained(best: MethodSummary, base: MethodSummary | None = None) -> str:
@@ -110,35 +141,36 @@ def _sure(best: MethodSummary, base: MethodSummary, others: int) -> str:
     adjusted = f", {probability(versus.p_holm)} adjusted for {others} methods" if others > 1 else ""
     told = (
         f"At the same seeds it gained {difference(versus.difference)} against {base.label}, more in {versus.wins} of "
-        f"{n} (sign test p {_equals(versus.p)}{adjusted})"
+        f"{n} (sign test p {equals(versus.p)}{adjusted})"
     )
     if versus.beyond_chance:
-        picked = " It was picked as the best after looking, so its figure flatters it." if others > 1 else ""
-        return f"{told}: more than chance explains.{picked}"
+        picked = f" It is the largest of {others} observed differences, and so biased upwards." if others > 1 else ""
+        return f"{told}: beyond chance.{picked}"
     if n and others * 2 * 0.5**n > ALPHA:
-        return f"{told}. Not sure: {counted(n, 'pair')} can't pass that test, whatever is seen; more seeds can."
+        return f"{told}. Not beyond chance: with {counted(n, 'pair')} no result can pass that test; run more seeds."
     return (
-        f"{told}. Not sure: it may be chance. So many runs find a difference of {number(versus.detectable)} in four "
-        "cases out of five, and smaller ones less often."
+        f"{told}. Not beyond chance: so many runs detect a difference of {number(versus.detectable)} with 80% power, "
+        "and smaller ones less often."
     )
 
 
 def _risks(best: MethodSummary, base: MethodSummary) -> str:
     first = f"{_capital(best.label)} ended below the reference in {_count(best)}"
     if best is base:
-        return f"{first}; up to {best.risk.high:.0%} can't be ruled out."
+        return f"{first}; its risk may be as high as {percent(best.risk.high)} (95% interval)."
     both = f"{first}, {base.label} in {_count(base)}"
     if best.risk_p < ALPHA:
-        return f"{both}: beyond chance (exact McNemar p {_equals(best.risk_p)})."
+        return f"{both}: beyond chance (exact McNemar p {equals(best.risk_p)})."
     if base.risk.value == 0:
-        unknown = f"{both}: no lower risk can be shown than that"
-        return f"{unknown}, and up to {base.risk.high:.0%} can't be ruled out even for {base.label}."
+        return f"{both}: these runs can't show a lower risk. That of {base.label} may be as high as " + (
+            f"{percent(base.risk.high)} (95% interval)."
+        )
     limit = (
-        "so many runs can't be relied on to find any fall of that risk, not even one to 0"
+        "so many runs have less than 80% power to detect any fall of that risk, even one to 0"
         if math.isnan(best.risk_detectable)
-        else f"so many runs find a fall by {100 * best.risk_detectable:.0f} points in four cases out of five"
+        else f"so many runs detect a fall by {100 * best.risk_detectable:.0f} points with 80% power"
     )
-    return f"{both}. The risks can't be told apart (exact McNemar p {_equals(best.risk_p)}); {limit}."
+    return f"{both}. The difference is not beyond chance (exact McNemar p {equals(best.risk_p)}); {limit}."
 
 
 def _worse_prompts(best: MethodSummary, base: MethodSummary) -> list[str]:
@@ -162,7 +194,7 @@ def _at_level(best: MethodSummary, base: MethodSummary) -> str:
     settled = best.settled_paired.difference.n > 0
     versus = best.settled_paired if settled else best.matched_paired
     where = (
-        f"Settled at about {SETTLED[0]:.0%} of the budget"
+        f"Settled at about {percent(SETTLED[0])} of the budget"
         if settled
         else f"Where runs first reach {number(best.level)} nats of KL"
     )
@@ -178,7 +210,7 @@ def _against_mean(best: MethodSummary, summaries: list[MethodSummary]) -> list[s
     level = best.settled_to_mean if best.settled_to_mean.difference.n else best.matched_to_mean
     if level.difference.n:
         told += f" ({difference(level.difference)} at equal KL)"
-    return [f"{told}: {'beyond chance' if best.to_mean.beyond_chance else 'not told from nothing here'}."]
+    return [f"{told}: {'beyond chance' if best.to_mean.beyond_chance else 'not beyond chance'}."]
 
 
 def _price(best: MethodSummary, base: MethodSummary) -> str:
@@ -189,17 +221,14 @@ def _over_groups(study: Study, groups: list[list[MethodSummary]]) -> Words:
     """For each method, in how many groups it gained more or less than the baseline beyond chance."""
     lines = []
     for method in study.methods:
-        mine = [
-            summary
-            for summaries in groups
-            for summary in summaries
-            if summary.method == method and summary.paired.difference.n
-        ]
+        mine = _of_method(groups, method)
         if mine:
             lines.append((_capital(mine[0].label), _counted(mine)))
-    base = [summary for summaries in groups for summary in summaries if summary.is_baseline and summary.risk.n]
-    if base:
-        lines.append((_capital(base[0].label), f"The baseline. {_lost(base)}"))
+    bases = [summary for summaries in groups for summary in summaries if summary.is_baseline and summary.risk.n]
+    for label in dict.fromkeys(summary.label for summary in bases):
+        base = [summary for summary in bases if summary.label == label]
+        where = "" if len(base) == len(bases) else f" of {counted(len(base), 'group')}"
+        lines.append((_capital(label), f"The baseline{where}. {_lost(base)}"))
     return lines or [("Which method", "There is nothing to compare yet.")]
 
 
@@ -207,10 +236,11 @@ def _counted(summaries: list[MethodSummary]) -> str:
     more = sum(summary.paired.beyond_chance and summary.paired.difference.value > 0 for summary in summaries)
     less = sum(summary.paired.beyond_chance and summary.paired.difference.value < 0 for summary in summaries)
     values = sorted(summary.paired.difference.value for summary in summaries)
+    low, high = signed(values[0]), signed(values[-1])
+    means = f"Mean difference {low}" if low == high else f"Mean differences from {low} to {high}"
     return (
-        f"Better than the baseline beyond chance in {more} of {len(summaries)} groups, worse in {less}, not told "
-        f"apart in {len(summaries) - more - less}. Mean differences from {signed(values[0])} to {signed(values[-1])}"
-        f"{_costs(summaries)}. {_lost(summaries)}"
+        f"Better than the baseline beyond chance in {more} of {counted(len(summaries), 'group')}, worse in {less}, "
+        f"undecided in {len(summaries) - more - less}. {means}{_costs(summaries)}. {_lost(summaries)}"
     )
 
 
@@ -227,7 +257,7 @@ def _worse_in(summaries: list[MethodSummary]) -> str:
     shares = sorted(summary.prompt_risk.value for summary in summaries if summary.prompt_risk.n)
     if not shares:
         return ""
-    low, high = f"{shares[0]:.0%}", f"{shares[-1]:.0%}"
+    low, high = percent(shares[0]), percent(shares[-1])
     return f", and answered {low if low == high else f'{low} to {high}'} of the prompts worse"
 
 
@@ -242,8 +272,8 @@ def _costs(summaries: list[MethodSummary]) -> str:
 def _families(count: int) -> tuple[str, str]:
     return (
         "How sure",
-        f"Tests are corrected over the methods of a group, not over the {count} groups: with many groups, some are "
-        "called beyond chance by chance.",
+        f"Tests are corrected over the methods of a group, not over the {count} groups: of many groups without any "
+        "difference, some pass the test.",
     )
 
 
@@ -255,13 +285,9 @@ def _count(summary: MethodSummary) -> str:
     )
 
 
-def _equals(p: float) -> str:
-    text = probability(p)
-    return text if text.startswith("<") else f"= {text}"
-
-
 def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    """With a capital, unless it starts with a name that the user chose."""
+    return text[:1].upper() + text[1:] if text.startswith(tuple(LABELS.values())) else text
 
 
 def _list(names: list[str]) -> str:

@@ -34,7 +34,7 @@ def theory_figures(record: dict[str, Any]) -> dict[str, Drawing]:
 def _closed_form(rows: Rows) -> Drawing:
     methods = ("vanilla", "variance_aware")
     span = padded([row[name] for row in rows for name in ("closed", "simulated")])
-    legend = [(NAMES[method], COLOURS[place], None) for place, method in enumerate(methods)]
+    legend = [(NAMES[method], COLOURS[place], 0) for place, method in enumerate(methods)]
     axes = frame(span, span, "risk in closed form", "simulated risk, ± 2 standard errors", legend, height=320)
     axes.diagonal()
     for colour, method in zip(COLOURS, methods, strict=False):
@@ -53,7 +53,7 @@ def _theorem(rows: Rows) -> Drawing:
     pairs = {
         hetero: [pair for row in rows if row["hetero"] == hetero for pair in row["examples"]] for hetero in degrees
     }
-    legend = [(f"unequal by {hetero:g}", COLOURS[place], None) for place, hetero in enumerate(degrees)]
+    legend = [(f"unequal by {hetero:g}", COLOURS[place], 0) for place, hetero in enumerate(degrees)]
     smallest = min(max(vanilla, _TINIEST) for examples in pairs.values() for vanilla, _ in examples)
     axes = frame(
         (0.7 * smallest, 0.6),

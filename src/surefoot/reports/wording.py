@@ -14,13 +14,16 @@ __all__ = [
     "compact",
     "counted",
     "difference",
+    "equals",
     "interval",
     "interval_of",
     "number",
+    "percent",
     "percent_interval",
     "points",
     "probability",
     "signed",
+    "significant",
     "times",
 ]
 
@@ -32,6 +35,23 @@ def number(value: float | None, digits: int = 2) -> str:
     if value is None or math.isnan(value):
         return UNKNOWN
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def significant(value: float | None, digits: int = 2) -> str:
+    """A number to so many significant digits, or "not scored" if it is unknown: 0.052, 120, 3.1e−6."""
+    if value is None or math.isnan(value):
+        return UNKNOWN
+    if value == 0 or math.isinf(value):
+        return f"{value:g}".replace("-", "−")
+    mantissa, power = f"{value:.{digits - 1}e}".split("e")
+    places = digits - 1 - int(power)
+    plain = f"{round(value, places):.{max(0, places)}f}" if int(power) >= -4 else f"{mantissa}e{int(power)}"
+    return plain.replace("-", "−")
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """A share as a percentage, never "−0%"; "not scored" if it is unknown."""
+    return number(share) if share is None or math.isnan(share) else f"{number(100 * share, digits)}%"
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -59,9 +79,11 @@ def compact(estimate: Interval, *, percent: bool = False) -> str:
     """value [low, high] without leading zeros, such as .40 [.22, .58] or 17% [5, 45]; empty if it is unknown."""
     if math.isnan(estimate.value):
         return ""
-    value = f"{estimate.value:.0%}" if percent else _bare(estimate.value)
-    ends = [f"{100 * end:.0f}" if percent else _bare(end) for end in (estimate.low, estimate.high)]
-    return value if math.isnan(estimate.low) else f"{value} [{', '.join(ends)}]"
+    value, low, high = (
+        number(100 * end, 0) if percent else _bare(end) for end in (estimate.value, estimate.low, estimate.high)
+    )
+    value += "%" * percent
+    return value if math.isnan(estimate.low) else f"{value} [{low}, {high}]"
 
 
 def _bare(value: float) -> str:
@@ -77,11 +99,9 @@ def difference(estimate: Interval) -> str:
 
 def percent_interval(estimate: Interval) -> str:
     """A share with its interval in whole percentages."""
-    if math.isnan(estimate.value):
-        return UNKNOWN
     if math.isnan(estimate.low):
-        return f"{estimate.value:.0%}"
-    return f"{estimate.value:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
+        return percent(estimate.value)
+    return f"{percent(estimate.value)} [{percent(estimate.low)}, {percent(estimate.high)}]"
 
 
 def points(estimate: Interval) -> str:
@@ -95,6 +115,12 @@ def probability(value: float) -> str:
     if math.isnan(value):
         return "–"
     return "< .001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def equals(p: float) -> str:
+    """A p-value after its letter: "= 0.04" or "< .001"."""
+    text = probability(p)
+    return text if text.startswith("<") else f"= {text}"
 
 
 def counted(count: int, what: str) -> str:

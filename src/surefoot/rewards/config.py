@@ -32,29 +32,36 @@ class RewardSourceArguments:
     )
     dataset_name: str = field(metadata={"help": "Preferences: parquet, json, jsonl, csv, directory or hub name."})
     kind: str = field(
-        default="heads",
-        metadata={"help": "linear, heads, independent, lora, laplace, dropout, distilled, judge, mixed, or your own."},
+        default="linear",
+        metadata={"help": "Where the variance comes from (docs/sources.md); kinds of other packages work too."},
     )
-    dataset_config: str | None = None
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
     dataset_train_split: str | None = field(default=None, metadata={"help": "Split to train on; all rows if none."})
     dataset_test_split: str | None = field(
         default=None, metadata={"help": "Held-out split; if none, `held_out` of the prompts are set aside."}
     )
     held_out: float = field(default=0.1, metadata={"help": "Share of prompts held out where there is no test split."})
-    bad_rows: str = field(default="error", metadata={"help": "error names unusable rows, drop leaves them out."})
-    seed: int = 0
+    bad_rows: str = field(
+        default="error",
+        metadata={"help": "error names unusable rows, drop leaves them out.", "choices": ("error", "drop")},
+    )
+    seed: int = field(default=0, metadata={"help": "Of everything that is drawn."})
     scale_members: bool = field(
         default=False, metadata={"help": "Divide each member by its standard deviation on the calibration set."}
     )
     variance: str = field(
         default="moderated",
         metadata={
-            "help": "moderated; smoothed: fitted to the features of a frozen trunk; or raw: the sample variance, "
-            "which from few members is riskier than none."
+            "help": "smoothed: fitted to the features of a frozen trunk; raw: the sample variance, which from few "
+            "members is riskier than none.",
+            "choices": ("moderated", "smoothed", "raw"),
         },
     )
     max_length: int = field(default=512, metadata={"help": "In tokens."})
-    overlong: str = field(default="drop", metadata={"help": "Pairs over max_length: drop, or truncate on the left."})
+    overlong: str = field(
+        default="drop",
+        metadata={"help": "Pairs over max_length; truncate cuts on the left.", "choices": ("drop", "truncate")},
+    )
     pooling: str | None = field(
         default=None, metadata={"help": "Of the hidden states that are read: last (decoders), mean, or cls (BERT)."}
     )
@@ -136,7 +143,11 @@ def command_settings(kind: str) -> type:
     return make_dataclass(
         f"SettingsOf{kind.title()}",
         [
-            (name, _on_command_line(hints[name]), field(default=None, metadata=described[name]))
+            (
+                name,
+                _on_command_line(hints[name]),
+                field(default=None, metadata={**described[name], **_shown_choices(hints[name])}),
+            )
             for name in _fields(settings)
             if name not in _COMMON
         ],
@@ -192,6 +203,10 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 def _choices(hint: Any) -> tuple[Any, ...]:
     """What a `Literal` allows; nothing for other types."""
     return tuple(value for kind in _alternatives(hint) if get_origin(kind) is Literal for value in get_args(kind))
+
+
+def _shown_choices(hint: Any) -> dict[str, Any]:
+    return {"choices": _choices(hint)} if _choices(hint) else {}
 
 
 def _on_command_line(hint: Any) -> Any:

@@ -13,7 +13,7 @@ from surefoot.errors import ConfigError, DataError
 from surefoot.rewards.registry import load_source
 from surefoot.types import Text
 
-__all__ = ["Gold", "load_gold", "refuse_members", "weight_hashes"]
+__all__ = ["Gold", "gold_spec", "load_gold", "refuse_members", "weight_hashes"]
 
 Gold = Callable[[Sequence[Text], Sequence[Text]], list[float]]
 """Function of (prompts, completions) that gives the true reward of each; higher is better."""
@@ -38,6 +38,11 @@ def load_gold(spec: dict[str, Any]) -> Gold:
         "gold must be `function: file.py:name` (or module:name) or `source: directory`, got "
         f"{', '.join(map(str, spec)) or 'nothing'}"
     )
+
+
+def gold_spec(name: str) -> dict[str, Any]:
+    """What `load_gold` takes, of one word: a function as file.py:name or module:name, else a source's directory."""
+    return {"function": name} if ":" in name and not Path(name).exists() else {"source": name}
 
 
 def _function(name: str) -> Gold:

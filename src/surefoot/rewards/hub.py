@@ -13,6 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from surefoot.errors import ModelError
 from surefoot.files import read_json, write_text
+from surefoot.hub_names import check_name
 from surefoot.rewards.saved import SOURCE
 from surefoot.types import Calibration
 
@@ -44,6 +45,7 @@ def download(repository: str) -> Path:
     Raises:
         ModelError: the hub doesn't give it.
     """
+    check_name(repository, "reward source")
     try:
         return Path(snapshot_download(repository, allow_patterns=_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:

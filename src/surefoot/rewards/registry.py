@@ -18,7 +18,6 @@ The kind then works in every command and study, as ours do.
 from __future__ import annotations
 
 import pkgutil
-import re
 from collections.abc import Callable, Mapping
 from importlib import import_module, metadata
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import TypeVar
 import torch
 from safetensors import SafetensorError
 
+from surefoot.data.training_pairs import TrainingPairs
 from surefoot.errors import ConfigError, ModelError, SurefootError
 from surefoot.files import read_json
 from surefoot.rewards import kinds
@@ -122,7 +122,7 @@ def load_source(
             that a source can't have; the message says which.
     """
     folder = Path(directory)
-    if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(directory)):
+    if not folder.exists():
         folder = download(str(directory))
     if not (folder / SOURCE).exists():
         raise ModelError(f"{folder} is not a reward source: it has no {SOURCE}; train one with `surefoot reward`")
@@ -146,7 +146,7 @@ def load_source(
 
 
 def _with_figures(source: RewardSource, folder: Path) -> RewardSource:
-    """The source with what was measured of it, if it lies beside: calibration and diagnosis."""
+    """The source with what lies beside it: calibration, diagnosis, and which pairs it was trained on."""
     if (folder / CALIBRATION).exists():
         source.calibration = Calibration.from_dict(check_finite(folder / CALIBRATION))
         source.variance_factor = source.calibration.variance_factor
@@ -156,4 +156,5 @@ def _with_figures(source: RewardSource, folder: Path) -> RewardSource:
             source.variance_kind = variance
     if (folder / DIAGNOSIS).exists():
         source.diagnosis = dict(read_json(folder / DIAGNOSIS))
+    source.training_pairs = TrainingPairs.load(folder)
     return source

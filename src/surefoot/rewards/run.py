@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 
 from surefoot.data.preferences import data_hash, load_preferences, split_by_prompt
+from surefoot.data.training_pairs import TrainingPairs
 from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.anchors import group_anchors
@@ -73,6 +74,7 @@ def _run(
     report("held-out pairs", 1.0)
     save_calibration(folder / "source", source.calibration)
     write_card(folder / "source", source)
+    TrainingPairs.of(train, held_out).save(folder / "source")
     metrics |= {"train_pairs": len(train), "train_seconds": trained, "seconds": time.perf_counter() - start}
     record = make_record("reward", settings, seed=args.seed, data_hash=data_hash(train, held_out), metrics=metrics)
     write_record(folder, record)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from surefoot.data.training_pairs import PAIRS
 from surefoot.errors import naming_rows
 from surefoot.files import fingerprint, whole_directory
 from surefoot.rewards.kinds.independent.source import IndependentMembers
@@ -67,14 +68,14 @@ def source_hash(source: RewardSource, directory: str | Path | None) -> str | Non
 
     Args:
         directory: where the source was loaded from, if it was: the content of its files is hashed, but for what is
-            fitted or found afterwards (calibration, diagnosis).
+            fitted or found afterwards (calibration, diagnosis) and the keys of the training pairs.
     """
     if directory is not None and Path(directory).is_dir():
         digest = hashlib.sha256()
         for path in sorted(Path(directory).rglob("*")):
             if path.suffix not in (".safetensors", ".json", ".txt", ".model", ".jinja") or not path.is_file():
                 continue
-            if path.name in (CALIBRATION, DIAGNOSIS) or "scores" in path.relative_to(directory).parts:
+            if path.name in (CALIBRATION, DIAGNOSIS, PAIRS) or "scores" in path.relative_to(directory).parts:
                 continue
             digest.update(f"{path.relative_to(directory)}:{path.stat().st_size}:".encode())
             with path.open("rb") as file:

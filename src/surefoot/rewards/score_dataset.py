@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from surefoot.data.loading import open_dataset
 from surefoot.data.preferences import readings
 from surefoot.data.rows import read_completion, read_pair
 from surefoot.errors import ConfigError, DataError, RunError, naming_rows
@@ -25,6 +26,7 @@ from surefoot.files import fingerprint, whole_file
 from surefoot.records import claim_directory
 from surefoot.rewards.anchored import estimate_anchored
 from surefoot.rewards.anchors import AnchorStore, group_anchors, prompt_digest
+from surefoot.rewards.registry import load_source
 from surefoot.rewards.source import RewardSource
 from surefoot.types import RewardEstimate, Text
 
@@ -48,8 +50,8 @@ _COLUMNS = {"completions": ("prompt", "completion"), "pairs": ("prompt", "chosen
 
 
 def score_dataset(
-    source: RewardSource,
-    table: Dataset,
+    source: RewardSource | str | Path,
+    table: Dataset | str | Path,
     output: str | Path,
     *,
     anchors: AnchorStore | None = None,
@@ -67,22 +69,31 @@ def score_dataset(
     columns all at once.
 
     Args:
-        table: `prompt` and `completion`, or `chosen` and `rejected` with or without `prompt`, in any layout
-            (`surefoot.data.rows`); all columns are kept as they are. Both sides of all pairs of a prompt count as its
-            completions; where pairs have no prompt, those of the pair alone.
+        source: what scores; or the directory or hub name of a source.
+        table: a dataset in memory, or a file, directory or hub name, with `prompt` and `completion`, or `chosen` and
+            `rejected` with or without `prompt`, in any layout (`surefoot.data.rows`); all columns are kept.
+            Both sides of all pairs of a prompt count as its completions; where pairs have no prompt, those of the pair
+            alone.
         output: where the file goes; it appears when it is whole.
         anchors: of `surefoot anchors`; prompts that it lacks fall back.
         chunk_rows: rows read, scored and written at a time. A prompt with more than four times as many is taken in
             several blocks, each its own anchor.
         settings: what the run is bound to; another run's parts are refused.
-        name: of the dataset, for errors.
+        name: of a dataset in memory, for errors.
         on_progress: called with (rows done, rows).
+
+    Returns:
+        The file. Rewards are in the source's unit, variances in that squared; both are null where nothing could be
+        scored.
 
     Raises:
         DataError: there are no rows, columns are missing, a row can't be read (it is named), rows are partly text and
             partly messages, or a name that would be added is taken.
         ConfigError: the output is neither .parquet nor .jsonl. RunError: the output exists, or another run is on it.
     """
+    if not isinstance(table, Dataset):
+        name, table = str(table), open_dataset(table)
+    source = source if isinstance(source, RewardSource) else load_source(source)
     target = Path(output)
     if target.suffix not in (".parquet", ".jsonl"):
         raise ConfigError(f"output must end in .parquet or .jsonl, got {target.name}")

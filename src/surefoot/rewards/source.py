@@ -23,6 +23,7 @@ from datasets import Dataset
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from surefoot.data.training_pairs import TrainingPairs
 from surefoot.errors import DataError, ModelError
 from surefoot.maths import ensemble
 from surefoot.rewards.trunk.text_encoder import TextEncoder
@@ -70,6 +71,7 @@ class RewardSource(ABC):
         calibration: constants fitted on a calibration set; None until `calibrate`.
         variance_factor: multiplies every variance; 1 until `fit_variance_factor`.
         diagnosis: what `surefoot diagnose` left beside the source, if it was loaded from there.
+        training_pairs: which pairs `surefoot reward` trained it on and held out, if they are recorded beside it.
     """
 
     kind: ClassVar[str] = ""
@@ -82,6 +84,7 @@ class RewardSource(ABC):
     calibration: Calibration | None = None
     variance_factor: float = 1.0
     diagnosis: dict[str, Any] | None = None
+    training_pairs: TrainingPairs | None = None
 
     @abstractmethod
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:

@@ -177,7 +177,7 @@ class _Service:
 
     async def description(self, request: Request) -> Response:
         if self._fingerprint is None:
-            self._fingerprint = await asyncio.to_thread(source_hash, self.source, self.args.source) or "unknown"
+            self._fingerprint = await asyncio.to_thread(source_hash, self.source, self.args.reward_source) or "unknown"
         return JSONResponse(describe(self.source) | {"fingerprint": self._fingerprint})
 
     async def measurements(self, request: Request) -> Response:

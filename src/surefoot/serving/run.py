@@ -43,7 +43,7 @@ def load_app(args: ServeArguments) -> FastAPI:
     Raises:
         ModelError, DataError, RunError: the source or its anchors can't be used.
     """
-    return create_app(load_source(args.source, args.device), args)
+    return create_app(load_source(args.reward_source, args.device), args)
 
 
 def serve(args: ServeArguments) -> None:

@@ -20,9 +20,9 @@ _AT_LEAST_ONE = (
 class ServeArguments:
     """What is served, where, and within which limits."""
 
-    source: str = field(metadata={"help": "Directory of a reward source, or its name on the hub."})
+    reward_source: str = field(metadata={"help": "Directory of a reward source, or its name on the hub."})
     host: str = field(default="127.0.0.1", metadata={"help": "Address to listen on; off loopback a key is needed."})
-    port: int = 8000
+    port: int = field(default=8000, metadata={"help": "To listen on."})
     key_variable: str = field(
         default="SUREFOOT_SERVE_KEY",
         metadata={"help": "Environment variable that holds the key which clients must send; no key if it is unset."},

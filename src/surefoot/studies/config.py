@@ -14,6 +14,7 @@ from surefoot.files import fingerprint
 from surefoot.maths.objectives import Objective
 from surefoot.ranges import check_ranges
 from surefoot.redaction import holds_secret
+from surefoot.rewards.config import RewardSourceArguments
 from surefoot.rewards.registry import source_class
 from surefoot.run_records import CellPlace
 from surefoot.setting_types import check_nested
@@ -142,6 +143,7 @@ class StudyConfig:
         if self.trainer not in TRAINERS:
             raise ConfigError(f"trainer must be {', '.join(TRAINERS)}, got '{self.trainer}'")
         self._check_axes()
+        object.__setattr__(self, "sources", {name: _with_kind(spec) for name, spec in self.sources.items()})
         for name in ("settings", "sources", "methods", "policy"):
             if holds_secret(getattr(self, name)):
                 raise ConfigError(
@@ -318,6 +320,12 @@ def roles(spec: dict[str, Any], objective: Objective) -> dict[str, dict[str, Any
     return {"reward": single}
 
 
+def _with_kind(spec: Any) -> Any:
+    """The settings with the default kind written out, so that a source's address tells it."""
+    named = not isinstance(spec, dict) or "kind" in spec or "path" in spec
+    return spec if named else {"kind": RewardSourceArguments.kind, **spec}
+
+
 _ONE_PLAIN_MODEL = {"members": 1, "bootstrap": "none", "prior_scale": 0.0}
 """Settings with which a kind that trains members trains one, on every pair."""
 
@@ -328,7 +336,7 @@ def single_of(spec: dict[str, Any]) -> dict[str, Any]:
         return dict(spec["single"])
     if "path" in spec:
         return spec
-    kind = spec.get("kind", "heads")
+    kind = _with_kind(spec)["kind"]
     source = source_class(kind)
     if source.made_from == "reward model":
         raise ConfigError(

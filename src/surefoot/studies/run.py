@@ -59,21 +59,25 @@ class Outcome:
 
 def run_study(
     config: StudyConfig,
-    folder: Path,
+    folder: str | Path,
     *,
-    title: str,
+    title: str = "Risk study",
     runner: Runner | None = None,
     on_progress: Progress | None = None,
     retry_failed: bool = False,
     shard: tuple[int, int] | None = None,
 ) -> Outcome:
-    """Run what is missing of the study in `folder`.
+    """Run what is missing of the study in `folder`; `surefoot.reports.study.build_report(folder)` makes its page.
 
     A finished cell never runs again, and a failed one only on request. After a changed setting the cells that it
     doesn't touch are still there: every record's address is made of all that its result depends on.
 
     Args:
+        config: `StudyConfig.from_dict` of what a config file of `surefoot study` holds.
+        title: of the report.
         runner: where tasks run; this process if None.
+        on_progress: called with (stage, done, of how many).
+        retry_failed: run cells again whose error is on record.
         shard: (i, n) runs every n-th seed only, from the i-th on, beside the processes that run the others in this
             folder. Whole seeds, so that no source is trained twice.
 
@@ -81,6 +85,7 @@ def run_study(
         ConfigError, DataError, ModelError: whatever can be found wrong before the first cell.
         RunError: the folder holds something else, or another process works on it, or a worker process died.
     """
+    folder = Path(folder)
     with hold(folder / LOCK, shared=shard is not None), _held_shard(folder, shard):
         return _run_held(config, folder, title, runner or InlineRunner(), on_progress, retry_failed, shard)
 

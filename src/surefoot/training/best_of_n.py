@@ -20,15 +20,17 @@ from surefoot.data.preferences import data_hash, load_prompts
 from surefoot.errors import ConfigError
 from surefoot.files import read_json, whole_file
 from surefoot.maths.best_of_n import best_of_n_curve, best_of_n_kl
-from surefoot.maths.objectives import Objective, aggregate, preset
+from surefoot.maths.objectives import PRESETS, Objective, aggregate, preset
 from surefoot.metrics.intervals import bootstrap_mean
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.anchored import anchor_shares
 from surefoot.rewards.anchors import group_anchors
+from surefoot.rewards.gold import Gold, gold_spec, load_gold
 from surefoot.rewards.registry import load_source
 from surefoot.rewards.score_dataset import ANCHOR, anchor_names
 from surefoot.rewards.source import RewardSource
 from surefoot.rewards.trunk.loading import choose_device, template_objection
+from surefoot.training.checks import check_variance
 from surefoot.training.run_online import load_policy_tokenizer
 from surefoot.training.sampling import sample_completions
 from surefoot.types import Text
@@ -46,19 +48,22 @@ class BestOfNArguments:
     model_name_or_path: str = field(metadata={"help": "Policy to sample: a directory or hub name."})
     dataset_name: str = field(metadata={"help": "Prompts: a local file, directory or hub name."})
     reward_source: str = field(metadata={"help": "Directory of the reward source to choose by."})
-    gold_source: str | None = field(default=None, metadata={"help": "A source never chosen by, for the curve."})
-    dataset_config: str | None = None
-    dataset_split: str | None = None
+    gold: str | None = field(
+        default=None, metadata={"help": "The true reward, for the curve: a source never chosen by, or file.py:name."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
+    dataset_split: str | None = field(default=None, metadata={"help": "Split of the dataset."})
     dataset_prompts: int | None = field(default=None, metadata={"help": "Use only so many prompts."})
     n: int = field(default=16, metadata={"help": "Samples of each prompt."})
     preset: str = field(
-        default="mean", metadata={"help": "mean, vanilla, lcb, uwo, wco, cvar, kl_robust, brme, rvpo."}
+        default="mean",
+        metadata={"help": "Objective to choose by; weights don't matter here.", "choices": PRESETS.keys()},
     )
     aggregate_parameter: float | None = field(default=None, metadata={"help": "The aggregate's κ, λ, α or τ."})
-    max_completion_length: int = 256
-    temperature: float = 1.0
+    max_completion_length: int = field(default=256, metadata={"help": "In tokens."})
+    temperature: float = field(default=1.0, metadata={"help": "Of the sampling."})
     prompts_per_batch: int = field(default=8, metadata={"help": "Prompts sampled and scored at a time."})
-    seed: int = 0
+    seed: int = field(default=0, metadata={"help": "Of everything that is drawn."})
 
     def objective(self) -> Objective:
         """Build the objective to choose by, without weights, since best-of-n has no penalty.
@@ -90,7 +95,8 @@ def run_best_of_n(
         The record; that of the finished run if there is one already.
 
     Raises:
-        ConfigError, DataError, ModelError, RunError: before anything is sampled, each saying what to change.
+        ConfigError, DataError, ModelError, RunError, VarianceError: before anything is sampled, each saying what to
+            change.
     """
     objective = args.objective()
     tokenizer = load_policy_tokenizer(ModelConfig(model_name_or_path=args.model_name_or_path))
@@ -103,7 +109,8 @@ def run_best_of_n(
     if args.dataset_prompts is not None:
         prompts = prompts.select(range(min(args.dataset_prompts, len(prompts))))
     source = load_source(args.reward_source)
-    gold = None if args.gold_source is None else load_source(args.gold_source)
+    check_variance(source, objective, [], args.preset)
+    gold = None if args.gold is None else load_gold(gold_spec(args.gold))
     with claim_directory(args.output_dir, "bon", settings) as folder:
         if (folder / RECORD).exists():
             finished: dict[str, Any] = read_json(folder / RECORD)
@@ -119,7 +126,7 @@ def _draw_and_choose(
     tokenizer: Any,
     prompts: Any,
     source: RewardSource,
-    gold: RewardSource | None,
+    gold: Gold | None,
     objective: Objective,
     folder: Path,
     on_progress: Callable[[int, int], None] | None,
@@ -150,7 +157,7 @@ def _sample_and_score(
     args: BestOfNArguments,
     start: int,
     source: RewardSource,
-    gold: RewardSource | None,
+    gold: Gold | None,
     objective: Objective,
 ) -> pa.Table:
     repeated = [prompt for prompt in prompts for _ in range(args.n)]
@@ -177,8 +184,7 @@ def _sample_and_score(
         ANCHOR: pa.array(anchor_names(estimate), pa.string()),
     }
     if gold is not None:
-        judged = gold.score(repeated, completions)
-        columns["gold"] = _numbers(gold.estimate(judged, group_anchors(judged, groups)).mean)
+        columns["gold"] = _numbers(torch.tensor(gold(repeated, completions), dtype=torch.float64))
     return pa.table(columns)
 
 

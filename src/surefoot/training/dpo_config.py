@@ -26,10 +26,16 @@ class VarianceAwareDPOConfig(SecretsStay, DPOConfig):
             out of range.
     """
 
-    weights: str = field(default="variance", metadata={"help": "'variance' weighs each side's log-ratio, 'none' not."})
+    weights: str = field(
+        default="variance",
+        metadata={"help": "'variance' weighs each side's log-ratio, 'none' not.", "choices": ("variance", "none")},
+    )
     objective: str = field(
         default="generalized",
-        metadata={"help": "'generalized' (D_w) or 'literal' (the paper's, with its +1)."},
+        metadata={
+            "help": "Form of the penalty: 'generalized' is D_w, 'literal' the paper's, with its +1.",
+            "choices": ("generalized", "literal"),
+        },
     )
     weight_floor: float = field(default=0.1, metadata={"help": "Smallest weight; the mean weight is 1."})
     weight_ceiling: float = field(default=10.0, metadata={"help": "Largest weight."})

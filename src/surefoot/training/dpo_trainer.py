@@ -10,6 +10,7 @@ from surefoot.data.preferences import check_preferences
 from surefoot.errors import ConfigError
 from surefoot.rewards.anchors import AnchorStore
 from surefoot.rewards.source import RewardSource
+from surefoot.training.checks import check_dataset, check_model, settings_of
 from surefoot.training.dpo_bridge import PreferenceBridge
 from surefoot.training.dpo_config import VarianceAwareDPOConfig
 from surefoot.training.policy_card import PAPER
@@ -41,8 +42,10 @@ class VarianceAwareDPOTrainer(PreferenceBridge):
             is not known, or nothing is weighted.
 
     Raises:
-        ConfigError: `anchor_file` is given, but there is no source to score with, or the data have variances already.
-        DataError: the variances are missing or not finite. VarianceError: the source has one member.
+        ConfigError: `anchor_file` is given, but there is no source to score with, or the data have variances already;
+            or `args` are of another class, such as TRL's own.
+        DataError: a dataset is empty or lacks `chosen` or `rejected`, or variances are missing or not finite.
+        ModelError: the model is neither a path nor on the hub. VarianceError: the source has one member.
     """
 
     _tag_names = ["trl", "dpo", "surefoot"]  # noqa: RUF012 - TRL's own class attribute
@@ -59,8 +62,10 @@ class VarianceAwareDPOTrainer(PreferenceBridge):
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         **keywords: Any,
     ) -> None:
-        settings = args if args is not None else VarianceAwareDPOConfig()
-
+        settings = settings_of(args, VarianceAwareDPOConfig, type(self).__name__)
+        check_model(model)
+        check_dataset(train_dataset, ("chosen", "rejected"))
+        check_dataset(eval_dataset, ("chosen", "rejected"), "eval_dataset")
         anchors = _anchors(settings.anchor_file, source)
 
         def weigh(pairs: Any) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from surefoot.errors import ConfigError
-from surefoot.maths.objectives import Objective, preset
+from surefoot.maths.objectives import AGGREGATES, PRESETS, Objective, preset
 from surefoot.types import ANCHOR_KINDS
 
 __all__ = ["ObjectiveArguments"]
@@ -22,21 +22,31 @@ class ObjectiveArguments:
     preset: str = field(
         default="variance_aware",
         metadata={
-            "help": "Objective by name: variance_aware, variance_aware_lcb, variance_aware_one, literal, vanilla, "
-            "mean, lcb, uwo, wco, cvar, kl_robust, brme, rvpo."
+            "help": "The whole objective by name; the settings below, where given, change parts of it.",
+            "choices": PRESETS.keys(),
         },
     )
     aggregate: str | None = field(
-        default=None, metadata={"help": "How members become one reward; the preset's if not given."}
+        default=None,
+        metadata={"help": "How members become one reward; the preset's if not given.", "choices": AGGREGATES.keys()},
     )
     aggregate_parameter: float | None = field(
         default=None, metadata={"help": "The aggregate's κ, λ, α, τ or member index; its usual value if not given."}
     )
     weights: str | None = field(
-        default=None, metadata={"help": "'variance' weighs the KL by the reward's variance, 'none' does not."}
+        default=None,
+        metadata={
+            "help": "'variance' weighs the KL by the reward's variance, 'none' does not; the preset's if not given.",
+            "choices": ("variance", "none"),
+        },
     )
     objective: str | None = field(
-        default=None, metadata={"help": "'generalized' (D_w) or 'literal' (the paper's penalty, with its +1)."}
+        default=None,
+        metadata={
+            "help": "Form of the penalty: 'generalized' is D_w, 'literal' the paper's, with its +1; the preset's if "
+            "not given.",
+            "choices": ("generalized", "literal"),
+        },
     )
     weight_floor: float = field(default=0.1, metadata={"help": "Smallest weight; the mean weight is 1."})
     weight_ceiling: float = field(default=10.0, metadata={"help": "Largest weight."})
@@ -58,7 +68,8 @@ class ObjectiveArguments:
             "help": "What rewards are centred by before their variance is taken: reference (mean over completions of "
             "the reference policy for the prompt), dataset (mean over the prompt's own completion, or chosen and "
             "rejected), calibration (one mean for all prompts), group (the policy's own completions: the variance "
-            "then vanishes as the policy concentrates)."
+            "then vanishes as the policy concentrates).",
+            "choices": ANCHOR_KINDS,
         },
     )
     anchor_completions: int = field(

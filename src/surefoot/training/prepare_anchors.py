@@ -40,23 +40,25 @@ _SETTINGS = ("model_name_or_path", "anchor_completions", "temperature", "max_com
 
 @dataclass
 class AnchorArguments:
-    """Settings of `surefoot anchors`; either `source` or `models` must be given."""
+    """Settings of `surefoot anchors`; either `reward_source` or `reward_models` must be given."""
 
     output: str = field(metadata={"help": "A .safetensors file; the same again goes on, or adds new prompts."})
     model_name_or_path: str = field(metadata={"help": "The reference policy: a directory or hub name."})
     dataset_name: str = field(metadata={"help": "Prompts: a local file, directory or hub name."})
-    source: str | None = field(default=None, metadata={"help": "Directory or hub name of a reward source."})
-    models: list[str] | None = field(
+    reward_source: str | None = field(
+        default=None, metadata={"help": "Directory or hub name of a reward source; give this or reward_models."}
+    )
+    reward_models: list[str] | None = field(
         default=None, metadata={"help": "Existing reward models, directories or hub names, taken as members."}
     )
-    dataset_config: str | None = None
-    dataset_split: str | None = None
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
+    dataset_split: str | None = field(default=None, metadata={"help": "Split of the dataset."})
     dataset_prompts: int | None = field(default=None, metadata={"help": "Use only so many prompts."})
     anchor_completions: int = field(default=8, metadata={"help": "Completions drawn of each prompt."})
     max_completion_length: int = field(default=256, metadata={"help": "In tokens, as in the training to come."})
     temperature: float = field(default=1.0, metadata={"help": "As in the training to come."})
     prompts_per_batch: int = field(default=8, metadata={"help": "Prompts sampled and scored at a time."})
-    seed: int = 0
+    seed: int = field(default=0, metadata={"help": "Of everything that is drawn."})
 
     def check(self) -> None:
         """Refuse values out of range.
@@ -66,10 +68,8 @@ class AnchorArguments:
         """
         if not self.output.endswith(".safetensors"):
             raise ConfigError(f"output must end in .safetensors, got {Path(self.output).name}")
-        if (self.source is None) == (self.models is None):
-            raise ConfigError(
-                "give exactly one of source (a directory of `surefoot reward`) and models (reward models)"
-            )
+        if (self.reward_source is None) == (self.reward_models is None):
+            raise ConfigError("give exactly one of reward_source (a directory of `surefoot reward`) and reward_models")
         for name in ("anchor_completions", "max_completion_length", "prompts_per_batch", "dataset_prompts"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -98,7 +98,7 @@ def prepare_anchors(args: AnchorArguments, on_progress: Callable[[int, int], Non
     target = Path(args.output)
     tokenizer = load_policy_tokenizer(ModelConfig(model_name_or_path=args.model_name_or_path))
     prompts = _prompts(args, tokenizer)
-    check_templates([args.source] if args.source is not None else args.models or [], prompts[0])
+    check_templates([args.reward_source] if args.reward_source is not None else args.reward_models or [], prompts[0])
     source = _source(args)
     part = target.with_name(f"{target.name}.part")
     with hold(target.with_name(f".{target.name}.lock")):
@@ -132,7 +132,11 @@ def _prompts(args: AnchorArguments, tokenizer: PreTrainedTokenizerBase) -> list[
 
 def _source(args: AnchorArguments) -> RewardSource:
     source: RewardSource
-    source = load_source(args.source) if args.source is not None else IndependentMembers.from_models(args.models or [])
+    source = (
+        load_source(args.reward_source)
+        if args.reward_source is not None
+        else IndependentMembers.from_models(args.reward_models or [])
+    )
     if source.num_members == 1:
         raise VarianceError(f"'{source.name}' has one member, so it has no variance that an anchor could centre")
     if not source.centred:

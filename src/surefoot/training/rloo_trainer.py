@@ -9,6 +9,7 @@ from trl import RLOOTrainer
 
 from surefoot.maths.advantages import leave_one_out
 from surefoot.training.bridge import PenaltyBridge
+from surefoot.training.checks import check_dataset, check_model, check_variance, settings_of
 from surefoot.training.policy_card import PAPER
 from surefoot.training.reference import ensure_reference_on_disk
 from surefoot.training.reward_funcs import RewardFuncs, split_reward_funcs
@@ -27,13 +28,16 @@ class VarianceAwareRLOOTrainer(PenaltyBridge, RLOOTrainer):
         model: as in TRL. An in-memory model without a path is first saved, since TRL rebuilds the reference from it.
         reward_funcs: a `RewardSource` or its directory; the name of a reward model, or a list of them, the members; or
             a list of one source and TRL reward functions, which are added to its reward and have no variance.
+            Functions alone are added up, as in TRL, and have no variance; `FunctionMembers.of` makes them members.
         args: `VarianceAwareRLOOConfig`.
         monitors: functions of (prompts, completions) that are logged as `monitor/{name}` and never optimised.
         keywords: everything else of TRL's trainer (`train_dataset`, `processing_class`, `peft_config`, …).
 
     Raises:
-        ConfigError: settings that would undo the penalty.
-        VarianceError: the objective needs a variance and the source has one member.
+        ConfigError: settings that would undo the penalty, or `args` of another class, such as TRL's own.
+        DataError: a dataset is empty or has no column `prompt`.
+        ModelError: the model is neither a path nor on the hub.
+        VarianceError: the objective needs a variance, and one member or function has none.
         TypeError: `reward_funcs` holds no reward, or several sources.
 
     Example:
@@ -66,8 +70,12 @@ class VarianceAwareRLOOTrainer(PenaltyBridge, RLOOTrainer):
         monitors: dict[str, Any] | None = None,
         **keywords: Any,
     ) -> None:
+        settings = settings_of(args, VarianceAwareRLOOConfig, type(self).__name__)
+        check_model(model)
+        for name in ("train_dataset", "eval_dataset"):
+            check_dataset(keywords.get(name), ("prompt",), name)
         source, extra = split_reward_funcs(reward_funcs, keywords.get("train_dataset"))
-        settings = args if args is not None else VarianceAwareRLOOConfig()
+        check_variance(source, settings.build_objective(), extra, settings.preset)
         ensure_reference_on_disk(model, settings.output_dir, settings.beta)
         super().__init__(model, args=settings, source=source, monitors=monitors, extra_reward_funcs=extra, **keywords)
 

@@ -36,7 +36,10 @@ class DPOScriptArguments(ScriptArguments):
             "help": "Directory of a reward source; not needed if the dataset has the columns of `surefoot score`."
         },
     )
-    bad_rows: str = field(default="error", metadata={"help": "error names unusable rows, drop leaves them out."})
+    bad_rows: str = field(
+        default="error",
+        metadata={"help": "error names unusable rows, drop leaves them out.", "choices": ("error", "drop")},
+    )
 
 
 def run_dpo(

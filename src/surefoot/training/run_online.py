@@ -16,7 +16,7 @@ from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.registry import load_source
 from surefoot.rewards.source import RewardSource
-from surefoot.rewards.trunk.loading import check_templates, template_objection
+from surefoot.rewards.trunk.loading import check_templates, resolve_model, template_objection
 from surefoot.training.checkpoints import last_whole_checkpoint
 from surefoot.training.distributed import end_training
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
@@ -37,7 +37,7 @@ class OnlineScriptArguments(ScriptArguments):
     """TRL's script arguments, and the source of the reward (exactly one of three)."""
 
     reward_source: str | None = field(
-        default=None, metadata={"help": "Directory of a reward source, as `surefoot reward` writes it."}
+        default=None, metadata={"help": "Directory or hub name of a reward source; give exactly one of these three."}
     )
     reward_config: str | None = field(
         default=None,
@@ -154,12 +154,7 @@ def load_policy_tokenizer(model: ModelConfig, *, trust_remote_code: bool = False
     name = model.model_name_or_path
     if name is None:
         raise ConfigError("model_name_or_path is missing; give the directory or hub name of a causal language model")
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / "config.json").exists():
-            raise ModelError(f"{folder} is not a model directory: it has no config.json")
-        if not any(folder.glob("*.safetensors*")):
-            raise ModelError(f"{folder} holds no *.safetensors weights; save the model there with save_pretrained")
+    resolve_model(name)
     try:
         AutoConfig.from_pretrained(name, revision=model.model_revision, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(

@@ -191,7 +191,8 @@ def test_settings_that_make_no_sense(changes: dict[str, Any], message: str) -> N
 
 def test_of_other_kinds_penalty_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"kind: heads has no penalty \(kind: linear\)"):
-        reward_arguments(output_dir="x", model_name_or_path="m", dataset_name="d", penalty=1.0)
+        reward_arguments(kind="heads", output_dir="x", model_name_or_path="m", dataset_name="d", penalty=1.0)
+    assert reward_arguments(output_dir="x", model_name_or_path="m", dataset_name="d", penalty=1.0).kind == "linear"
 
 
 def test_from_the_command(

@@ -38,6 +38,32 @@ class FunctionMembers(MemberSource):
         self.name = name
         self._count = num_members
 
+    @classmethod
+    def of(cls, *functions: Callable[..., Sequence[float]], name: str = "functions as members") -> FunctionMembers:
+        """Members of one function each, as TRL calls its reward functions: all judge the same thing.
+
+        Args:
+            functions: of the keywords `prompts` and `completions` (and any others) to one number for each completion;
+                NaN or None where a member couldn't score.
+
+        Raises:
+            ModelError: fewer than two functions are given, which can't disagree.
+        """
+        if len(functions) < 2:
+            raise ModelError(f"members are at least two functions, got {len(functions)}")
+
+        def score(prompts: Sequence[Text], completions: Sequence[Text]) -> Tensor:
+            columns = [
+                [
+                    float("nan") if value is None else float(value)
+                    for value in function(prompts=prompts, completions=completions)
+                ]
+                for function in functions
+            ]
+            return torch.tensor(columns).T
+
+        return cls(score, len(functions), name)
+
     @property
     def num_members(self) -> int:
         return self._count

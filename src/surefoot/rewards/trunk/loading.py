@@ -20,6 +20,7 @@ from transformers import logging as hf_logging
 
 from surefoot.data.preferences import Objection
 from surefoot.errors import ModelError
+from surefoot.hub_names import check_name
 from surefoot.rewards.trunk.chat_templates import ChatReader
 from surefoot.rewards.trunk.text_encoder import TextEncoder
 from surefoot.types import Text
@@ -63,12 +64,13 @@ def resolve_model(name: str | Path, *, weights: bool = True) -> str:
         weights: whether a local directory must hold a model; a tokenizer may stand alone.
 
     Raises:
-        ModelError: the package isn't installed or its name is dotted, the folder leads out of it, or a local directory
-            holds no model or no weights.
+        ModelError: the package isn't installed or its name is dotted, the folder leads out of it, there is neither
+            such a path nor such a model on the hub, or a local directory holds no model or no weights.
     """
     text = str(name)
     if text.startswith("package:"):
         text = str(_inside_package(text))
+    check_name(text, "model")
     folder = Path(text)
     if not weights:
         return text

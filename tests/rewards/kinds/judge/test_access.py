@@ -126,7 +126,15 @@ def test_commands_say_where_for_themselves_and_their_workers(
 ) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"prompt": "p", "completion": str(n)}) + "\n" for n in (2, 7)))
-    words = ["score", "--source", str(saved), "--dataset_name", str(rows), "--output", str(tmp_path / "out.jsonl")]
+    words = [
+        "score",
+        "--reward_source",
+        str(saved),
+        "--dataset_name",
+        str(rows),
+        "--output",
+        str(tmp_path / "out.jsonl"),
+    ]
     assert main(words) == 1
     assert "--judge_endpoint URL" in capsys.readouterr().err
     with JudgeServer(good) as server:
@@ -140,10 +148,11 @@ def test_commands_say_where_for_themselves_and_their_workers(
     assert main(words) == 1  # the first command's settings are not the next one's
 
 
-@pytest.mark.parametrize("command", ["score", "diagnose", "bon", "rloo", "grpo", "dpo", "anchors", "study", "reward"])
+@pytest.mark.parametrize(
+    "command", ["score", "diagnose", "bon", "rloo", "grpo", "dpo", "anchors", "study", "reward", "forecast"]
+)
 def test_every_command_that_loads_sources_takes_them(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main([command, "--help"])
+    assert main([command, "--help"]) == 0
     shown = capsys.readouterr().out
     for name in VARIABLES:
         assert f"--{name}" in shown

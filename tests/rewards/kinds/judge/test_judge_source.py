@@ -248,7 +248,7 @@ def test_the_commands(preferences: Path, tmp_path: Path, capsys: pytest.CaptureF
         source = str(tmp_path / "run" / "source")
         output = tmp_path / "scored.parquet"
         where = ["--judge_endpoint", server.endpoint, "--judge_cache", str(tmp_path / "r.sqlite")]
-        words = ["--source", source, "--dataset_name", str(preferences), "--output", str(output)]
+        words = ["--reward_source", source, "--dataset_name", str(preferences), "--output", str(output)]
         assert main(["score", *words, *where]) == 0
         assert "replies with a rating: 320 of 320 (100%)" in capsys.readouterr().out
         scored = Dataset.from_parquet(str(output))
@@ -256,7 +256,12 @@ def test_the_commands(preferences: Path, tmp_path: Path, capsys: pytest.CaptureF
         assert min(scored["chosen_variance"]) > 0
         paid = len(server.requests)
         assert set(server.seen.values()) == {1}
-        assert main(["diagnose", "--source", source, "--dataset", str(preferences), "--far_items", "0", *where]) == 0
+        assert (
+            main(
+                ["diagnose", "--reward_source", source, "--dataset_name", str(preferences), "--far_items", "0", *where]
+            )
+            == 0
+        )
         assert len(server.requests) == paid
     capsys.readouterr()
     mixed = [*where, "--kind", "mixed", "--model_name_or_path", source, "--other_models", source]

@@ -1,0 +1,57 @@
+"""The examples that `--help` prints run in a shell, from top to bottom, in an empty folder."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from surefoot.cli.examples import EXAMPLES
+
+ELSEWHERE = ("demo",)  # minutes; tests/cli/test_demo.py
+SERVERS = ("label", "serve")
+
+
+def shell(folder: Path) -> dict[str, str]:
+    """An environment in which `surefoot` is this checkout's."""
+    script = folder / "bin" / "surefoot"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m surefoot.cli.main "$@"\n')
+    script.chmod(0o755)
+    return os.environ | {"PATH": f"{script.parent}:{os.environ['PATH']}"}
+
+
+@pytest.mark.slow
+def test_the_examples_run_as_printed(tmp_path: Path) -> None:
+    environment, place = shell(tmp_path), tmp_path / "place"
+    place.mkdir()
+    for command, lines in EXAMPLES.items():
+        for line in () if command in ELSEWHERE else lines:
+            if command in SERVERS:
+                serves(line, place, environment)
+                continue
+            done = subprocess.run(["bash", "-c", line], cwd=place, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+    for made in (
+        "runs/scored.parquet",
+        "runs/diagnosis/diagnose.html",
+        "runs/selected/pairs.jsonl",
+        "runs/bon/record.json",
+    ):
+        assert (place / made).exists(), made
+
+
+def serves(line: str, place: Path, environment: dict[str, str]) -> None:
+    """Start a server, wait until it says where, and interrupt it."""
+    with (place / "server.log").open("w+") as log:
+        server = subprocess.Popen(["bash", "-c", f"exec {line}"], cwd=place, env=environment, stdout=log, stderr=log)
+        start = time.monotonic()
+        while "http://" not in (said := (place / "server.log").read_text()) and "ready" not in said:
+            assert server.poll() is None, said
+            assert time.monotonic() - start < 300, said
+            time.sleep(0.5)
+        server.send_signal(signal.SIGINT)
+        server.wait(60)
