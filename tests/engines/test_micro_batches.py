@@ -2,22 +2,23 @@
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
 from surefoot.engines.micro_batches import MicroBatches
 
 
-def test_rows_that_wait_are_the_next_batch():
+def test_rows_that_wait_are_the_next_batch() -> None:
     seen, started, go = [], threading.Event(), threading.Event()
 
-    def function(rows):
+    def function(rows: Any) -> Any:
         seen.append(list(rows))
         started.set()
         assert go.wait(30)
         return [row * 10 for row in rows]
 
-    async def ask():
+    async def ask() -> Any:
         score = MicroBatches(function, most=3)
         first = asyncio.ensure_future(score(0))
         while not started.is_set():
@@ -31,13 +32,13 @@ def test_rows_that_wait_are_the_next_batch():
     assert seen == [[0], [1, 2, 3], [4, 5]]
 
 
-def test_a_bad_row_fails_alone():
-    def function(rows):
+def test_a_bad_row_fails_alone() -> None:
+    def function(rows: Any) -> Any:
         if "bad" in rows:
             raise ValueError("cannot read it")
         return [row.upper() for row in rows]
 
-    async def ask():
+    async def ask() -> Any:
         score = MicroBatches(function, most=8)
         return await asyncio.gather(*(score(row) for row in ("a", "bad", "b")), return_exceptions=True)
 
@@ -46,9 +47,9 @@ def test_a_bad_row_fails_alone():
     assert isinstance(second, ValueError)
 
 
-def test_who_has_gone_is_not_answered():
-    async def ask():
-        score = MicroBatches(lambda rows: list(rows), most=8)
+def test_who_has_gone_is_not_answered() -> None:
+    async def ask() -> Any:
+        score: MicroBatches[int, int] = MicroBatches(lambda rows: list(rows), most=8)
         gone = asyncio.ensure_future(score(1))
         await asyncio.sleep(0)
         gone.cancel()

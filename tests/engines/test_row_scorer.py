@@ -1,6 +1,7 @@
 """A row's reward and variance are those of the objective, alone or in a batch, in process or from a server."""
 
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -21,15 +22,15 @@ from tests.engines.conftest import PROMPTS
 ROWS = [(PROMPTS[0], "red cat"), (PROMPTS[1], "blue dog and"), (PROMPTS[0], "a")]
 
 
-def settings(made, **changes):
+def settings(made: Any, **changes: Any) -> Any:
     given = {"source": str(made.source_path), "anchor_file": str(made.anchors), "device": "cpu"}
     return EngineSettings(**given | changes)
 
 
-def three(*, calibrated=True, unscored=()):
+def three(*, calibrated: Any = True, unscored: Any = ()) -> Any:
     """Three members that read the lengths of words; None for the texts that they leave unscored."""
 
-    def function(prompts, completions):
+    def function(prompts: Any, completions: Any) -> Any:
         nothing = [float("nan")] * 3
         return [
             nothing if text in unscored else [float(len(text)), 1.0 + len(text) % 5, 0.5 * len(text)]
@@ -43,7 +44,7 @@ def three(*, calibrated=True, unscored=()):
 
 
 @pytest.mark.parametrize("preset", ["variance_aware", "lcb", "mean"])
-def test_rewards_are_the_objectives(made, preset):
+def test_rewards_are_the_objectives(made: Any, preset: Any) -> None:
     held = settings(made, preset=preset)
     scored = RowScorer.open(held)(ROWS)
     prompts, completions = [row[0] for row in ROWS], [row[1] for row in ROWS]
@@ -54,7 +55,7 @@ def test_rewards_are_the_objectives(made, preset):
     assert [row.variance for row in scored] == pytest.approx(estimate.variance.tolist(), rel=1e-5)
 
 
-def test_other_rows_change_nothing(made):
+def test_other_rows_change_nothing(made: Any) -> None:
     score = RowScorer.open(settings(made))
     together = score(ROWS)
     alone = [score([row])[0] for row in ROWS]
@@ -62,17 +63,18 @@ def test_other_rows_change_nothing(made):
     assert [row.variance for row in together] == pytest.approx([row.variance for row in alone], rel=1e-4)
 
 
-def test_fields_carry_members():
+def test_fields_carry_members() -> None:
     score = RowScorer(three(), EngineSettings(anchor="calibration"))
     (row,) = score([("p", "four")])
     fields = row.fields()
     assert fields["score"] == row.reward
+    assert row.variance is not None
     assert fields[VARIANCE] == row.variance > 0
     members = [fields[f"surefoot_member_{k}"] for k in range(3)]
     assert sum(members) / 3 == pytest.approx(fields["surefoot_mean"])
 
 
-def test_refused(made):
+def test_refused(made: Any) -> None:
     with pytest.raises(ConfigError, match="anchor_file is missing"):
         RowScorer.open(settings(made, anchor_file=None))
     with pytest.raises(DataError, match="has no anchor"):
@@ -87,7 +89,7 @@ def test_refused(made):
         open_source(EngineSettings(url="http://127.0.0.1:1", key_variable="SUREFOOT_NO_KEY"))
 
 
-def test_weights_need_a_variance():
+def test_weights_need_a_variance() -> None:
     one = FunctionMembers(lambda prompts, completions: [[float(len(text))] for text in completions], 1, "one")
     with pytest.raises(VarianceError, match="one member"):
         RowScorer(one, EngineSettings(anchor="calibration"))([("p", "four")])
@@ -96,8 +98,8 @@ def test_weights_need_a_variance():
     assert VARIANCE not in row.fields()
 
 
-def test_served_source_gives_the_same(made):
-    app = create_app(made.source, ServeArguments(source="given"))
+def test_served_source_gives_the_same(made: Any) -> None:
+    app = create_app(made.source, ServeArguments(reward_source="given"))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -116,7 +118,7 @@ def test_served_source_gives_the_same(made):
         torch.testing.assert_close(theirs, mine, rtol=1e-4, atol=1e-5)
 
 
-def test_texts():
+def test_texts() -> None:
     user = [{"role": "user", "content": "hi "}]
     assert as_texts(user, "there", True, "text") == ("hi ", "there")
     prompt, completion = as_texts(user, "there", True, "messages")

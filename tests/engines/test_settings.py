@@ -1,5 +1,7 @@
 """Settings of an engine's run, and what is refused of verl's own."""
 
+from typing import Any
+
 import pytest
 
 from surefoot.engines.requirements import ESTIMATORS, check_algorithm
@@ -32,12 +34,12 @@ RIGHT = {
         ({"batch_rows": "many"}, "batch_rows"),
     ],
 )
-def test_refused(section, said):
+def test_refused(section: Any, said: Any) -> None:
     with pytest.raises(ConfigError, match=said):
         EngineSettings.from_section(section)
 
 
-def test_read():
+def test_read() -> None:
     read = EngineSettings.from_section(
         {"source": "runs/x", "preset": "variance_aware_lcb", "aggregate_parameter": 2.0}
     )
@@ -45,7 +47,7 @@ def test_read():
     assert EngineSettings.from_section(None) == EngineSettings()
 
 
-def test_another_objective_is_not_resumed():
+def test_another_objective_is_not_resumed() -> None:
     held = EngineSettings(preset="variance_aware").fixed
     EngineSettings(preset="variance_aware", batch_rows=7).check_resumed(held)
     with pytest.raises(ConfigError, match=r"surefoot\.preset: variance_aware, and this run has mean"):
@@ -53,7 +55,7 @@ def test_another_objective_is_not_resumed():
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_right_settings_pass(estimator):
+def test_right_settings_pass(estimator: Any) -> None:
     check_algorithm(RIGHT | {"adv_estimator": estimator}, {"use_kl_loss": False}, EngineSettings())
 
 
@@ -68,11 +70,11 @@ def test_right_settings_pass(estimator):
         ({"adv_estimator": "grpo", "norm_adv_by_std_in_grpo": True}, {}, "spread undoes"),
     ],
 )
-def test_wrong_settings_are_refused(algorithm, actor, said):
+def test_wrong_settings_are_refused(algorithm: Any, actor: Any, said: Any) -> None:
     with pytest.raises(ConfigError, match=said):
         check_algorithm(RIGHT | algorithm, actor, EngineSettings())
 
 
-def test_spread_is_allowed_without_weights():
+def test_spread_is_allowed_without_weights() -> None:
     grpo = RIGHT | {"adv_estimator": "grpo", "norm_adv_by_std_in_grpo": True}
     check_algorithm(grpo, {}, EngineSettings(preset="mean"))

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -27,14 +28,14 @@ SCORES = torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, -1.0]])
 WEIGHT = torch.tensor([2.0, 0.5])
 
 
-def test_by_hand():
+def test_by_hand() -> None:
     made = expected_token_rewards(SCORES, LOG_PROBS, REFERENCE, MASK, WEIGHT, 0.1)
     # β·w is .2 and .05; the log-ratios are 1, −.5 (and a masked one), and .5, −.5, −1.5.
     by_hand = [[-0.2, 2.1, 0.0], [-0.025, 0.025, -0.925]]
     torch.testing.assert_close(made, torch.tensor(by_hand, dtype=torch.float64), rtol=0, atol=1e-7)
 
 
-def test_they_sum_to_the_reward_of_the_sequence():
+def test_they_sum_to_the_reward_of_the_sequence() -> None:
     ratio = sequence_log_ratio(LOG_PROBS, REFERENCE, MASK)
     assert ratio.tolist() == [0.5, -1.5]
     estimate = RewardEstimate(SCORES.sum(dim=1), epistemic=WEIGHT)
@@ -43,7 +44,7 @@ def test_they_sum_to_the_reward_of_the_sequence():
     torch.testing.assert_close(made.sum(dim=1), shaped.total(ratio).double(), rtol=0, atol=1e-6)
 
 
-def test_a_masked_token_without_a_number_costs_nothing():
+def test_a_masked_token_without_a_number_costs_nothing() -> None:
     holed = LOG_PROBS.clone()
     holed[0, 2] = torch.nan
     made = expected_token_rewards(SCORES, holed, REFERENCE, MASK, WEIGHT, 0.1)
@@ -53,7 +54,7 @@ def test_a_masked_token_without_a_number_costs_nothing():
 
 
 @pytest.mark.parametrize("wrong", ["unweighted", "twice", "nan"])
-def test_another_penalty_is_noticed(wrong):
+def test_another_penalty_is_noticed(wrong: Any) -> None:
     expected = expected_token_rewards(SCORES, LOG_PROBS, REFERENCE, MASK, WEIGHT, 0.1)
     assert check_token_rewards(expected.float(), expected, SCORES) < 1e-6
     other = {
@@ -65,7 +66,7 @@ def test_another_penalty_is_noticed(wrong):
         check_token_rewards(other, expected, SCORES)
 
 
-def test_share_is_the_trainers():
+def test_share_is_the_trainers() -> None:
     generator = torch.Generator().manual_seed(3)
     reward, ratio = torch.randn(12, generator=generator), torch.randn(12, generator=generator)
     weight, groups = torch.rand(12, generator=generator) + 0.1, torch.arange(12) // 4
@@ -82,7 +83,7 @@ def test_share_is_the_trainers():
         batch_share(reward[:, None], ratio, weight, 0.3, ids[:-1])
 
 
-def test_coefficient_is_a_column_for_one_batch():
+def test_coefficient_is_a_column_for_one_batch() -> None:
     coefficient = RowCoefficient(0.5)
     with pytest.raises(RunError, match="outside a batch"):
         _ = coefficient.value
@@ -94,7 +95,7 @@ def test_coefficient_is_a_column_for_one_batch():
         _ = coefficient.value
 
 
-def test_budget_goes_on_after_a_checkpoint():
+def test_budget_goes_on_after_a_checkpoint() -> None:
     held, resumed = RowCoefficient(0.5, target_kl=4.0), RowCoefficient(0.5, target_kl=4.0)
     for kl in (7.0, 9.0):
         held.learn(kl, 1.0)

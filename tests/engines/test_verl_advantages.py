@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -33,7 +34,8 @@ class Keys:
 
     def __init__(self) -> None:
         self.keys = [f"u{i // 2}_{i % 2}_0" for i in range(ROWS)]
-        self.partition_id, self.tags = "train", [{}] * ROWS
+        self.partition_id = "train"
+        self.tags: list[dict[str, Any]] = [{}] * ROWS
 
     def __len__(self) -> int:
         return ROWS
@@ -46,7 +48,7 @@ class Queue:
         weights: of the rows; a row whose weight is None has none.
     """
 
-    def __init__(self, weights: list[float | None], dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, weights: Sequence[float | None], dtype: torch.dtype = torch.float32) -> None:
         generator = torch.Generator().manual_seed(0)
         log_probs, reference, values = ([-torch.rand(n, generator=generator) for n in LENGTHS] for _ in range(3))
         self.reward = torch.randn(ROWS, generator=generator)
@@ -114,7 +116,8 @@ def advantages(
     for module in (base, ours):
         monkeypatch.setattr(module.tq, "kv_batch_get", queue.kv_batch_get)
         monkeypatch.setattr(module.tq, "kv_batch_put", queue.kv_batch_put)
-    trainer, figures = trainer_of(cls, estimator, settings or EngineSettings()), {}
+    trainer = trainer_of(cls, estimator, settings or EngineSettings())
+    figures: dict[str, Any] = {}
     trainer._compute_advantage(Keys(), figures)
     return queue, figures, trainer
 
@@ -131,7 +134,7 @@ WEIGHTS = [0.3, 2.0, 1.0, 0.1, 5.0, 0.7, 1.3, 10.0]
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_token_rewards_are_weighted(monkeypatch, estimator):
+def test_token_rewards_are_weighted(monkeypatch: Any, estimator: Any) -> None:
     _, ours = trainers()
     queue, figures, _ = advantages(monkeypatch, Queue(WEIGHTS), ours, estimator)
     for i, weight in enumerate(WEIGHTS):
@@ -144,7 +147,7 @@ def test_token_rewards_are_weighted(monkeypatch, estimator):
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_weights_of_one_are_verls_own(monkeypatch, estimator):
+def test_weights_of_one_are_verls_own(monkeypatch: Any, estimator: Any) -> None:
     plain, ours = trainers()
     theirs, _, _ = advantages(monkeypatch, Queue([1.0] * ROWS), plain, estimator)
     same, _, _ = advantages(monkeypatch, Queue([1.0] * ROWS), ours, estimator)
@@ -159,7 +162,7 @@ def test_weights_of_one_are_verls_own(monkeypatch, estimator):
 
 
 @pytest.mark.parametrize(("estimator", "definition"), [("rloo", leave_one_out), ("grpo", group_relative)])
-def test_advantages_are_the_objectives(monkeypatch, estimator, definition):
+def test_advantages_are_the_objectives(monkeypatch: Any, estimator: Any, definition: Any) -> None:
     _, ours = trainers()
     queue, _, _ = advantages(monkeypatch, Queue(WEIGHTS), ours, estimator)
     columns = queue.columns
@@ -172,7 +175,7 @@ def test_advantages_are_the_objectives(monkeypatch, estimator, definition):
     assert all(bool((row == row[0]).all()) for row in columns["advantages"])
 
 
-def test_budget_raises_beta(monkeypatch):
+def test_budget_raises_beta(monkeypatch: Any) -> None:
     _, ours = trainers()
     _, figures, trainer = advantages(monkeypatch, Queue(WEIGHTS), ours, "rloo", EngineSettings(target_kl=0.01))
     assert figures["surefoot/beta"] == BETA
@@ -181,18 +184,18 @@ def test_budget_raises_beta(monkeypatch):
 
 
 @pytest.mark.parametrize("missing", [None, 0.0, float("nan"), float("inf")])
-def test_a_row_needs_a_weight(monkeypatch, missing):
+def test_a_row_needs_a_weight(monkeypatch: Any, missing: Any) -> None:
     _, ours = trainers()
     with pytest.raises(DataError, match=r"row u1_1_0 came with surefoot_"):
         advantages(monkeypatch, Queue([*WEIGHTS[:3], missing, *WEIGHTS[4:]]), ours, "gae")
 
 
-def test_another_penalty_stops_the_run(monkeypatch):
+def test_another_penalty_stops_the_run(monkeypatch: Any) -> None:
     import verl.trainer.ppo.v1.trainer_base as base
 
     _, ours = trainers()
 
-    def unweighted(data, kl_ctrl, kl_penalty):
+    def unweighted(data: Any, kl_ctrl: Any, kl_penalty: Any) -> Any:
         data.batch["token_level_rewards"] = data.batch["token_level_scores"]
         return data, {"actor/reward_kl_penalty_coeff": kl_ctrl.value}
 
@@ -201,7 +204,7 @@ def test_another_penalty_stops_the_run(monkeypatch):
         advantages(monkeypatch, Queue(WEIGHTS), ours, "gae")
 
 
-def test_half_precision_is_told_or_refused(monkeypatch, caplog):
+def test_half_precision_is_told_or_refused(monkeypatch: Any, caplog: Any) -> None:
     _, ours = trainers()
     _, figures, _ = advantages(monkeypatch, Queue(WEIGHTS, torch.bfloat16), ours, "gae")
     assert "log-probabilities are torch.bfloat16" in caplog.text
@@ -210,7 +213,7 @@ def test_half_precision_is_told_or_refused(monkeypatch, caplog):
         advantages(monkeypatch, Queue(WEIGHTS, torch.bfloat16), ours, "gae", EngineSettings(half_precision="refuse"))
 
 
-def test_registered():
+def test_registered() -> None:
     from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
     from verl.trainer.ppo.v1 import get_trainer_cls
     from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
@@ -230,7 +233,7 @@ def test_registered():
         TRAINER_REGISTRY["surefoot_sync"] = held
 
 
-def test_entry_point_registers():
+def test_entry_point_registers() -> None:
     """verl loads the installed package's plugin by itself, in a process that imports verl alone."""
     code = "import verl, verl.trainer.ppo.v1 as v1; print(v1.get_trainer_cls('surefoot_sync').__module__)"
     environment = {name: value for name, value in os.environ.items() if name != "VERL_USE_EXTERNAL_MODULES"}
@@ -238,7 +241,7 @@ def test_entry_point_registers():
     assert run.stdout.split()[-1:] == ["surefoot.engines.verl"], run.stderr[-2000:]
 
 
-def test_verls_own_trainer_is_refused():
+def test_verls_own_trainer_is_refused() -> None:
     from omegaconf import OmegaConf
 
     from surefoot.engines.verl import SurefootRewardManager

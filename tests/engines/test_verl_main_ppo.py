@@ -94,7 +94,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_three_steps_then_resumed(made: Made, folder: Path):
+def test_three_steps_then_resumed(made: Made, folder: Path) -> None:
     first = train(made, folder, 3)
     assert first.returncode == 0, first.stdout[-4000:] + first.stderr[-4000:]
     errors = logged(first, "surefoot/check/max_error")
@@ -121,7 +121,7 @@ def test_three_steps_then_resumed(made: Made, folder: Path):
     assert "surefoot.preset: variance_aware, and this run has mean" in third.stdout + third.stderr
 
 
-def test_verls_own_trainer_stops_at_the_start(made: Made, folder: Path):
+def test_verls_own_trainer_stops_at_the_start(made: Made, folder: Path) -> None:
     run = train(made, folder, 1, "trainer.v1.trainer_mode=sync")
     assert run.returncode != 0
     assert "verl's own trainer, which ignores weights" in run.stdout + run.stderr
