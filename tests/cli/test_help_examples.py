@@ -11,7 +11,7 @@ import pytest
 
 from surefoot.cli.examples import EXAMPLES
 
-ELSEWHERE = ("demo",)  # minutes; tests/cli/test_demo.py
+ELSEWHERE = ("demo", "verl")  # minutes, tests/cli/test_demo.py; an environment of its own, tests/engines
 SERVERS = ("label", "serve")
 
 
