@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-import uvicorn
 
 from surefoot.data.messages import is_cut
 from surefoot.engines.row_scorer import RowScorer, as_texts, open_source
@@ -15,7 +14,6 @@ from surefoot.errors import ConfigError, DataError, RowError, VarianceError
 from surefoot.maths.objectives import aggregate
 from surefoot.rewards.anchors import AnchorStore
 from surefoot.rewards.kinds.function import FunctionMembers
-from surefoot.serving.app import create_app
 from surefoot.serving.settings import ServeArguments
 from tests.engines.conftest import PROMPTS
 
@@ -99,6 +97,9 @@ def test_weights_need_a_variance() -> None:
 
 
 def test_served_source_gives_the_same(made: Any) -> None:
+    uvicorn = pytest.importorskip("uvicorn", reason="needs the extra serve")
+    from surefoot.serving.app import create_app
+
     app = create_app(made.source, ServeArguments(reward_source="given"))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
     thread = threading.Thread(target=server.run)
