@@ -7,6 +7,7 @@ import os
 import re
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -355,20 +356,23 @@ def test_a_full_disk(
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """The system lets no file grow beyond 2,000 bytes."""
+    """The system lets no file grow beyond 2,000 bytes. Not a fixture: pytest's own output may be a longer file."""
     held = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, held[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, held)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, held)
 
 
 def test_weights_that_do_not_fit_on_the_disk(
-    reward: dict[str, Any], tmp_path: Path, small_files: None, capsys: pytest.CaptureFixture[str]
+    reward: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What safetensors can't write is told like what Python can't."""
-    assert run("reward", reward, tmp_path) == 1
+    with small_files():
+        assert run("reward", reward, tmp_path) == 1
     assert "File too large" in one_line(capsys)
     assert not (tmp_path / "out" / "source").exists()
 
