@@ -87,6 +87,7 @@ def shape_of(config: Any, name: str) -> ModelShape:
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
+        model.tie_weights()  # not every version of transformers ties them on the meta device
         layers = model.base_model.layers
         _refuse_others(layers[0])
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
