@@ -158,6 +158,12 @@ def test_the_flip_rate_is_recovered(flip_rate: float) -> None:
         assert float(fit_bradley_terry(d).weights.norm()) < 0.6 * float(truth.norm())
 
 
+def test_without_evidence_the_flip_rate_is_zero() -> None:
+    """Thirty pairs say next to nothing about it: a rate of nearly ½ would be as likely, and would erase the reward."""
+    d = noisy(normal(11, 30, 6), 0.3 * normal(12, 6), 0.2, 13)
+    assert fit_bradley_terry(d, flip_rate="evidence").flip_rate == 0
+
+
 @pytest.mark.parametrize(
     ("keywords", "error", "message"),
     [

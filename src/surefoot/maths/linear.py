@@ -34,6 +34,8 @@ _GRID = tuple(10.0 ** (k / 2) for k in range(-4, 10))
 _EXACT = 4096
 """Most directions for which the posterior is computed exactly."""
 _FOLDS = 5
+_BEYOND_CHANCE = 1.92
+"""Nats that a further parameter gains by chance in one case of twenty: half the 95% quantile of χ², 1 degree."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +120,8 @@ def fit_bradley_terry(
             each; None for 1.
         count: number of answers to each pair; None for 1.
         flip_rate: ε, the share of answers that are reversed whatever the texts say; or "evidence", the ε with the
-            largest Laplace evidence, each with its own weights and penalty.
+            largest Laplace evidence, each with its own weights and penalty, if that is larger than at ε = 0 by more
+            than chance (1.92 nats); otherwise 0. Where pairs say little, every ε is about as likely.
         penalty: τ > 0; or "evidence", the τ with the largest Laplace evidence; or "held_out", the one with the largest
             mean log likelihood over five folds.
         covariance: "laplace" is H⁻¹, "sandwich" H⁻¹GH⁻¹.
@@ -241,7 +244,7 @@ def _log_evidence(pairs: _Pairs, w: Float[Tensor, "features"], tau: float) -> fl
 
 
 def _rate_by_evidence(pairs: _Pairs, penalty: float | str) -> float:
-    """Flip rate with the largest Laplace evidence, at weights and penalty of its own; 0 if no other is better."""
+    """Flip rate with the largest Laplace evidence, at weights and penalty of its own; 0 if that gains little."""
     plain = near = _weights(pairs, penalty)
 
     def loss(rate: float) -> float:
@@ -251,7 +254,8 @@ def _rate_by_evidence(pairs: _Pairs, penalty: float | str) -> float:
         return -_log_evidence(flipped, near[1], near[0])
 
     best = minimize_scalar(loss, bounds=(0.0, LARGEST_FLIP_RATE), method="bounded", options={"xatol": 5e-3})
-    return float(best.x) if float(best.fun) < -_log_evidence(pairs, plain[1], plain[0]) else 0.0
+    gained = -float(best.fun) - _log_evidence(pairs, plain[1], plain[0])
+    return float(best.x) if gained > _BEYOND_CHANCE else 0.0
 
 
 def _by_evidence(pairs: _Pairs, tau: float, w: Float[Tensor, "features"]) -> tuple[float, Float[Tensor, "features"]]:
