@@ -182,6 +182,26 @@ def test_another_kind_is_trained_on_preferences_without_ties(given: dict[str, An
     assert entry["reliability"] is not None
 
 
+@pytest.mark.parametrize(("kind", "rows"), [("linear", 3), ("heads", 2)])
+def test_an_earlier_runs_labels_start_another(given: dict[str, Any], kind: str, rows: int, tmp_path: Path) -> None:
+    """Its shares and ties are kept for `linear`; other kinds have no use for a tie."""
+    start = tmp_path / "start.jsonl"
+    texts = {"prompt": "the red ", "chosen": "red cat and", "rejected": "dog dog and"}
+    shares = [(1.0, 2), (0.5, 1), (0.75, 4)]
+    held = [
+        {**texts, "rejected": f"{WORDS[i]} dog", "chosen_share": s, "answers": n} for i, (s, n) in enumerate(shares)
+    ]
+    start.write_text("".join(json.dumps(row) + "\n" for row in held))
+    reward = {**given["reward"], "kind": kind, **({} if kind == "linear" else {"members": 3, "epochs": 1})}
+    changes = {"reward": reward, "rounds": 1, "rule": "random", "start_dataset": str(start), "gold_temperature": 1.0}
+    assert run(given, tmp_path / "out", **changes) == 0
+    (folder,) = (tmp_path / "out" / "start").iterdir()
+    found = rows_of(folder / "preferences.jsonl")
+    assert len(found) == rows
+    if kind == "linear":
+        assert [(row["chosen_share"], row["answers"]) for row in found] == shares
+
+
 @pytest.mark.slow
 def test_the_policy_is_aligned_between_rounds(given: dict[str, Any], tmp_path: Path) -> None:
     """The second round's completions are drawn from the policy that the first round's reward trained."""

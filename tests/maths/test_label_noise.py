@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from scipy.integrate import quad
 from scipy.optimize import minimize
 from torch import Tensor
@@ -82,7 +84,7 @@ def test_the_fit_is_that_of_a_general_optimiser(flip_rate: float) -> None:
         p = flip_rate + (1 - 2 * flip_rate) * torch.sigmoid(d @ w)
         return -(count * (share * p.log() + (1 - share) * (1 - p).log())).sum() + 0.5 * 2.0 * w.square().sum()
 
-    def with_slope(x: object) -> tuple[float, object]:
+    def with_slope(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         w = torch.tensor(x, dtype=torch.float64, requires_grad=True)
         value = loss(w)
         value.backward()
@@ -90,7 +92,7 @@ def test_the_fit_is_that_of_a_general_optimiser(flip_rate: float) -> None:
         return value.item(), w.grad.numpy()
 
     found = fit_bradley_terry(d, share=share, count=count, flip_rate=flip_rate, penalty=2.0)
-    best = minimize(with_slope, torch.zeros(4).double().numpy(), jac=True, method="BFGS", options={"gtol": 1e-10})
+    best = minimize(with_slope, np.zeros(4), jac=True, method="BFGS", options={"gtol": 1e-10})
     torch.testing.assert_close(found.weights, torch.from_numpy(best.x), rtol=1e-5, atol=1e-7)
     assert found.loss == pytest.approx((float(best.fun) - float(best.x @ best.x)) / float(count.sum()), rel=1e-7)
 

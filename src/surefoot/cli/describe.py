@@ -53,7 +53,7 @@ _OF_CLASSES = {
     "ModelConfig": "model (TRL)",
 }
 _TRAINING = "training (TRL)"
-_REQUIRED = dict.fromkeys(("rloo", "grpo", "dpo"), ("model_name_or_path", "dataset_name"))
+_REQUIRED: dict[str, tuple[str, ...]] = dict.fromkeys(("rloo", "grpo", "dpo"), ("model_name_or_path", "dataset_name"))
 _REQUIRED["study"] = ("settings", "sources")
 _REQUIRED["online"] = ("reward",)
 """Options that a command needs although TRL's dataclasses, or a file's, have a default."""

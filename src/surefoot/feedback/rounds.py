@@ -263,12 +263,21 @@ def _rows(
     args: OnlineArguments, inputs: Inputs, pairs: tuple[Pair, ...], answers: tuple[Answer, ...]
 ) -> list[dict[str, Any]]:
     counted = _counted(args)
-    start = [] if inputs.start is None else inputs.start.select_columns(["prompt", "chosen", "rejected"]).to_list()
-    whole: dict[str, Any] = {"chosen_share": 1.0, "answers": 1} if counted else {}
-    rows = [{**row, **whole} for row in start] + training_rows(pairs, answers, counted=counted)
+    rows = [] if inputs.start is None else _start_rows(inputs.start, counted)
+    rows += training_rows(pairs, answers, counted=counted)
     if not rows:
         raise DataError("no pair has a label that the reward can be trained on: all were skipped, or are ties")
     return rows
+
+
+def _start_rows(start: Dataset, counted: bool) -> list[dict[str, Any]]:
+    """The preferences to start from, with the shares of an earlier run's `preferences.jsonl`; ties only if counted."""
+    shares: dict[str, Any] = {"chosen_share": 1.0, "answers": 1}
+    texts = ["prompt", "chosen", "rejected"]
+    kept = start.select_columns([*texts, *(name for name in shares if name in start.column_names)])
+    if counted:
+        return [{**shares, **row} for row in kept]
+    return [{name: row[name] for name in texts} for row in kept if row.get("chosen_share") != 0.5]
 
 
 def _align(args: OnlineArguments, source: Path, folder: Path) -> Path:

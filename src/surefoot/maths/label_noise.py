@@ -2,8 +2,8 @@
 
 An annotator prefers the first completion of a pair with probability p = ε + (1 − 2ε) σ(m), m the margin of its reward
 over the second's and ε the flip rate: the share of labels that are reversed whatever the texts say (Christiano et al.
-2017, arXiv:1706.03741, section 2.2.3, with ε = .05 there). Of n answers the share t prefer the first, a tie counting
-as half an answer for each side, and the pair's negative log likelihood is
+2017, arXiv:1706.03741, section 2.2.3, with ε = .05 there; docs/method.md 4.5). Of n answers the share t prefer the
+first, a tie counting as half an answer for each side, and the pair's negative log likelihood is
 
     ℓ(m) = −n [t ln p + (1 − t) ln(1 − p)]
 

@@ -60,12 +60,12 @@ class LinearConfig:
     covariance: Literal["laplace", "sandwich"] = field(
         default="laplace", metadata={"help": "laplace, the posterior's; sandwich, over fresh pairs and labels."}
     )
+    max_length: int = 512
+    overlong: Literal["drop", "truncate"] = "drop"
     flip_rate_by: Literal["none", "evidence"] = field(
         default="none",
         metadata={"help": "Share of labels that are reversed by mistake: none, or evidence's estimate."},
     )
-    max_length: int = 512
-    overlong: Literal["drop", "truncate"] = "drop"
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
