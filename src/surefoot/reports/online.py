@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from surefoot.reports.wording import counted, interval_of, number, percent, perc
 __all__ = ["build_online", "online_figure", "online_words", "print_online"]
 
 _HEADINGS = (
-    *("labels", "accuracy [95%]", "log-likelihood", "variance", "reliability", "flip rate"),
+    *("labels", "accuracy [95%]", "ln p(label)", "variance", "reliability", "flip rate"),
     *("agreement", "rule", "round"),
 )
 _IN_A_TERMINAL = 6
@@ -61,9 +62,10 @@ def online_words(online: dict[str, Any]) -> list[str]:
     rounds, waiting = online["rounds"], online["waiting"]
     lines = [f"{len(rounds)} of {online['rounds_wanted']} rounds are finished."]
     if waiting is not None:
+        pairs, answers = (shlex.quote(waiting[name]) for name in ("pairs", "answers"))
         lines.append(
             f"Round {waiting['round']} waits for {counted(waiting['missing'], 'answer')}. Label with: surefoot label "
-            f"--dataset_name {waiting['pairs']} --output {waiting['answers']}"
+            f"--dataset_name {pairs} --output {answers}"
         )
         lines.append("Then run the same command again.")
     return lines
