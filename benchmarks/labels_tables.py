@@ -51,7 +51,8 @@ def of_noise(noise: list[dict[str, Any]], own: dict[str, np.ndarray], picks: np.
 
 def interval(values: np.ndarray, picks: np.ndarray) -> dict[str, float]:
     low, high = np.quantile(values[picks].mean(axis=1), [0.025, 0.975])
-    return {"value": float(values.mean()), "low": float(low), "high": float(high)}
+    found = {"value": values.mean(), "low": low, "high": high}
+    return {name: round(float(value), 5) for name, value in found.items()}
 
 
 def labels_needed(own: np.ndarray, random: np.ndarray, budgets: np.ndarray, picks: np.ndarray) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def labels_needed(own: np.ndarray, random: np.ndarray, budgets: np.ndarray, pick
 def bounds(values: list[float]) -> list[float | None]:
     """The first value, and the 95% interval of the others."""
     low, high = np.quantile(values[1:], [0.025, 0.975], method="nearest")
-    return [float(value) if math.isfinite(value) else None for value in (values[0], low, high)]
+    return [round(float(value), 3) if math.isfinite(value) else None for value in (values[0], low, high)]
 
 
 def reached(accuracy: np.ndarray, target: float, budgets: np.ndarray) -> float:
@@ -167,8 +168,16 @@ def scaled(figure: dict[str, float], measure: str) -> dict[str, float]:
 
 
 def ranged(figure: dict[str, float | None], form: str) -> str:
-    value, low, high = ("> all" if figure[k] is None else form.format(figure[k]) for k in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]".replace("-", "−")
+    value, low, high = (shown(figure[k], form) for k in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def shown(value: float | None, form: str) -> str:
+    """A number without a sign where it rounds to 0."""
+    if value is None:
+        return "> all"
+    text = form.format(value).replace("-", "−")
+    return text if any(digit in text for digit in "123456789") else text.lstrip("+−")
 
 
 def accuracy_figure(rows: list[Row]) -> Drawing:

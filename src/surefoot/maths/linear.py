@@ -7,8 +7,8 @@ With r(y) = φ(y)·w and pairs δ = φ(chosen) − φ(rejected), the penalised n
 is strictly convex. Newton's method finds its minimum ŵ in a few steps; H = Σ p(1 − p) δδᵀ + τ1 at ŵ is the precision
 of the Laplace posterior (MacKay 1992). Ties, several answers to a pair and flipped labels change the likelihood of a
 pair (`surefoot.maths.label_noise`); H is then made of the Fisher information of its answers, and with a flip rate L
-needn't be convex: the minimum is that which is reached from the given start. Everything is in float64 and
-deterministic; variances are in reward².
+needn't be convex: the minimum is the one that is reached from w = 0. Everything is in float64 and deterministic;
+variances are in reward².
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ _GRID = tuple(10.0 ** (k / 2) for k in range(-4, 10))
 _EXACT = 4096
 """Most directions for which the posterior is computed exactly."""
 _FOLDS = 5
-_BEYOND_CHANCE = 1.92
-"""Nats that a further parameter gains by chance in one case of twenty: half the 95% quantile of χ², 1 degree."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +118,8 @@ def fit_bradley_terry(
             each; None for 1.
         count: number of answers to each pair; None for 1.
         flip_rate: ε, the share of answers that are reversed whatever the texts say; or "evidence", the ε with the
-            largest Laplace evidence, each with its own weights and penalty, if that is larger than at ε = 0 by more
-            than chance (1.92 nats); otherwise 0. Where pairs say little, every ε is about as likely.
+            largest Laplace evidence times a prior density ∝ 1 − 2ε, each with its own weights and penalty. Where pairs
+            say little, every ε is about as likely, and the prior keeps it near 0.
         penalty: τ > 0; or "evidence", the τ with the largest Laplace evidence; or "held_out", the one with the largest
             mean log likelihood over five folds.
         covariance: "laplace" is H⁻¹, "sandwich" H⁻¹GH⁻¹.
@@ -244,18 +242,17 @@ def _log_evidence(pairs: _Pairs, w: Float[Tensor, "features"], tau: float) -> fl
 
 
 def _rate_by_evidence(pairs: _Pairs, penalty: float | str) -> float:
-    """Flip rate with the largest Laplace evidence, at weights and penalty of its own; 0 if that gains little."""
+    """Most probable flip rate, by evidence and the prior 1 − 2ε, at weights and penalty of its own."""
     plain = near = _weights(pairs, penalty)
 
     def loss(rate: float) -> float:
         nonlocal near
         flipped = pairs.flipped(rate)
         near = _weights(flipped, penalty, near)
-        return -_log_evidence(flipped, near[1], near[0])
+        return -_log_evidence(flipped, near[1], near[0]) - math.log(1 - 2 * rate)
 
     best = minimize_scalar(loss, bounds=(0.0, LARGEST_FLIP_RATE), method="bounded", options={"xatol": 5e-3})
-    gained = -float(best.fun) - _log_evidence(pairs, plain[1], plain[0])
-    return float(best.x) if gained > _BEYOND_CHANCE else 0.0
+    return float(best.x) if float(best.fun) < -_log_evidence(pairs, plain[1], plain[0]) else 0.0
 
 
 def _by_evidence(pairs: _Pairs, tau: float, w: Float[Tensor, "features"]) -> tuple[float, Float[Tensor, "features"]]:
