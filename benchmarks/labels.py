@@ -23,6 +23,7 @@ held-out labels, in nats) of that fit over the one without. Finished runs are ke
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,9 @@ def main() -> None:
         rows += of_setting(name, {rule: [runs[rule, seed] for seed in seeds] for rule in config["rules"]})
     show(rows)
     if options.figure is not None:
-        write_text(options.figure, accuracy_figure(rows).svg())
+        write_text(options.figure, accuracy_figure(rows).svg(standalone=True) + "\n")
     if options.json is not None:
-        write_json(options.json, {"config": config, "rows": rows})
+        write_text(options.json, json.dumps({"config": config, "rows": rows}, allow_nan=False) + "\n")
 
 
 def kept_run(
