@@ -62,8 +62,8 @@ def test_rounds_of_simulated_labels(given: dict[str, Any], tmp_path: Path, capsy
     output = tmp_path / "out"
     assert run(given, output) == 0
     online, record = read_json(output / "online.json"), read_json(output / "record.json")
-    folders = [output / row["folder"] for row in online["rounds"]]
-    asked = [pair.id for folder in folders for pair in read_pairs(folder / "selected" / "pairs.jsonl")]
+    folders = [output / row["trained"] for row in online["rounds"]]
+    asked = [pair.id for folder in folders for pair in read_pairs(folder.parent / "selected" / "pairs.jsonl")]
     assert len(set(asked)) == len(asked) == 60
     assert [row["labels"] for row in online["rounds"]] == [20, 40, 60]
     assert [row["rule"] for row in online["rounds"]] == ["random", "expected_information", "expected_information"]
@@ -134,11 +134,34 @@ def test_people_are_waited_for(given: dict[str, Any], tmp_path: Path, capsys: py
             file.add(Answer(pair.id, "Bo", second, strength=1 if second in ("a", "b") else 0))
     assert run(given, output, **changes) == 0
     (entry,) = read_json(output / "online.json")["rounds"]
-    rows = rows_of(output / entry["folder"] / "preferences.jsonl")
+    rows = rows_of(output / entry["trained"] / "preferences.jsonl")
     assert [(row["chosen_share"], row["answers"]) for row in rows] == [(1.0, 2), (0.5, 2), (0.75, 2)]
     assert rows[2]["chosen"] == pairs[2].b
     assert (entry["asked"], entry["labels"]) == (4, 3)
     assert entry["answers"]["pairs_with_two"] == 3
+
+
+def test_more_answers_train_the_round_anew(
+    given: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second annotator goes on after the reward was trained; answers to other pairs are refused."""
+    output, changes = tmp_path / "out", {"labels": "page", "gold": None, "count": 3, "rounds": 2}
+    assert run(given, output, **changes) == 0
+    waiting = read_json(output / "online.json")["waiting"]
+    pairs = read_pairs(waiting["pairs"])
+    for annotator, choice, share in (("Ann", "a", 1.0), ("Bo", "b", 0.5)):
+        with open_answers(waiting["answers"], pairs) as file:
+            for pair in pairs:
+                file.add(Answer(pair.id, annotator, choice, strength=1))  # type: ignore[arg-type]
+        assert run(given, output, **changes) == 0
+        online = read_json(output / "online.json")
+        rows = rows_of(output / online["rounds"][0]["trained"] / "preferences.jsonl")
+        assert [row["chosen_share"] for row in rows] == [share] * 3
+        assert online["waiting"]["round"] == 2
+    later = Path(online["waiting"]["answers"])
+    later.write_bytes(Path(waiting["answers"]).read_bytes())
+    assert run(given, output, **changes) == 1
+    assert "holds answers on other pairs than the round's" in capsys.readouterr().err
 
 
 def test_changed_completions_begin_the_round_anew(given: dict[str, Any], tmp_path: Path) -> None:
@@ -162,7 +185,7 @@ def test_a_judge_rates_and_start_labels_count(given: dict[str, Any], tmp_path: P
     changes = {"labels": "judge", "gold": None, "judge": str(SOURCES / "linear"), "tie_margin": 1e9, "rounds": 1}
     assert run(given, tmp_path / "out", start_dataset=str(start), **changes) == 0
     (entry,) = read_json(tmp_path / "out" / "online.json")["rounds"]
-    rows = rows_of(tmp_path / "out" / entry["folder"] / "preferences.jsonl")
+    rows = rows_of(tmp_path / "out" / entry["trained"] / "preferences.jsonl")
     assert [row["chosen_share"] for row in rows] == [1.0] + [0.5] * 20
     assert (entry["rule"], entry["start_pairs"], entry["labels"]) == ("expected_information", 1, 20)
     assert entry["answers"]["choices"] == {"tie": 20}
@@ -173,7 +196,7 @@ def test_another_kind_is_trained_on_preferences_without_ties(given: dict[str, An
     assert run(given, tmp_path / "out", reward=reward, rounds=2, gold_temperature=0.0) == 0
     online = read_json(tmp_path / "out" / "online.json")
     entry = online["rounds"][-1]
-    rows = rows_of(tmp_path / "out" / entry["folder"] / "preferences.jsonl")
+    rows = rows_of(tmp_path / "out" / entry["trained"] / "preferences.jsonl")
     assert set(rows[0]) == {"prompt", "chosen", "rejected"}
     ties = sum(row["answers"]["choices"].get("tie", 0) for row in online["rounds"])
     assert ties > 0
@@ -216,12 +239,12 @@ def test_the_policy_is_aligned_between_rounds(given: dict[str, Any], tmp_path: P
                "align_config": str(tmp_path / "rloo.yaml")}  # fmt: skip
     assert run(given, tmp_path / "out", **changes) == 0
     first, second = read_json(tmp_path / "out" / "online.json")["rounds"]
-    drawn = sorted((tmp_path / "out" / "completions").iterdir())
-    assert {folder.name for folder in drawn} == {"first", first["after"]}
+    drawn = list((tmp_path / "out" / "completions").iterdir())
+    assert len(drawn) == 2
     texts = [rows_of(folder / "candidates.jsonl") for folder in drawn]
     assert texts[0] != texts[1]
     for row in (first, second):
-        assert (tmp_path / "out" / row["folder"] / "policy" / "model.safetensors").exists()
+        assert (tmp_path / "out" / row["trained"] / "policy" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 from surefoot.data.preferences import data_hash, load_preferences
 from surefoot.feedback.online_settings import OnlineArguments
-from surefoot.feedback.rounds import Inputs, Progress, State, Waiting, run_round
+from surefoot.feedback.rounds import PREFERENCES, Inputs, Progress, State, Waiting, run_round
 from surefoot.files import read_json, write_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 
@@ -29,7 +29,7 @@ def run_online(args: OnlineArguments, settings: dict[str, Any], on_progress: Pro
     Returns:
         What `online.json` holds: `rounds`, one entry for each finished round (`rounds.run_round` says what is in it);
         `waiting`, the pairs and the answers file that are waited for, with how many answers are missing, or None; and
-        `preferences`, all labels so far as a file.
+        `preferences` and `source`, all labels so far as a file and the last reward's directory, or None.
 
     Raises:
         ConfigError, DataError, ModelError, RunError, VarianceError: before anything is drawn where possible.
@@ -66,14 +66,13 @@ def _rounds(args: OnlineArguments, inputs: Inputs, report: Progress) -> dict[str
         entries.append(entry)
     if waiting is None:
         report("rounds", args.rounds, args.rounds)
+    last = None if not entries else Path(args.output_dir) / entries[-1]["trained"]
     return {
         "labels": args.labels,
         "rule": args.rule,
         "rounds_wanted": args.rounds,
         "rounds": entries,
         "waiting": waiting,
-        "preferences": None
-        if not entries
-        else str(Path(args.output_dir) / entries[-1]["folder"] / "preferences.jsonl"),
-        "source": None if not entries else str(Path(args.output_dir) / entries[-1]["folder"] / "reward" / "source"),
+        "preferences": None if last is None else str(last / PREFERENCES),
+        "source": None if last is None else str(last / "reward" / "source"),
     }

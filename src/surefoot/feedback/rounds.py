@@ -31,7 +31,7 @@ from surefoot.rewards.registry import load_source
 from surefoot.rewards.run import run_reward
 from surefoot.rewards.source import RewardSource
 
-__all__ = ["Inputs", "Progress", "State", "Waiting", "run_round"]
+__all__ = ["PREFERENCES", "Inputs", "Progress", "State", "Waiting", "run_round"]
 
 Progress = Callable[[str, float, float], None]
 """Called with (what is being done, done, of how many)."""
@@ -100,7 +100,8 @@ def run_round(
     """Run one round, or what of it isn't finished.
 
     Returns:
-        What the next round starts from, and the entry of this one: `labels` (pairs with an answer so far),
+        What the next round starts from, and the entry of this one: `trained` (the folder that holds `reward/source`
+        and `preferences.jsonl`, relative to the run's), `asked` and `labels` (pairs so far, and those with an answer),
         `accuracy` on the held-out pairs with its interval, `log_likelihood` of their labels (mean, in nats, with the
         flip rate), `margin_variance` (mean, in reward²), `reliability` of the variance, `flip_rate`, `answers` (of
         this round: counts and agreement). Unknown figures are None. Or, that answers are missing.
@@ -116,12 +117,14 @@ def run_round(
     if isinstance(outcome, Waiting):
         return outcome
     asked, answers = (*state.pairs, *pairs), (*state.answers, *outcome)
-    source = _train(args, inputs, asked, answers, folder, f"round {number}: ", report)
-    policy = None if args.align_config is None else _align(args, source, folder)
-    after = fingerprint([address, [asdict(answer) for answer in outcome]])
-    if not (folder / ROUND).exists() or read_json(folder / ROUND)["after"] != after:
-        write_json(folder / ROUND, _entry(args, inputs, number, asked, answers, outcome, source, folder, after))
-    return State(files, asked, answers, source, policy, after), read_json(folder / ROUND)
+    # People may answer more once the reward has been trained: it then is trained anew, in a folder of its own.
+    address = fingerprint([address, [asdict(answer) for answer in outcome]])
+    trained = folder / f"trained-{address}"
+    source = _train(args, inputs, asked, answers, trained, f"round {number}: ", report)
+    policy = None if args.align_config is None else _align(args, source, trained)
+    if not (trained / ROUND).exists():
+        write_json(trained / ROUND, _entry(inputs, number, asked, answers, outcome, trained))
+    return State(files, asked, answers, source, policy, address), read_json(trained / ROUND)
 
 
 def _address(args: OnlineArguments, inputs: Inputs, state: State, number: int, completions: str) -> str:
@@ -139,16 +142,20 @@ def _completions(args: OnlineArguments, inputs: Inputs, state: State, number: in
     assert args.model_name_or_path is not None
     assert args.dataset_name is not None
     table = load_prompts(args.dataset_name, split=args.dataset_split, config=args.dataset_config)
+    prompts = list(table["prompt"])[: args.dataset_prompts]
     policy = args.model_name_or_path if state.policy is None else str(state.policy)
-    place = inputs.folder / "completions" / ("first" if state.policy is None else state.address)
+    settings: dict[str, Any] = {
+        "max_completion_length": args.max_completion_length,
+        "temperature": args.temperature,
+        "seed": args.seed if state.policy is None else args.seed + number,
+    }
+    address = fingerprint([prompts, args.n, settings, "" if state.policy is None else state.address])
     path = draw_candidates(
         policy,
-        list(table["prompt"])[: args.dataset_prompts],
+        prompts,
         args.n,
-        place,
-        max_completion_length=args.max_completion_length,
-        temperature=args.temperature,
-        seed=args.seed if state.policy is None else args.seed + number,
+        inputs.folder / "completions" / address,
+        **settings,
         prompts_per_batch=args.prompts_per_batch,
         on_progress=lambda done, total: report(_stage(args, number, "completions"), done, total),
     )
@@ -193,6 +200,8 @@ def _answers(args: OnlineArguments, pairs: list[Pair], folder: Path) -> list[Ans
     wanted = args.annotators if args.labels == "page" else 1
     given_to = {pair.id: 0 for pair in pairs}
     for answer in answers:
+        if answer.pair not in given_to:
+            raise RunError(f"{path} holds answers on other pairs than the round's; move it away, and label again")
         given_to[answer.pair] += 1
     missing = sum(max(0, wanted - count) for count in given_to.values())
     if missing:
@@ -299,28 +308,23 @@ def _align(args: OnlineArguments, source: Path, folder: Path) -> Path:
 
 
 def _entry(
-    args: OnlineArguments,
     inputs: Inputs,
     number: int,
     pairs: tuple[Pair, ...],
     answers: tuple[Answer, ...],
     own: list[Answer],
-    source: Path,
-    folder: Path,
-    after: str,
+    trained: Path,
 ) -> dict[str, Any]:
-    labelled = {answer.pair for answer in answers if answer.choice != "skip"}
-    selected = read_json(folder / "selected" / "record.json")["metrics"]
+    selected = read_json(trained.parent / "selected" / "record.json")["metrics"]
     return {
         "round": number,
-        "folder": str(folder.relative_to(inputs.folder)),
-        "after": after,
+        "trained": str(trained.relative_to(inputs.folder)),
         "rule": selected["rule"],
         "candidates": selected["candidates"],
         "asked": len(pairs),
-        "labels": len(labelled),
+        "labels": len({answer.pair for answer in answers if answer.choice != "skip"}),
         "start_pairs": 0 if inputs.start is None else len(inputs.start),
-        **_measured(load_source(source), inputs.held_out),
+        **_measured(load_source(trained / "reward" / "source"), inputs.held_out),
         "answers": summary(own),
     }
 
