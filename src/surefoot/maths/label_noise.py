@@ -91,8 +91,12 @@ def preference_labels(
     share: Float[Tensor, "pairs"] | None = None,
     count: Float[Tensor, "pairs"] | None = None,
     flip_rate: float = 0.0,
+    device: torch.device | None = None,
 ) -> PreferenceLabels:
     """Check labels; None stands for one answer each, which prefers the first completion.
+
+    Args:
+        device: of the margins that they will be compared with; None is the CPU.
 
     Raises:
         ConfigError: the flip rate isn't in [0, .45]. DataError: a share isn't in [0, 1], a count isn't positive, or
@@ -100,8 +104,8 @@ def preference_labels(
     """
     if not 0 <= flip_rate <= LARGEST_FLIP_RATE:
         raise ConfigError(f"flip_rate must be between 0 and {LARGEST_FLIP_RATE}, got {flip_rate}")
-    one = torch.ones(pairs, dtype=torch.float64)
-    t, n = (one if values is None else values.to(torch.float64) for values in (share, count))
+    one = torch.ones(pairs, dtype=torch.float64, device=device)
+    t, n = (one if values is None else values.to(one) for values in (share, count))
     for name, values in (("share", t), ("count", n)):
         if values.shape != (pairs,):
             raise DataError(f"{name} of the labels must have one number for each of {pairs} pairs, got {len(values)}")

@@ -133,7 +133,7 @@ def fit_bradley_terry(
     if covariance not in ("laplace", "sandwich"):
         raise ConfigError(f"covariance must be laplace or sandwich, got '{covariance}'")
     rate = 0.0 if flip_rate == "evidence" else flip_rate
-    labels = preference_labels(len(d), share=share, count=count, flip_rate=rate)
+    labels = preference_labels(len(d), share=share, count=count, flip_rate=rate, device=d.device)
     basis, left_out = _directions(d)
     pairs = _Pairs(d if basis is None else d @ basis, shift, labels)
     if flip_rate == "evidence":
@@ -232,7 +232,7 @@ def log_evidence(
     """Laplace approximation of ln p(labels | τ, ε) at ŵ, −L(ŵ) + (d/2) ln τ − ½ ln|H|, in nats (MacKay 1992)."""
     d, w = differences.to(torch.float64), weights.to(torch.float64)
     shift = d.new_zeros(len(d)) if offsets is None else offsets.to(d)
-    labels = preference_labels(len(d), share=share, count=count, flip_rate=flip_rate)
+    labels = preference_labels(len(d), share=share, count=count, flip_rate=flip_rate, device=d.device)
     return _log_evidence(_Pairs(d, shift, labels), w, penalty)
 
 
