@@ -258,6 +258,12 @@ def test_the_policy_is_aligned_between_rounds(given: dict[str, Any], tmp_path: P
         ({"gold_flips": 0.7}, "gold_flips must be between 0 and 0.5"),
         ({"completions": None}, "give either model_name_or_path and dataset_name"),
         ({"align_config": "rloo.yaml"}, "align_config changes the policy"),
+        (
+            {"align_config": "rloo.yaml", "completions": None, "model_name_or_path": "m", "dataset_name": "d"},
+            "align_config rloo.yaml does not exist",
+        ),
+        ({"gold": "nowhere.py:worth"}, "can't load the gold function"),
+        ({"labels": "judge", "gold": None, "judge": "tests"}, "is not a reward source"),
         ({"reward": {"kind": "linear"}}, "reward is missing"),
         ({"reward": {"model_name_or_path": "x", "output_dir": "y"}}, "reward can't have output_dir"),
         ({"reward": {"model_name_or_path": "x", "members": 5}}, "kind: linear has no members"),

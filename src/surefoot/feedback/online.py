@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.data.preferences import data_hash, load_preferences
+from surefoot.errors import ConfigError
 from surefoot.feedback.online_settings import OnlineArguments
 from surefoot.feedback.rounds import PREFERENCES, Inputs, Progress, State, Waiting, run_round
 from surefoot.files import read_json, write_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
+from surefoot.rewards.gold import gold_spec, load_gold
+from surefoot.rewards.registry import load_source
 
 __all__ = ["ONLINE", "run_online"]
 
@@ -35,6 +38,7 @@ def run_online(args: OnlineArguments, settings: dict[str, Any], on_progress: Pro
         ConfigError, DataError, ModelError, RunError, VarianceError: before anything is drawn where possible.
     """
     args.check()
+    _check_named(args)
     held_out = load_preferences(args.eval_dataset)
     start = None if args.start_dataset is None else load_preferences(args.start_dataset)
     report: Progress = on_progress or (lambda what, done, total: None)
@@ -50,6 +54,16 @@ def run_online(args: OnlineArguments, settings: dict[str, Any], on_progress: Pro
             record = make_record("online", settings, seed=args.seed, data_hash=data_hash(*tables), metrics=metrics)
             write_record(folder, record)
         return result
+
+
+def _check_named(args: OnlineArguments) -> None:
+    """Load what labels, and look for the policy's config, before completions are drawn or pairs chosen."""
+    if args.gold is not None:
+        load_gold(gold_spec(args.gold))
+    if args.judge is not None:
+        load_source(args.judge)
+    if args.align_config is not None and not Path(args.align_config).is_file():
+        raise ConfigError(f"align_config {args.align_config} does not exist; give a config of `surefoot rloo`")
 
 
 def _rounds(args: OnlineArguments, inputs: Inputs, report: Progress) -> dict[str, Any]:
