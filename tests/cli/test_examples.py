@@ -11,6 +11,7 @@ from surefoot.cli.parsing import parse
 from surefoot.cli.plan import MemoryPlanArguments
 from surefoot.cli.reward import arguments_of
 from surefoot.cli.study import StudyArguments, configure
+from surefoot.feedback.online_settings import OnlineArguments
 from surefoot.studies.cell import check_policy
 from surefoot.training.best_of_n import BestOfNArguments
 from surefoot.training.dpo_config import VarianceAwareDPOConfig
@@ -28,6 +29,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "grpo": (OnlineScriptArguments, VarianceAwareGRPOConfig, ModelConfig),
     "dpo": (DPOScriptArguments, VarianceAwareDPOConfig, ModelConfig),
     "bon": (BestOfNArguments,),
+    "online": (OnlineArguments,),
     "study": (StudyArguments, MemoryPlanArguments),
 }
 
@@ -49,13 +51,15 @@ def command(path: Path) -> str:
 def test_other_examples_parse(path: Path, tmp_path: Path) -> None:
     types = TYPES[command(path)]
     words = ["--config", str(path), "--output_dir", str(tmp_path)]
-    words += [] if command(path) in ("bon", "study") else ["--use_cpu", "true", "--bf16", "false"]
+    words += [] if command(path) in ("bon", "online", "study") else ["--use_cpu", "true", "--bf16", "false"]
     parsed = parse(types, words, command(path))
     if command(path) in ("rloo", "grpo"):
         parsed[0].check()
         assert parsed[1].build_objective().weights == "variance"
     if command(path) == "bon":
         assert parsed[0].objective().aggregate == "lcb"
+    if command(path) == "online":
+        parsed[0].check()
     if command(path) == "study":
         assert len(configure(parsed[0]).cells()) == {"study_world": 24, "study_stories": 18}[path.stem]
     if getattr(parsed[0], "reward_config", None):

@@ -85,3 +85,9 @@ def test_bad_rows_are_named(tmp_path: Path, row: dict[str, str], words: str) -> 
 def test_no_pairs_at_all_is_an_error() -> None:
     with pytest.raises(DataError, match="two different completions"):
         candidate_pairs(torch.tensor([0, 0, 1]), ["a", "a", "b"], 10, 0)
+
+
+def test_empty_completions_are_in_no_pair() -> None:
+    """A policy may end at once; the pair would have a side that nobody can read, and that `label` refuses."""
+    pairs, total = candidate_pairs(torch.tensor([0, 0, 0, 0]), ["x", "", "y", " "], 10, 0)
+    assert (pairs.tolist(), total) == ([[0, 2]], 1)

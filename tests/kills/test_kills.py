@@ -18,7 +18,7 @@ from surefoot.studies.config import StudyConfig, method_settings
 from surefoot.studies.run import run_study
 from surefoot.training import prepare_anchors
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
-from surefoot.training.run_online import OnlineScriptArguments, run_online
+from surefoot.training.run_online import OnlineScriptArguments, run_policy_gradient
 from tests.kills.killing import Kills, survive
 from tests.models import WORDS, save_policy
 
@@ -165,7 +165,7 @@ def test_rloo_past_its_first_epoch(policy: str, prompts: str, survives: Callable
             preset="vanilla",
         )  # fmt: skip
         script = OnlineScriptArguments(dataset_name=prompts, reward_source="a function")
-        run_online("rloo", script, args, ModelConfig(policy), {"x": 1}, FunctionMembers(panel, 5))
+        run_policy_gradient("rloo", script, args, ModelConfig(policy), {"x": 1}, FunctionMembers(panel, 5))
 
     survives(run)
 

@@ -15,7 +15,7 @@ from surefoot.errors import ConfigError
 from surefoot.rewards.kinds.function import FunctionMembers, FunctionReward
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
-from surefoot.training.run_online import OnlineScriptArguments, run_online
+from surefoot.training.run_online import OnlineScriptArguments, run_policy_gradient
 from tests.training.test_anchors_in_trainers import KINDS, NEW, trainer_of
 from tests.training.test_prompt_anchors import rows_of
 from tests.training.test_rloo_trainer import PROMPTS, common, panel
@@ -50,7 +50,7 @@ def test_a_run_of_the_command_reads_the_data_s_completions_and_records_the_share
     args = VarianceAwareRLOOConfig(**common(tmp_path / "run", anchor="dataset", max_steps=2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other warnings are those of the trainers
-        record = run_online(
+        record = run_policy_gradient(
             "rloo", script, args, ModelConfig(str(policy_path), dtype="float32"), {"a": 1}, FunctionMembers(panel, 5)
         )
     assert record["metrics"]["anchors"]["prompts"] == 6

@@ -23,7 +23,7 @@ __all__ = ["describe", "describe_all", "describe_kind"]
 
 _GROUPS: dict[str, tuple[str, ...]] = {
     "reward and variance": (
-        *("kind", "reward_source", "reward_models", "reward_config", "gold", "preset", "aggregate"),
+        *("kind", "reward", "reward_source", "reward_models", "reward_config", "gold", "preset", "aggregate"),
         *("aggregate_parameter", "weights", "objective", "weight_floor", "weight_ceiling", "variance"),
         *("scale_members", "reference_variance", "objectives", "rule", "kappa", "plain_text"),
     ),
@@ -32,7 +32,15 @@ _GROUPS: dict[str, tuple[str, ...]] = {
         *("anchor", "anchor_completions", "anchor_file", "anchor_memory", "max_anchors", "calibration_prompts"),
     ),
     "data": (
-        *("dataset_name", "completions", "dataset_config", "dataset_split", "dataset_train_split"),
+        *(
+            "dataset_name",
+            "completions",
+            "start_dataset",
+            "eval_dataset",
+            "dataset_config",
+            "dataset_split",
+            "dataset_train_split",
+        ),
         *("dataset_test_split", "held_out", "dataset_prompts", "dataset_streaming", "bad_rows", "exclude"),
     ),
     "model": ("model_name_or_path", "max_length", "overlong", "pooling", "layer"),
@@ -45,8 +53,9 @@ _OF_CLASSES = {
     "ModelConfig": "model (TRL)",
 }
 _TRAINING = "training (TRL)"
-_REQUIRED = dict.fromkeys(("rloo", "grpo", "dpo"), ("model_name_or_path", "dataset_name"))
+_REQUIRED: dict[str, tuple[str, ...]] = dict.fromkeys(("rloo", "grpo", "dpo"), ("model_name_or_path", "dataset_name"))
 _REQUIRED["study"] = ("settings", "sources")
+_REQUIRED["online"] = ("reward",)
 """Options that a command needs although TRL's dataclasses, or a file's, have a default."""
 _ACCELERATE = {
     "flags": ["--accelerate_config"],

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from surefoot.cli.launching import launched
-from surefoot.cli.online import print_run
 from surefoot.cli.parsing import given_settings, parse
+from surefoot.cli.policy_gradient import print_run
 from surefoot.quiet import quieten
 from surefoot.rewards.kinds.judge.access import JudgeArguments
 

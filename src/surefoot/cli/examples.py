@@ -29,6 +29,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "--output_dir runs/selected",
     ),
     "label": ("surefoot label --dataset_name runs/selected/pairs.jsonl --output runs/labels.jsonl",),
+    "online": (
+        "echo 'reward: {kind: linear, layer: 0, model_name_or_path: world/policy}' > online.yaml",
+        f"surefoot online --config online.yaml {_POLICY} {_PROMPTS} {_SHORT} "
+        "--eval_dataset world/preferences-test.parquet --labels gold --gold surefoot.data.world.truth:true_rewards "
+        "--count 50 --rounds 2 --output_dir runs/online",
+    ),
     "serve": (f"surefoot serve {_SOURCE} --port 8000",),
     "rloo": (
         f"surefoot rloo {_POLICY} {_SOURCE} {_PROMPTS} --target_kl 6 --beta 1 {_TRAIN} "

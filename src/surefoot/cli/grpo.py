@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from surefoot.cli.online import run_command
+from surefoot.cli.policy_gradient import run_command
 from surefoot.rewards.kinds.judge.access import JudgeArguments
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "forecast": "what each objective would give at each KL budget, before training",
     "select": "choose which pairs of a policy's completions to label",
     "label": "a page on which people compare pairs, and its answers as preferences",
+    "online": "rounds of choosing pairs, labelling them and training the reward again",
     "study": "run many whole pipelines and measure how often each method ends below the reference",
     "report": "make a study's report again from its records",
     "world": "write the offline world to disk: model, preferences, prompts",

@@ -1,59 +1,38 @@
-"""Shared by `surefoot rloo` and `surefoot grpo`: parse the settings, train, and print a table of the result."""
+"""`surefoot online`: rounds of choosing pairs, labelling them and training the reward again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
-from surefoot.cli.launching import launched
 from surefoot.cli.parsing import given_settings, parse
+from surefoot.cli.progress import progress
 from surefoot.quiet import quieten
+from surefoot.rewards.kinds.judge.access import JudgeArguments
 
-__all__ = ["print_run", "run_command"]
+
+def option_types() -> tuple[type, ...]:
+    """Dataclasses whose fields are the options."""
+    from surefoot.feedback.online_settings import OnlineArguments
+
+    return OnlineArguments, JudgeArguments
 
 
-def run_command(kind: str, option_types: Callable[[], tuple[type, ...]], arguments: list[str]) -> None:
-    """Parse, align the policy, and print what came of it.
+def run(arguments: list[str]) -> None:
+    """Run the rounds that can be run, print them, and say what is waited for."""
+    from rich.console import Console
 
-    Args:
-        kind: rloo or grpo.
-        option_types: gives the script's, the trainer's and the model's settings classes.
-    """
-    if launched(kind, arguments):
-        return
-    from surefoot.training.run_online import run_online
+    from surefoot.feedback.online import run_online
+    from surefoot.reports.online import build_online, print_online
 
     quieten()
-    script, args, model = parse(option_types(), arguments, kind)
-    script.check()
-    if script.reward_config is not None:
-        with args.main_process_first(local=False, desc="reward source"):  # the others find it finished
-            script.reward_source, script.reward_config = _train_source(script.reward_config), None
-    record = run_online(kind, script, args, model, given_settings(arguments, kind))
-    print_run(f"{record['metrics']['steps']} steps of {kind.upper()}, preset {args.preset}", record, args.output_dir)
-
-
-def print_run(title: str, record: dict[str, Any], output_dir: str) -> None:
-    """A table of the logged figures at the start and at the end."""
-    from rich.console import Console
-    from rich.table import Table
-
-    metrics = record["metrics"]
-    table = Table(title=title)
-    for heading in ("", "start", "end"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for name, start in metrics["start"].items():
-        table.add_row(name, _shown(start), _shown(metrics["end"][name]))
+    (args,) = parse(option_types(), arguments, "online")
+    settings = given_settings(arguments, "online")
+    with progress() as show:
+        online = run_online(args, settings, show)
     console = Console()
-    console.print(table)
-    console.print(f"policy and record: {output_dir}")
-
-
-def _train_source(config: str) -> str:
-    from surefoot.cli.reward import train
-
-    return train(["--config", config])
-
-
-def _shown(value: float | None) -> str:
-    return "not logged" if value is None else f"{value:.3f}"
+    print_online(console, online)
+    if online["rounds"]:
+        page = build_online(Path(args.output_dir) / "online.html", online, settings)
+        console.print(f"reward: {online['source']}", soft_wrap=True)
+        console.print(f"all labels: {online['preferences']}", soft_wrap=True)
+        console.print(f"page: {page.resolve().as_uri()}", soft_wrap=True)

@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from surefoot.data.loading import open_dataset
+from surefoot.data.messages import is_blank
 from surefoot.data.rows import read_pair
 from surefoot.errors import ConfigError, DataError
 from surefoot.files import fingerprint
@@ -106,7 +107,8 @@ def candidate_pairs(
 ) -> tuple[Int[Tensor, "pairs 2"], int]:
     """All pairs of different completions of one prompt, each once.
 
-    Completions with the same text count once, by their first row: no pair compares a text with itself.
+    Completions with the same text count once, by their first row: no pair compares a text with itself. Empty ones
+    don't count: nobody can be asked about them.
 
     Args:
         prompts: number of each completion's prompt.
@@ -140,10 +142,11 @@ def candidate_pairs(
 
 
 def _distinct_rows(prompts: Int[Tensor, "completions"], completions: Sequence[Text]) -> list[list[int]]:
-    """Rows of each prompt's different completions."""
+    """Rows of each prompt's different completions that aren't empty."""
     groups: dict[int, dict[str, int]] = {}
     for row, (prompt, completion) in enumerate(zip(prompts.tolist(), completions, strict=True)):
-        groups.setdefault(prompt, {}).setdefault(_key(completion), row)
+        if not is_blank(completion):
+            groups.setdefault(prompt, {}).setdefault(_key(completion), row)
     return [list(group.values()) for group in groups.values()]
 
 

@@ -47,7 +47,7 @@ class SelectArguments:
         metadata={"help": "Completions of the policy: columns prompt and completion, file or hub."}
     )
     count: int = field(metadata={"help": "How many pairs to choose."})
-    rule: str = field(metadata={"help": "By what pairs are chosen.", "choices": RULES})
+    rule: str = field(default="random", metadata={"help": "By what pairs are chosen.", "choices": RULES})
     reward_source: str | None = field(
         default=None, metadata={"help": "Directory or hub name of the reward source; only `random` needs none."}
     )

@@ -25,7 +25,7 @@ from surefoot.training.prompt_anchors import OWN_COLUMNS
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
 
-__all__ = ["OnlineScriptArguments", "averages", "load_policy_tokenizer", "run_online", "with_model_settings"]
+__all__ = ["OnlineScriptArguments", "averages", "load_policy_tokenizer", "run_policy_gradient", "with_model_settings"]
 
 
 TRAINERS: dict[str, Any] = {"rloo": VarianceAwareRLOOTrainer, "grpo": VarianceAwareGRPOTrainer}
@@ -62,7 +62,7 @@ class OnlineScriptArguments(ScriptArguments):
             raise ConfigError("dataset_name is missing; give a local file, directory or hub name that holds prompts")
 
 
-def run_online(
+def run_policy_gradient(
     kind: str,
     script: OnlineScriptArguments,
     args: VarianceAwareRLOOConfig | VarianceAwareGRPOConfig,

@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from surefoot.cli.main import main
 from surefoot.diagnosis.disagreement import measure_disagreement
-from surefoot.errors import ConfigError
+from surefoot.errors import ConfigError, DataError
 from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.config import RewardSourceArguments, reward_arguments
 from surefoot.rewards.hub import model_card, write_card
@@ -157,6 +157,28 @@ def test_margins_of_the_data_count(policy_path: Path, pairs: Dataset) -> None:
     assert gaps[1] > gaps[0] + 0.1
 
 
+def test_shares_of_answers_are_as_so_many_rows(policy_path: Path, pairs: Dataset) -> None:
+    """Three of four answers for `chosen`: the same weights as four rows, one of them turned."""
+    rows = list(pairs.select_columns(["prompt", "chosen", "rejected"]))
+    shared = Dataset.from_list([{**row, "chosen_share": 0.75, "answers": 4} for row in rows])
+    turned = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+    # The spread of the features has divisor N − 1, so that repeated rows change it by little.
+    first, second = (
+        fit_linear(table, policy_path, CONFIG, device="cpu")
+        for table in (shared, Dataset.from_list(rows * 3 + turned))
+    )
+    torch.testing.assert_close(first.weights, second.weights, rtol=0.02, atol=1e-3)
+    plain = fit_linear(pairs, policy_path, CONFIG, device="cpu")
+    assert float(first.weights.norm()) < 0.9 * float(plain.weights.norm())
+    assert first.figures["flip_rate"] == 0
+
+
+def test_a_share_out_of_range_is_refused(policy_path: Path, pairs: Dataset) -> None:
+    wrong = pairs.add_column("chosen_share", [1.5] * len(pairs))
+    with pytest.raises(DataError, match="pair 0: the share of answers for the first completion must be between 0"):
+        fit_linear(wrong, policy_path, CONFIG, device="cpu")
+
+
 # From settings
 
 
@@ -177,6 +199,7 @@ def test_settings_reach_the_fit() -> None:
         ({"penalty": -1.0}, "penalty must be positive, got -1.0"),
         ({"penalty_by": "luck"}, "penalty_by must be one of evidence, held_out, got 'luck'"),
         ({"covariance": "full"}, "covariance must be one of laplace, sandwich, got 'full'"),
+        ({"flip_rate_by": "luck"}, "flip_rate_by must be one of none, evidence, got 'luck'"),
         ({"epochs": 3}, "kind: linear has no epochs"),
         ({"members": 5}, r"kind: linear has no members \(kind: dropout or heads or independent or lora\)"),
         ({"scale_members": True}, "kind: linear has no members: scale_members and variance don't apply"),

@@ -42,6 +42,8 @@ class LinearConfig:
         penalty: τ of ‖w‖²/2 on standardised features; None chooses it by `penalty_by`.
         penalty_by: "evidence" (Laplace's) or "held_out" (likelihood over five folds).
         covariance: "laplace" is the posterior H⁻¹; "sandwich" H⁻¹GH⁻¹ is how the weights vary over fresh pairs.
+        flip_rate_by: whether a share of labels that are reversed whatever the texts say is estimated ("evidence"), or
+            taken as 0 ("none").
     """
 
     pooling: Pooling = field(default="mean", metadata={"help": "last (decoders), mean, or cls (BERT-style)."})
@@ -60,13 +62,24 @@ class LinearConfig:
     )
     max_length: int = 512
     overlong: Literal["drop", "truncate"] = "drop"
+    flip_rate_by: Literal["none", "evidence"] = field(
+        default="none",
+        metadata={"help": "Share of labels that are reversed by mistake: none, or evidence's estimate."},
+    )
 
     def __post_init__(self) -> None:
-        for name, allowed in (("penalty_by", ("evidence", "held_out")), ("covariance", ("laplace", "sandwich"))):
+        for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got '{getattr(self, name)}'")
         if self.penalty is not None and not self.penalty > 0:
             raise ConfigError(f"penalty must be positive, got {self.penalty}")
+
+
+_CHOICES = {
+    "penalty_by": ("evidence", "held_out"),
+    "covariance": ("laplace", "sandwich"),
+    "flip_rate_by": ("none", "evidence"),
+}
 
 
 @register("linear")
@@ -80,7 +93,7 @@ class LinearReward(GaussianSource):
         term: the posterior.
         centre, spread: (features,) of the standardisation.
         pooling, layer: which hidden states become features, and how.
-        figures: of the fit, shown on the card: penalty, covariance, shrinkage, left_out, loss.
+        figures: of the fit, shown on the card: penalty, covariance, shrinkage, left_out, loss, flip_rate.
     """
 
     settings = LinearConfig
@@ -170,7 +183,9 @@ def fit_linear(
     """Features of the frozen trunk once, then the head and its posterior in closed form.
 
     Args:
-        pairs: `prompt`, `chosen`, `rejected` and perhaps `margin`, checked (`surefoot.data.preferences`).
+        pairs: `prompt`, `chosen`, `rejected` and perhaps `margin`, checked (`surefoot.data.preferences`). A column
+            `chosen_share` in [0, 1] says which share of the `answers` to a pair prefers `chosen`, a tie counting half;
+            1 of 1 if not given.
         trunk: directory or hub name of any model that `AutoModel` loads.
         cache_directory: keeps features between runs.
         on_progress: called with (what is being done, share done).
@@ -194,10 +209,16 @@ def fit_linear(
     centre, spread = features.mean(dim=0), features.std(dim=0, correction=1).clamp(min=1e-6)
     standard = ((features - centre) / spread).double()
     count = len(encoded)
-    margins = torch.tensor(encoded["margin"]) if "margin" in encoded.column_names else None
+    margins, share, answers = (
+        torch.tensor([float(value) for value in encoded[name]]) if name in encoded.column_names else None
+        for name in ("margin", "chosen_share", "answers")
+    )
     fit = fit_bradley_terry(
         standard[:count] - standard[count:],
         margins,
+        share=share,
+        count=None if share is None else answers,
+        flip_rate="evidence" if config.flip_rate_by == "evidence" else 0.0,
         penalty=config.penalty_by if config.penalty is None else config.penalty,
         covariance=config.covariance,
     )
@@ -210,6 +231,6 @@ def fit_linear(
 
 def _figures(fit: LinearFit, config: LinearConfig) -> dict[str, float | str]:
     figures: dict[str, float | str] = {"covariance": config.covariance}
-    for name in ("penalty", "shrinkage", "left_out", "loss"):
+    for name in ("penalty", "shrinkage", "left_out", "loss", "flip_rate"):
         figures[name] = float(getattr(fit, name))
     return figures

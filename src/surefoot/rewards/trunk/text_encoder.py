@@ -148,7 +148,9 @@ def prompt_keys(prompts: Sequence[Text]) -> list[str]:
 
 
 def encode_pairs(pairs: Dataset, encoder: TextEncoder, *, overlong: str = "drop") -> Dataset:
-    """Encode pairs as `chosen_ids` and `rejected_ids` (and `margin`, if there), as TRL's RewardTrainer reads them.
+    """Encode pairs as `chosen_ids` and `rejected_ids`, as TRL's RewardTrainer reads them.
+
+    The columns `margin`, `chosen_share` and `answers` are kept where they are there.
 
     Args:
         pairs: `prompt`, `chosen`, `rejected`.
@@ -173,6 +175,7 @@ def encode_pairs(pairs: Dataset, encoder: TextEncoder, *, overlong: str = "drop"
             f"{over} of {len(pairs)} pairs are longer than {encoder.max_length} tokens, {done}", stacklevel=2
         )
     columns: dict[str, Any] = {f"{side}_ids": [encoder.cut(ids[i]) for i in keep] for side, ids in sides.items()}
-    if "margin" in pairs.column_names:
-        columns["margin"] = [pairs["margin"][i] for i in keep]
+    for name in ("margin", "chosen_share", "answers"):
+        if name in pairs.column_names:
+            columns[name] = [pairs[name][i] for i in keep]
     return Dataset.from_dict(columns)
