@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from surefoot.cli.main import main
 from surefoot.errors import RunError
@@ -203,6 +205,19 @@ def test_another_kind_is_trained_on_preferences_without_ties(given: dict[str, An
     assert len(rows) == 40 - ties
     assert entry["flip_rate"] is None
     assert entry["reliability"] is not None
+
+
+def test_heads_go_on_from_those_of_the_round_before(given: dict[str, Any], tmp_path: Path) -> None:
+    """With hardly a step they stay the first round's, with the centre of its features, though there are more pairs."""
+    reward = {**given["reward"], "kind": "heads", "members": 3, "epochs": 1, "learning_rate": 1e-12}
+    assert run(given, tmp_path / "out", reward=reward, rounds=2) == 0
+    rounds = read_json(tmp_path / "out" / "online.json")["rounds"]
+    first, second = (
+        load_file(tmp_path / "out" / entry["trained"] / "reward" / "source" / "heads.safetensors") for entry in rounds
+    )
+    assert rounds[1]["labels"] > rounds[0]["labels"]
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize(("kind", "rows"), [("linear", 3), ("heads", 2)])

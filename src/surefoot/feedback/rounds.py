@@ -120,7 +120,7 @@ def run_round(
     # People may answer more once the reward has been trained: it then is trained anew, in a folder of its own.
     address = fingerprint([address, [asdict(answer) for answer in outcome]])
     trained = folder / f"trained-{address}"
-    source = _train(args, inputs, asked, answers, trained, f"round {number}: ", report)
+    source = _train(args, inputs, asked, answers, trained, f"round {number}: ", report, state.source)
     policy = None if args.align_config is None else _align(args, source, trained)
     if not (trained / ROUND).exists():
         write_json(trained / ROUND, _entry(inputs, number, asked, answers, outcome, trained))
@@ -245,13 +245,20 @@ def _train(
     folder: Path,
     before: str,
     report: Progress,
+    last: Path | None = None,
 ) -> Path:
-    """Train the reward on all labels so far, and write them beside it; a finished one is kept."""
+    """Train the reward on all labels so far, and write them beside it; a finished one is kept.
+
+    Args:
+        last: the last round's reward; heads start from it.
+    """
     rows = _rows(args, inputs, pairs, answers)
     write_text(folder / PREFERENCES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     train = check_preferences(Dataset.from_list(rows), str(folder / PREFERENCES))
     given = {"seed": args.seed, **_usual(args), **args.reward}
-    reward = reward_arguments(output_dir=str(folder / "reward"), dataset_name=str(folder / PREFERENCES), **given)
+    start = {"start_heads": str(last)} if last is not None and args.reward.get("kind") == "heads" else {}
+    paths = {"output_dir": str(folder / "reward"), "dataset_name": str(folder / PREFERENCES)}
+    reward = reward_arguments(**{**given, **start, **paths})
     settings = {**given, "data_hash": data_hash(train, inputs.held_out)}
     run_reward(
         reward, settings, lambda what, share: report(before + what, float(share), 1.0), pairs=(train, inputs.held_out)

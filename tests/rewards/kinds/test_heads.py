@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from surefoot.errors import ConfigError
+from surefoot.errors import ConfigError, ModelError
 from surefoot.maths.ensemble import reliability
 from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.config import reward_arguments
@@ -63,6 +63,31 @@ def test_the_loss_is_bradley_terry() -> None:
     heads = fit_heads(chosen, rejected, weights, torch.zeros(2), config)
     gap = (heads(chosen) - heads(rejected))[0, 0].detach()
     assert float(gap.sigmoid()) == pytest.approx(0.75, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_training_goes_on_from_earlier_heads(kind: str) -> None:
+    """Without a step they are the earlier ones, to the features' centre; with one epoch ahead of new ones."""
+    chosen, rejected, weights, margins = data(400)
+    config = HeadsConfig(members=3, head=kind, prior_scale=0.5, epochs=20, learning_rate=1e-2)  # type: ignore[arg-type]
+    few = slice(0, 300)
+    earlier = fit_heads(chosen[few], rejected[few], weights[few], margins[few], config).requires_grad_(False)
+    still = fit_heads(chosen, rejected, weights, margins, replace(config, learning_rate=0.0), start=earlier)
+    torch.testing.assert_close(still(chosen).detach(), earlier(chosen), rtol=0, atol=0)
+    once = replace(config, epochs=1, learning_rate=1e-3)
+    warm, cold = (fit_heads(chosen, rejected, weights, margins, once, start=start) for start in (earlier, None))
+    with torch.no_grad():
+        losses = [(torch.nn.functional.softplus(h(rejected) - h(chosen)) * weights).mean() for h in (warm, cold)]
+    assert losses[0] < losses[1] - 0.01
+
+
+def test_heads_of_other_settings_are_no_start(policy_path: Path, pairs: Dataset, tmp_path: Path) -> None:
+    config = HeadsConfig(members=3, epochs=1)
+    train_heads(pairs, policy_path, config, device=CPU).save(tmp_path / "earlier")
+    start = replace(config, start_heads=str(tmp_path / "earlier"))
+    assert train_heads(pairs, policy_path, start, device=CPU).num_members == 3
+    with pytest.raises(ModelError, match=r"start_heads .*earlier has other heads .*3 members .* here"):
+        train_heads(pairs, policy_path, replace(start, members=4), device=CPU)
 
 
 def test_head_k_does_not_depend_on_how_many_there_are() -> None:

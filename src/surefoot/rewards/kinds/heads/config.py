@@ -36,6 +36,10 @@ class HeadsConfig:
     weight_decay: float = 1.0
     epochs: int = 10
     batch_size: int = 64
+    start_heads: str | None = field(
+        default=None,
+        metadata={"help": "Directory of an earlier heads source on the same trunk to start from."},
+    )
     trunk_epochs: int = field(
         default=0, metadata={"help": "Epochs of trunk and heads together, after the heads alone; 0 freezes the trunk."}
     )

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.data.preferences import data_hash
-from surefoot.errors import ConfigError
+from surefoot.errors import ConfigError, ModelError
 from surefoot.files import fingerprint
 from surefoot.rewards.kinds.heads.config import HeadsConfig
-from surefoot.rewards.kinds.heads.source import Heads, HeadShape, SharedTrunkHeads
+from surefoot.rewards.kinds.heads.source import Heads, HeadShape, SharedTrunkHeads, load_heads
 from surefoot.rewards.kinds.heads.trunk_training import train_trunk
 from surefoot.rewards.trunk.bootstrap import bootstrap_weights
 from surefoot.rewards.trunk.bradley_terry_loop import Plan
@@ -71,7 +71,8 @@ def train_heads(
     rows = list(zip(chosen_ids, rejected_ids, strict=True))
     weights = bootstrap_weights(rows, config.members, config.seed, config.bootstrap)
     margins = torch.tensor(encoded["margin"]) if "margin" in encoded.column_names else torch.zeros(len(rows))
-    heads = fit_heads(features[: len(rows)], features[len(rows) :], weights, margins, config, report)
+    start = None if config.start_heads is None else _start(Path(config.start_heads), config, features.shape[1])
+    heads = fit_heads(features[: len(rows)], features[len(rows) :], weights, margins, config, report, start)
     if config.trunk_epochs > 0:
         train_trunk(
             model,
@@ -92,6 +93,23 @@ def train_heads(
     return SharedTrunkHeads(model, encoder, heads, config.pooling, config.layer)
 
 
+def _start(directory: Path, config: HeadsConfig, width: int) -> Heads:
+    """The heads that training starts from.
+
+    Raises:
+        ModelError: they are of other settings than those to be trained, or of other features.
+    """
+    held, heads = load_heads(directory)
+    wanted = HeadShape(config.members, width, config.head, config.hidden, config.prior_scale)
+    if (heads.shape, held["pooling"], held["layer"]) != (wanted, config.pooling, config.layer):
+        raise ModelError(
+            f"start_heads {directory} has other heads or reads other features than the settings name; give it the "
+            f"same members, head, hidden, prior_scale, pooling and layer ({held['shape']['members']} members of "
+            f"{held['shape']['features']} features there, {config.members} of {width} here)"
+        )
+    return heads
+
+
 def fit_heads(
     chosen: Float[Tensor, "pairs features"],
     rejected: Float[Tensor, "pairs features"],
@@ -99,6 +117,7 @@ def fit_heads(
     margins: Float[Tensor, "pairs"],
     config: HeadsConfig,
     on_progress: Callable[[str, float], None] | None = None,
+    start: Heads | None = None,
 ) -> Heads:
     """Minimise each head's weighted Bradley-Terry loss, −w log σ(r(chosen) − r(rejected) − margin), by AdamW.
 
@@ -108,12 +127,17 @@ def fit_heads(
     Args:
         weights: how much each pair counts for each head.
         margins: in reward, as in TRL's RewardTrainer.
+        start: heads of the same shape to start from, with their centre and spread of the features; else they are drawn
+            from the seed. A pair's bootstrap weights follow from its content, so head k goes on with its own resample.
     """
     if config.epochs < 1 or config.batch_size < 1:
         raise ConfigError(f"epochs and batch_size must be at least 1, got {config.epochs} and {config.batch_size}")
     shape = HeadShape(config.members, chosen.shape[1], config.head, config.hidden, config.prior_scale)
     heads = Heads(shape, config.seed)
-    heads.standardise(torch.cat([chosen, rejected]))
+    if start is None:
+        heads.standardise(torch.cat([chosen, rejected]))
+    else:
+        heads.load_state_dict(start.state_dict())
     optimiser = torch.optim.AdamW(heads.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     steps = config.epochs * -(-len(chosen) // config.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)

@@ -23,7 +23,7 @@ from surefoot.rewards.trunk.loading import choose_device, load_encoder, load_tru
 from surefoot.rewards.trunk.text_encoder import TextEncoder, prompt_keys
 from surefoot.types import Text
 
-__all__ = ["HeadShape", "Heads", "SharedTrunkHeads"]
+__all__ = ["HeadShape", "Heads", "SharedTrunkHeads", "load_heads"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,21 @@ def _apply(features: Float[Tensor, "batch features"], weights: dict[str, Tensor]
     return (torch.nn.functional.gelu(hidden) * weights["weight"]).sum(dim=-1)
 
 
+def load_heads(directory: Path) -> tuple[dict[str, Any], Heads]:
+    """What `source.json` says, and the heads, without the trunk.
+
+    Raises:
+        ModelError: the two don't fit each other, or aren't of this kind.
+    """
+    held, tensors = read_source(directory), read_tensors(directory / "heads.safetensors")
+    shape = HeadShape(**held["shape"])
+    if len(tensors["weight"]) != shape.members:  # before a number that may be huge is drawn for
+        raise ModelError(f"{directory} says {shape.members} members and holds {len(tensors['weight'])} heads")
+    heads = Heads(shape, seed=0)
+    heads.load_state_dict(tensors)
+    return held, heads
+
+
 @register("heads")
 class SharedTrunkHeads(MemberSource):
     """Members that share a frozen trunk.
@@ -178,12 +193,7 @@ class SharedTrunkHeads(MemberSource):
 
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> "SharedTrunkHeads":
-        held, tensors = read_source(directory), read_tensors(directory / "heads.safetensors")
-        shape = HeadShape(**held["shape"])
-        if len(tensors["weight"]) != shape.members:  # before a number that may be huge is drawn for
-            raise ModelError(f"{directory} says {shape.members} members and holds {len(tensors['weight'])} heads")
-        heads = Heads(shape, seed=0)
-        heads.load_state_dict(tensors)
+        held, heads = load_heads(directory)
         trunk = load_trunk(directory / "trunk", choose_device(device))
         encoder = load_encoder(directory / "trunk", trunk, held["max_length"])
         return cls(trunk, encoder, heads, held["pooling"], held["layer"], held["name"])
