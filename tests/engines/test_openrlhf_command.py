@@ -6,6 +6,7 @@ import ast
 import http.server
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -153,3 +154,16 @@ def test_openrlhfs_own_command_with_weights(
     betas = [row["surefoot_beta"][0] for row in logged]
     assert betas[0] == betas[1] == pytest.approx(0.1)
     assert betas[-1] != betas[0]
+
+
+def test_the_examples_options_are_accepted(until_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import surefoot.engines.openrlhf as ours
+
+    asked: list[str] = []
+    monkeypatch.setattr(ours, "check_server", asked.append)
+    lines = (Path(__file__).parents[2] / "examples" / "openrlhf" / "qwen.sh").read_text(encoding="utf-8")
+    program, *words = shlex.split(lines[lines.index("surefoot openrlhf") :])
+    assert program == "surefoot"
+    with pytest.raises(Started):
+        main(words)
+    assert asked == ["http://127.0.0.1:8000/get_reward"]
