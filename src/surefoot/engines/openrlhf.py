@@ -46,8 +46,8 @@ _STATE = "surefoot"
 class WeightedExperienceMaker(RemoteExperienceMaker):
     """OpenRLHF's experience maker with each row's KL multiplied by the row's weight.
 
-    In every batch the token rewards that OpenRLHF made are compared with r − β·w·KL, computed apart; a difference
-    stops the run. Then β adapts, if there is a `target_kl`.
+    In every batch the token rewards that OpenRLHF made are compared with r − β·w·KL, made of the rewards, weights and
+    unweighted KL that went in; a difference stops the run. Then β adapts, if there is a `target_kl`.
 
     Args:
         *arguments: as of `RemoteExperienceMaker`; the strategy's arguments may hold our settings as `surefoot`.
@@ -133,8 +133,8 @@ def row_weights(info: dict[str, Any], rows: int, settings: EngineSettings) -> Fl
     if settings.anchor == "file" and (anchored is None or not bool((anchored == 1).all())):
         raise DataError(
             f"a reward came without extra_logs.{ANCHORED}: 1, so its variance wasn't centred by its prompt's anchor: "
-            "give `surefoot serve` an --anchor_file with all prompts exactly as OpenRLHF sends them, or set "
-            "--surefoot.anchor calibration"
+            "give `surefoot serve` an --anchor_file with all prompts exactly as OpenRLHF sends them and none that it "
+            "shortens, or set --surefoot.anchor calibration"
         )
     return weight
 
