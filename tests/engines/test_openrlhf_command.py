@@ -162,7 +162,7 @@ def test_the_examples_options_are_accepted(until_ray: None, monkeypatch: pytest.
     asked: list[str] = []
     monkeypatch.setattr(ours, "check_server", asked.append)
     lines = (Path(__file__).parents[2] / "examples" / "openrlhf" / "qwen.sh").read_text(encoding="utf-8")
-    program, *words = shlex.split(lines[lines.index("surefoot openrlhf") :])
+    program, *words = shlex.split(lines[lines.index("surefoot openrlhf") :].replace("\\\n", " "))
     assert program == "surefoot"
     with pytest.raises(Started):
         main(words)
