@@ -77,6 +77,7 @@ engines-openrlhf: $(VENV)-openrlhf/stamp
 OPENRLHF_PIP := $(VENV)-openrlhf/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
 $(VENV)-openrlhf/stamp: constraints-openrlhf.txt pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)-openrlhf
+	$(VENV)-openrlhf/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints-openrlhf.txt)
 	grep -v '^deepspeed==' constraints-openrlhf.txt | $(OPENRLHF_PIP) setuptools -r /dev/stdin
 	DS_BUILD_OPS=0 $(OPENRLHF_PIP) --no-build-isolation $$(grep '^deepspeed==' constraints-openrlhf.txt)
 	$(OPENRLHF_PIP) -e .
