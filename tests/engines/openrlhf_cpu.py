@@ -85,7 +85,7 @@ class Models:
     def append(self, experience: Any) -> None:
         """Print the figures that OpenRLHF would log."""
         if self.of == "policy":
-            names = ("weight", "surefoot_kl", "surefoot_beta", "surefoot_max_error")
+            names = ("surefoot_weight", "surefoot_kl", "surefoot_beta", "surefoot_max_error")
             print({name: experience.info[name].flatten().tolist() for name in names}, flush=True)  # noqa: T201
 
     @torch.no_grad()

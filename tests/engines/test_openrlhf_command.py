@@ -51,7 +51,7 @@ def until_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def plain_server() -> Iterator[str]:
-    """A reward server that gives no weights."""
+    """A reward server that gives no variances."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -83,12 +83,12 @@ def test_refused_before_ray(until_ray: None, capsys: pytest.CaptureFixture[str],
     assert said in capsys.readouterr().err
 
 
-def test_a_server_without_weights_is_refused(
+def test_a_server_without_variances_is_refused(
     until_ray: None, capsys: pytest.CaptureFixture[str], plain_server: str
 ) -> None:
     assert main(["openrlhf", "--reward.remote_url", plain_server]) == 1
     said = capsys.readouterr().err
-    assert "gives no extra_logs.weight" in said
+    assert "gives no extra_logs.variance" in said
     assert "secret" not in said
 
 
@@ -145,10 +145,16 @@ def test_openrlhfs_own_command_with_weights(
     )
     said = run.stdout + run.stderr
     assert run.returncode == 0, said[-6000:]
-    logged = [ast.literal_eval(line[line.index("{'weight'") :]) for line in said.splitlines() if "{'weight'" in line]
+    logged = [
+        ast.literal_eval(line[line.index("{'surefoot_weight'") :])
+        for line in said.splitlines()
+        if "{'surefoot_weight'" in line
+    ]
     assert len(logged) == 8  # two micro-batches in each of four steps
     assert max(error for row in logged for error in row["surefoot_max_error"]) <= 1e-6
-    assert len({weight for row in logged for weight in row["weight"]}) > 6
+    assert len({weight for row in logged for weight in row["surefoot_weight"]}) > 6
+    first = [weight for row in logged[:2] for weight in row["surefoot_weight"]]
+    assert sum(first) / len(first) == pytest.approx(1.0, abs=0.2)  # bounds move it
     assert all(abs(kl) < 1e-5 for row in logged[:2] for kl in row["surefoot_kl"])
     assert any(abs(kl) > 0.1 for row in logged[2:] for kl in row["surefoot_kl"])
     betas = [row["surefoot_beta"][0] for row in logged]

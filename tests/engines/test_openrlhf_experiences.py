@@ -160,7 +160,7 @@ def test_token_rewards_are_weighted(
         kl = experience.action_log_probs - maker.initial_model_group.forward(*columns)
         assert 0.01 < float(kl.abs().max()) < 10
         for i in range(4):
-            expected = -BETA * float(experience.info["weight"][i]) * kl[i]
+            expected = -BETA * float(experience.info["surefoot_weight"][i]) * kl[i]
             expected[int(experience.action_mask[i].nonzero().max())] += r[i]
             torch.testing.assert_close(tokens[i], expected, rtol=0, atol=1e-6)
         assert float(experience.info["surefoot_max_error"].max()) <= 1e-6
@@ -171,7 +171,7 @@ def test_token_rewards_are_weighted(
 @pytest.mark.parametrize("estimator", OPENRLHF_ESTIMATORS)
 def test_weights_of_one_are_openrlhfs_own(maker_of: Any, samples: Samples, estimator: str) -> None:
     plain = maker_of(theirs(), estimator).make_experience_batch(samples())
-    same = maker_of(ours(), estimator).make_experience_batch(samples(weight=[1.0] * 8))
+    same = maker_of(ours(), estimator).make_experience_batch(samples(weight=[1.0] * 8, variance=[None] * 8))
     other = maker_of(ours(), estimator).make_experience_batch(samples())
     for name in ("advantages", "returns"):
         pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(same, plain, strict=True)]
@@ -180,10 +180,30 @@ def test_weights_of_one_are_openrlhfs_own(maker_of: Any, samples: Samples, estim
     assert max(changes) > 0.05
 
 
-@pytest.mark.parametrize("bad", [None, 0.0, float("nan"), float("inf")])
-def test_a_row_needs_a_weight(maker_of: Any, samples: Samples, bad: Any) -> None:
-    with pytest.raises(DataError, match=r"positive, finite extra_logs\.weight"):
-        maker_of(ours(), "rloo").make_experience_batch(samples(weight=[1.0] * 5 + [bad] + [1.0] * 2))
+def test_weights_are_variances_over_the_first_batchs_mean(maker_of: Any, samples: Samples) -> None:
+    def weights(maker: Any, **extra: Any) -> torch.Tensor:
+        return torch.cat([e.info["surefoot_weight"] for e in maker.make_experience_batch(samples(**extra))])
+
+    variance, maker = torch.cat([sample.info["variance"].flatten() for sample in samples()]), maker_of(ours(), "gae")
+    expected = (variance / variance.mean()).clamp(0.1, 10.0)
+    torch.testing.assert_close(weights(maker), expected, rtol=1e-5, atol=0)
+    later = weights(maker, variance=(2 * variance).tolist())
+    torch.testing.assert_close(later, (2 * variance / variance.mean()).clamp(0.1, 10.0), rtol=1e-5, atol=0)
+    given = weights(maker_of(ours(), "gae", reference_variance=0.5))
+    torch.testing.assert_close(given, (variance / 0.5).clamp(0.1, 10.0), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("bad", [None, -1.0, float("nan"), float("inf")])
+def test_a_row_needs_a_variance(maker_of: Any, samples: Samples, bad: Any) -> None:
+    with pytest.raises(DataError, match=r"every reward must come with extra_logs\.variance"):
+        maker_of(ours(), "rloo").make_experience_batch(
+            samples(variance=[1.0] * 5 + [bad] + [1.0] * 2, weight=[None] * 8)
+        )
+
+
+def test_a_weight_must_be_positive(maker_of: Any, samples: Samples) -> None:
+    with pytest.raises(DataError, match=r"a positive extra_logs\.weight"):
+        maker_of(ours(), "rloo").make_experience_batch(samples(variance=[None] * 8, weight=[1.0] * 7 + [0.0]))
 
 
 @pytest.mark.parametrize("anchored", [0.0, None])
@@ -234,9 +254,12 @@ def test_a_budget_moves_beta_and_is_in_checkpoints(
 
     again = maker_of(ours(), "gae", target_kl=0.01)
     assert trainer_of(again, group).init_checkpoint_states()["global_step"] == 2
-    assert again.coefficient.state_dict() == maker.coefficient.state_dict()
+    assert again.state_dict() == maker.state_dict()
+    assert again.state_dict()["reference_variance"] > 0
     with pytest.raises(ConfigError, match="target_kl"):
         trainer_of(maker_of(ours(), "gae"), group).init_checkpoint_states()
+    with pytest.raises(ConfigError, match=r"surefoot\.anchor: file, and this run has calibration"):
+        trainer_of(maker_of(ours(), "gae", target_kl=0.01, anchor="calibration"), group).init_checkpoint_states()
     del group.saved[-1]["client_states"]["surefoot"]
     with pytest.raises(ConfigError, match="no checkpoint of `surefoot openrlhf`"):
         trainer_of(again, group).init_checkpoint_states()

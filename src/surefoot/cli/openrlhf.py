@@ -22,6 +22,13 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
         help="Budget in nats per sequence, to which β adapts; β is --algo.kl.init_coef throughout if none.",
     )
     parser.add_argument(
+        "--surefoot.reference_variance",
+        dest="reference_variance",
+        type=float,
+        metavar="VARIANCE",
+        help="Weight is variance over this, in reward²; the mean variance of the run's first batch if none.",
+    )
+    parser.add_argument(
         "--surefoot.anchor",
         dest="anchor",
         default="file",
@@ -44,4 +51,4 @@ def run(arguments: list[str]) -> None:
         if (error.name or "").partition(".")[0] not in _ENGINE:
             raise
         raise ConfigError(f"this needs OpenRLHF 0.11 ({error}); docs/engines.md says how to install") from None
-    launch(rest, EngineSettings(target_kl=own.target_kl, anchor=own.anchor))
+    launch(rest, EngineSettings(**vars(own)))
