@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test fast test-lowest test-newest coverage engines docs dist lint types borders clean
+.PHONY: demo test fast test-lowest test-newest coverage engines engines-openrlhf docs dist lint types borders clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/surefoot demo
@@ -69,6 +69,20 @@ $(VENV)-verl/stamp: constraints-verl.txt pyproject.toml
 		pytest hypothesis beartype
 	touch $@
 
+# The same for OpenRLHF: its own client, experience maker and command against our server, some two minutes. Its
+# requirements are installed as the constraints list them, since two of them can't be installed without a GPU.
+engines-openrlhf: $(VENV)-openrlhf/stamp
+	$(VENV)-openrlhf/bin/python -m pytest -m engines -W default tests/engines
+
+OPENRLHF_PIP := $(VENV)-openrlhf/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
+$(VENV)-openrlhf/stamp: constraints-openrlhf.txt pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)-openrlhf
+	$(VENV)-openrlhf/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints-openrlhf.txt)
+	grep -v '^deepspeed==' constraints-openrlhf.txt | $(OPENRLHF_PIP) setuptools -r /dev/stdin
+	DS_BUILD_OPS=0 $(OPENRLHF_PIP) --no-build-isolation $$(grep '^deepspeed==' constraints-openrlhf.txt)
+	$(OPENRLHF_PIP) -e .
+	touch $@
+
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -103,4 +117,4 @@ $(VENV)/docs.stamp: $(VENV)/torch.stamp pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(VENV)-verl dist build docs/_build docs/cli htmlcov .coverage* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(VENV)-verl $(VENV)-openrlhf dist build docs/_build docs/cli htmlcov .coverage* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

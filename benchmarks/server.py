@@ -1,10 +1,15 @@
-"""Requests a second of `surefoot serve`, beside a server without batching and beside plain batches of 64 in a process.
+"""CPU time of a request to `surefoot serve`, beside LitServe and beside the model alone in batches of 64.
 
-    python benchmarks/server.py SOURCE TEXTS.jsonl --requests 1000
+    python benchmarks/server.py SOURCE PREFERENCES.parquet --requests 1000 --rounds 5
 
-64 clients each send one row a request. "unbatched" is the same server with `--batch_tokens 1`: each row is a batch of
-its own. "plain" scores the same rows by `RewardSource.score` in batches of 64, without HTTP: no server can be faster
-by more than what larger batches give. LitServe isn't compared: it isn't installed here.
+64 clients each send one row a request and wait for its answer, so that the server is never idle. "model" scores the
+same rows by the source itself in batches of 64 in one process, without HTTP. "unbatched" is our server with
+`--batch_tokens 1`, where each row is a batch of its own. LitServe (`pip install litserve`) serves the same source in
+batches of up to 64; it is left out where it isn't installed.
+
+Each round runs all of them once, one after the other, and compares them within the round. CPU time is that of the
+server's processes, without the clients'; unlike requests per second it hardly depends on what else the machine does.
+The last line gives each one's ratio to "model": the mean over rounds, the lowest and the highest.
 """
 
 from __future__ import annotations
@@ -15,12 +20,13 @@ import json
 import subprocess
 import sys
 import time
-import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import psutil
+import pyarrow.parquet as pq
 
 CLIENTS = 64
 
@@ -28,19 +34,32 @@ CLIENTS = 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source")
-    parser.add_argument("texts", type=Path, help="JSON lines with prompt and chosen")
+    parser.add_argument("texts", type=Path, help="Parquet file with columns prompt and chosen")
     parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--port", type=int, default=8765)
     args = parser.parse_args()
-    lines = [json.loads(line) for line in args.texts.read_text().splitlines()]
+    lines = pq.read_table(args.texts, columns=["prompt", "chosen"]).to_pylist()
     rows = [(line["prompt"], line["chosen"]) for line in (lines * (args.requests // len(lines) + 1))[: args.requests]]
-    print(json.dumps({"plain": plain(args.source, rows)}), flush=True)
-    for name, words in (("surefoot serve", []), ("unbatched", ["--batch_tokens", "1"])):
-        print(json.dumps({name: served(args.source, rows, args.port, words)}), flush=True)
+    port = str(args.port)
+    ours = [sys.executable, "-m", "surefoot.cli.main", "serve", "--reward_source", args.source, "--device", "cpu"]
+    servers = {"surefoot": [*ours, "--port", port], "unbatched": [*ours, "--port", port, "--batch_tokens", "1"]}
+    if find_spec("litserve"):
+        servers["litserve"] = [sys.executable, str(Path(__file__).with_name("server_litserve.py")), args.source, port]
+    ratios: dict[str, list[float]] = {name: [] for name in servers}
+    for number in range(args.rounds):
+        model = alone(args.source, rows)
+        print(json.dumps({"round": number, "model": model}), flush=True)
+        for name, command in servers.items():
+            held = served(command, rows, args.port)
+            ratios[name].append(held["cpu_ms"] / model["cpu_ms"])
+            print(json.dumps({"round": number, name: held}), flush=True)
+    spread = {name: [round(f(x), 3) for f in (_mean, min, max)] for name, x in ratios.items()}
+    print(json.dumps({"requests": len(rows), "rounds": args.rounds, "ratio_to_model": spread}))
 
 
-def plain(folder: str, rows: list[tuple[Any, Any]]) -> dict[str, float]:
-    """Rows a second in batches of 64, with the CPU time of a row."""
+def alone(folder: str, rows: list[tuple[Any, Any]]) -> dict[str, float]:
+    """CPU time of a row and rows per second of the source itself, in batches of 64."""
     from surefoot.rewards.registry import load_source
 
     source = load_source(folder, "cpu")
@@ -49,40 +68,51 @@ def plain(folder: str, rows: list[tuple[Any, Any]]) -> dict[str, float]:
     for first in range(0, len(rows), 64):
         source.estimate(source.score(*map(list, zip(*rows[first : first + 64], strict=True))))
     seconds, used = time.perf_counter() - start, time.process_time() - used
-    return {"rows_s": round(len(rows) / seconds, 1), "cpu_ms_per_row": round(1000 * used / len(rows), 2)}
+    return {"cpu_ms": round(1000 * used / len(rows), 3), "rows_s": round(len(rows) / seconds, 1)}
 
 
-def served(folder: str, rows: list[tuple[Any, Any]], port: int, words: list[str]) -> dict[str, float]:
-    """Requests a second, latencies and the server's CPU time of a request."""
-    command = ["serve", "--source", folder, "--device", "cpu", "--port", str(port), *words]
-    with subprocess.Popen([sys.executable, "-m", "surefoot.cli.main", *command], stderr=subprocess.DEVNULL) as process:
+def served(command: list[str], rows: list[tuple[Any, Any]], port: int) -> dict[str, float]:
+    """CPU time of a request, requests per second and latencies of a server, which is started and stopped."""
+    url = f"http://127.0.0.1:{port}/v1/rewards"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        server = psutil.Process(process.pid)
         try:
-            _wait(f"http://127.0.0.1:{port}/ready")
-            asyncio.run(_load(f"http://127.0.0.1:{port}/v1/rewards", rows[:128]))
-            before = psutil.Process(process.pid).cpu_times()
-            start = time.perf_counter()
-            latencies = sorted(asyncio.run(_load(f"http://127.0.0.1:{port}/v1/rewards", rows)))
-            seconds, after = time.perf_counter() - start, psutil.Process(process.pid).cpu_times()
+            asyncio.run(_wait(process, url, rows[0]))
+            asyncio.run(_load(url, rows[:128]))
+            start, used = time.perf_counter(), _cpu_seconds(server)
+            latencies = sorted(asyncio.run(_load(url, rows)))
+            seconds, used = time.perf_counter() - start, _cpu_seconds(server) - used
         finally:
-            process.terminate()
-    used = after.user + after.system - before.user - before.system
+            for child in [*server.children(recursive=True), server]:
+                child.terminate()
     count = len(rows)
     return {
+        "cpu_ms": round(1000 * used / count, 3),
         "requests_s": round(count / seconds, 1),
         "p50_ms": round(1000 * latencies[count // 2]),
         "p95_ms": round(1000 * latencies[int(0.95 * count)]),
-        "cpu_ms_per_request": round(1000 * used / count, 2),
     }
 
 
-def _wait(url: str) -> None:
-    for _ in range(3000):
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    """Of a process and all that it started."""
+    times = [each.cpu_times() for each in [process, *process.children(recursive=True)]]
+    return sum(each.user + each.system for each in times)
+
+
+async def _wait(process: subprocess.Popen[bytes], url: str, row: tuple[Any, Any]) -> None:
+    """Return when a first request is answered."""
+    while process.poll() is None:
         try:
-            urllib.request.urlopen(url).close()
+            await _load(url, [row])
             return
-        except OSError:
-            time.sleep(0.1)
-    raise SystemExit(f"{url} doesn't answer")
+        except (aiohttp.ClientError, AssertionError):
+            await asyncio.sleep(0.1)
+    raise SystemExit(f"{process.args!r:.200} ended with status {process.returncode}")
 
 
 async def _load(url: str, rows: list[tuple[Any, Any]]) -> list[float]:

@@ -92,6 +92,6 @@ def test_every_command_has_examples_with_known_options(command: str) -> None:
 
 
 def test_every_command_is_described_and_there() -> None:
-    assert {*OTHERS, "report", "doctor", "verl"} == set(COMMANDS)
+    assert {*OTHERS, "report", "doctor", "verl", "openrlhf"} == set(COMMANDS)
     folder = Path(help_module.__file__).parent
     assert all((folder / f"{name}.py").exists() for name in COMMANDS)

@@ -11,7 +11,7 @@ import pytest
 
 from surefoot.cli.examples import EXAMPLES
 
-ELSEWHERE = ("demo", "verl")  # minutes, tests/cli/test_demo.py; an environment of its own, tests/engines
+ELSEWHERE = ("demo", "verl", "openrlhf")  # minutes, tests/cli/test_demo.py; environments of their own, tests/engines
 SERVERS = ("label", "serve")
 
 

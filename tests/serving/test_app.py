@@ -83,6 +83,16 @@ def test_an_anchor_is_made_of_the_first_reference_completions(source: RewardSour
     near(alone["extra_logs"]["variance"], torch.tensor(first["variance"][:1]))
 
 
+def test_an_engines_end_token_tells_finished_completions_from_cut_ones(linear: Any, client_of: Make) -> None:
+    client, ending = client_of(linear[0]), client_of(linear[0], end_of_text="<eos>")
+    wanted = post(client, "/v1/rewards", {"prompt": PROMPT, "completions": TEXTS[:2], "cut": [False, True]})
+    query = [f"{PROMPT}{TEXTS[0]}<eos>", f"{PROMPT}{TEXTS[1]}"]
+    answer = post(ending, "/get_reward", {"query": query, "prompts": [PROMPT] * 2, "labels": ["", ""]})
+    near(answer["rewards"], torch.tensor(wanted["mean"]))
+    whole = post(client, "/get_reward", {"query": query, "prompts": [PROMPT] * 2, "labels": ["", ""]})
+    assert abs(whole["rewards"][1] - answer["rewards"][1]) > 1e-4
+
+
 def test_anchors_come_from_a_file(tmp_path: Path, client_of: Make) -> None:
     source = members()
     store = AnchorStore(source.name, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,8 +27,10 @@ def write(route: str, count: int = 1) -> dict[str, Any]:
 def test_openrlhf() -> None:
     payload = {"query": ["<s>say 1:hello</s>", "other"], "prompts": ["<s>say 1:", "say 2:"], "labels": ["", ""]}
     assert read("/get_reward", payload) == [Row("<s>say 1:", "hello</s>"), Row("other", "")]
-    expected = {"rewards": [2.0], "scores": [2.0], "extra_logs": {"variance": [0.5], "weight": [1.25]}}
-    assert write("/get_reward") == expected
+    extra = {"variance": [0.5], "weight": [1.25], "anchored": [1.0]}
+    assert write("/get_reward") == {"rewards": [2.0], "scores": [2.0], "extra_logs": extra}
+    other = FORMATS["/get_reward"].write(Query([Row("p", "c")]), [replace(ANSWER, anchor="calibration")])
+    assert other["extra_logs"]["anchored"] == [0.0]
     without = FORMATS["/get_reward"].write(Query([Row("p", "c")]), [Answer([1.0], 1.0)])
     assert without["extra_logs"] == {}
 

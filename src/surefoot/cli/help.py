@@ -20,7 +20,7 @@ OTHERS = (
     *("demo", "reward", "score", "anchors", "serve", "diagnose", "forecast", "select", "label", "online", "study"),
     *("world", "theory", "rloo", "grpo", "dpo", "bon"),
 )
-"""Commands whose options are the fields of dataclasses; `report`, `doctor` and `verl` have a light parser."""
+"""Commands whose options are the fields of dataclasses; `report`, `doctor`, `verl` and `openrlhf` have a light one."""
 
 _KIND = "kind: "
 _CONFIG = "YAML file of the settings below, required ones too; the command line wins over it"

@@ -30,6 +30,7 @@ COMMANDS = {
     "grpo": "the same with TRL's GRPO",
     "dpo": "align offline with TRL's DPO, log-ratios weighted by the variance",
     "verl": "PPO with a critic, RLOO, GRPO or REINFORCE++ on verl, the KL weighted by the variance",
+    "openrlhf": "PPO with a critic, REINFORCE++ or RLOO on OpenRLHF, the KL weighted by the variance",
     "bon": "sample n completions of each prompt and keep the best",
     "doctor": "versions, devices and extras of this installation, and what is missing for what",
 }

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from surefoot.rewards.source import RewardSource
 from surefoot.serving.anchor_memory import AnchorMemory
 from surefoot.serving.arithmetic import estimate_payload, margins_payload
 from surefoot.serving.batcher import Batcher, Failure, Full
-from surefoot.serving.formats import FORMATS, Answer, Format, Query, Refusal, Row
+from surefoot.serving.formats import FORMATS, Answer, Format, Query, Refusal, Row, without_end
 from surefoot.serving.logs import log, where_raised
 from surefoot.serving.metrics import ROWS, SECONDS, Metrics, resident_bytes
 from surefoot.serving.scorer import Job, Scorer, answer_of, describe
@@ -152,6 +153,8 @@ class _Service:
 
         async def answer(request: Request) -> Response:
             query = form.read(await self._json(request))
+            if form.ends and self.args.end_of_text:
+                query = replace(query, rows=without_end(query.rows, self.args.end_of_text))
             self._check_size(query)
             try:
                 answers = await _unless_gone(request, self._answers(query))

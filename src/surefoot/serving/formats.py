@@ -15,7 +15,7 @@ from surefoot.data.messages import as_messages, cut_short
 from surefoot.errors import DataError
 from surefoot.types import Text
 
-__all__ = ["FORMATS", "Answer", "Format", "Query", "Refusal", "Row"]
+__all__ = ["FORMATS", "Answer", "Format", "Query", "Refusal", "Row", "without_end"]
 
 
 class Refusal(Exception):
@@ -91,11 +91,13 @@ class Format:
         read: payload to query; raises `Refusal` (422) for a payload that isn't of this format.
         write: query and one answer per row to payload; raises `Refusal` for a failed row it has no place for.
         full: status that says that the queue is full. verl's client gives up on any status from 400 to 499.
+        ends: completions hold the text of the engine's end token, if they were finished.
     """
 
     read: Callable[[Any], Query]
     write: Callable[[Query, Sequence[Answer]], dict[str, Any]]
     full: int = 503
+    ends: bool = False
 
 
 def read_rewards(payload: Any) -> Query:
@@ -139,11 +141,24 @@ def read_openrlhf(payload: Any) -> Query:
 
 
 def write_openrlhf(query: Query, answers: Sequence[Answer]) -> dict[str, Any]:
-    """`extra_logs` reaches each sample's `info` in OpenRLHF; what the source can't tell is left out of it."""
+    """`extra_logs` reaches each sample's `info` in OpenRLHF; what the source can't tell is left out of it.
+
+    `anchored` is 0 where the variance was centred by the calibration set, since the prompt has no anchor.
+    """
     rewards = _means(answers)
-    extra = {name: [getattr(answer, name) for answer in answers] for name in ("variance", "weight")}
+    extra: dict[str, list[Any]] = {
+        name: [getattr(answer, name) for answer in answers] for name in ("variance", "weight")
+    }
+    if None not in extra["variance"]:
+        extra["anchored"] = [float(answer.anchor != "calibration") for answer in answers]
     known = {name: values for name, values in extra.items() if None not in values}
     return {"rewards": rewards, "scores": rewards, "extra_logs": known}
+
+
+def without_end(rows: Sequence[Row], end: str) -> list[Row]:
+    """Rows whose completions have the end token's text taken off; one without it is marked as cut off."""
+    told = [(row, isinstance(row.completion, str) and row.completion.endswith(end)) for row in rows]
+    return [Row(x.prompt, x.completion[: -len(end)] if ended else cut_short(x.completion)) for x, ended in told]
 
 
 def read_inputs(payload: Any) -> Query:
@@ -217,7 +232,7 @@ def write_slime(query: Query, answers: Sequence[Answer]) -> dict[str, Any]:
 
 FORMATS: dict[str, Format] = {
     "/v1/rewards": Format(read_rewards, write_rewards, full=429),
-    "/get_reward": Format(read_openrlhf, write_openrlhf),
+    "/get_reward": Format(read_openrlhf, write_openrlhf, ends=True),
     "/classify": Format(read_inputs, write_classify),
     "/pooling": Format(read_inputs, write_pooling),
     "/v1/embeddings": Format(read_inputs, write_embeddings),

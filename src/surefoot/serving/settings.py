@@ -43,6 +43,13 @@ class ServeArguments:
     reference_variance: float | None = field(
         default=None, metadata={"help": "Weight is variance over this; the calibration's if none."}
     )
+    end_of_text: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text of the end token of completions at /get_reward, as <|im_end|>: it is taken off, and a "
+            "completion without it counts as cut off at the length limit."
+        },
+    )
     batch_tokens: int = field(default=16_384, metadata={"help": "Of a batch, about (four characters are a token)."})
     max_waiting: int = field(default=4096, metadata={"help": "Rows in the queue; more are refused."})
     max_waiting_tokens: int = field(default=4_000_000, metadata={"help": "Of all rows in the queue, about."})
