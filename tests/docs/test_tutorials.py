@@ -75,7 +75,7 @@ def run_page(name: str, names: dict[str, str], monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_users_own_script(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TRL's trainer before and ours after, on the same model, prompts and reward model."""
+    """TRL's trainer before and ours after; what ours logs beside TRL's figures is what docs/trainers.md lists."""
     model = AutoModelForSequenceClassification.from_pretrained(folder / "policy", num_labels=1)
     model.save_pretrained(folder / "reward_model")
     AutoTokenizer.from_pretrained(folder / "policy").save_pretrained(folder / "reward_model")
@@ -84,11 +84,17 @@ def test_a_users_own_script(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     before, after = run_page("own_script.md", names, monkeypatch)
     for held in (before, after):
         assert held["trainer"].state.global_step > 0
-    figures = [name for row in after["trainer"].state.log_history for name in row]
+    trl, figures = ({name for row in held["trainer"].state.log_history for name in row} for held in (before, after))
     page = (TUTORIALS / "own_script.md").read_text(encoding="utf-8")
     watched = re.findall(r"^\| `([\w/]+)` \|", page[page.index("## 4.") :], re.MULTILINE)
     assert len(watched) == 5
     assert [name for name in watched if name not in figures] == []
+    table = (ROOT / "docs" / "trainers.md").read_text(encoding="utf-8").partition("## What is logged")[2]
+    described = {
+        name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in row.strip("`").split("`, `")
+    }
+    conditional = {"reward/member_0`, …", "monitor/NAME"}  # of sources with members; of monitors
+    assert described - conditional == figures - trl
 
 
 def test_a_judge(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
