@@ -58,7 +58,7 @@ test-newest:
 	$(VENV)-newest/bin/python -m pytest -m "not slow" tests
 
 # verl in an environment of its own, since its pins exclude those of the package's tests: its own advantages with weights,
-# and its PPO with a critic on a CPU. Ray starts a dozen processes; the runs took a quarter of an hour on two busy cores.
+# and its PPO with a critic on a CPU. Ray starts a dozen processes; the tests take four minutes on two cores, the installation two.
 engines: $(VENV)-verl/stamp
 	$(VENV)-verl/bin/python -m pytest -m engines -W default tests/engines
 
