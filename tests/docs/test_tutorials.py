@@ -2,9 +2,8 @@
 
 import json
 import re
-import runpy
 import shlex
-import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run_page(name: str, names: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def run_page(name: str, names: dict[str, str]) -> list[dict[str, Any]]:
     """Run the commands and Python blocks of a page, other than `export`, with names of its own replaced.
 
     Returns:
@@ -67,21 +66,20 @@ def run_page(name: str, names: dict[str, str], monkeypatch: pytest.MonkeyPatch) 
             assert main(words) == 0, text
         elif program == "python":
             assert words[0] == "-m"
-            monkeypatch.setattr(sys, "argv", words[1:])
-            runpy.run_module(words[1], run_name="__main__")
+            import_module(words[1]).main(words[2:])
         else:
             assert program == "export"
     return left
 
 
-def test_a_users_own_script(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_own_script(folder: Path) -> None:
     """TRL's trainer before and ours after; what ours logs beside TRL's figures is what docs/trainers.md lists."""
     model = AutoModelForSequenceClassification.from_pretrained(folder / "policy", num_labels=1)
     model.save_pretrained(folder / "reward_model")
     AutoTokenizer.from_pretrained(folder / "policy").save_pretrained(folder / "reward_model")
     names = {"Qwen/Qwen3-0.6B": "policy", "my-org/my-reward-model": "reward_model"}
     names['("aligned", beta=0.05'] = '("aligned", bf16=False, beta=0.05'  # TRL's default needs a GPU
-    before, after = run_page("own_script.md", names, monkeypatch)
+    before, after = run_page("own_script.md", names)
     for held in (before, after):
         assert held["trainer"].state.global_step > 0
     trl, figures = ({name for row in held["trainer"].state.log_history for name in row} for held in (before, after))
@@ -113,7 +111,7 @@ def test_a_judge(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     )
     monkeypatch.setenv("JUDGE_KEY", "s3cret-key")
     with JudgeServer(act) as server:
-        run_page("judge.md", {"https://HOST/v1": server.endpoint, " MODEL ": " m "}, monkeypatch)
+        run_page("judge.md", {"https://HOST/v1": server.endpoint, " MODEL ": " m "})
         assert keys >= {"Bearer s3cret-key"}
         assert json.loads((folder / "injections.json").read_text())["all"]["items"] == 36 * 3
         assert (folder / "aligned" / "model.safetensors").exists()
