@@ -250,13 +250,14 @@ def _train(
     """Train the reward on all labels so far, and write them beside it; a finished one is kept.
 
     Args:
-        last: the last round's reward; heads start from it.
+        last: the last round's reward; heads on a frozen trunk start from it.
     """
     rows = _rows(args, inputs, pairs, answers)
     write_text(folder / PREFERENCES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     train = check_preferences(Dataset.from_list(rows), str(folder / PREFERENCES))
     given = {"seed": args.seed, **_usual(args), **args.reward}
-    start = {"start_heads": str(last)} if last is not None and args.reward.get("kind") == "heads" else {}
+    frozen = args.reward.get("kind") == "heads" and not args.reward.get("trunk_epochs")
+    start = {"start_heads": str(last)} if last is not None and frozen else {}
     paths = {"output_dir": str(folder / "reward"), "dataset_name": str(folder / PREFERENCES)}
     reward = reward_arguments(**{**given, **start, **paths})
     settings = {**given, "data_hash": data_hash(train, inputs.held_out)}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from surefoot.errors import ConfigError, ModelError
 from surefoot.maths.ensemble import reliability
@@ -86,8 +87,17 @@ def test_heads_of_other_settings_are_no_start(policy_path: Path, pairs: Dataset,
     train_heads(pairs, policy_path, config, device=CPU).save(tmp_path / "earlier")
     start = replace(config, start_heads=str(tmp_path / "earlier"))
     assert train_heads(pairs, policy_path, start, device=CPU).num_members == 3
-    with pytest.raises(ModelError, match=r"start_heads .*earlier has other heads .*3 members .* here"):
+    with pytest.raises(ModelError, match=r"start_heads .*earlier has other heads .*3 there, 4 here"):
         train_heads(pairs, policy_path, replace(start, members=4), device=CPU)
+    with pytest.raises(ConfigError, match="start_heads needs a frozen trunk"):
+        train_heads(pairs, policy_path, replace(start, trunk_epochs=1), device=CPU)
+    other = AutoModelForCausalLM.from_pretrained(policy_path)
+    with torch.no_grad():
+        other.model.layers[0].mlp.up_proj.weight.add_(0.01)
+    other.save_pretrained(tmp_path / "other")
+    AutoTokenizer.from_pretrained(policy_path).save_pretrained(tmp_path / "other")
+    with pytest.raises(ModelError, match=r"start_heads .*earlier has another trunk"):
+        train_heads(pairs, tmp_path / "other", start, device=CPU)
 
 
 def test_head_k_does_not_depend_on_how_many_there_are() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -19,7 +20,7 @@ from surefoot.rewards.kinds.heads.source import Heads, HeadShape, SharedTrunkHea
 from surefoot.rewards.kinds.heads.trunk_training import train_trunk
 from surefoot.rewards.trunk.bootstrap import bootstrap_weights
 from surefoot.rewards.trunk.bradley_terry_loop import Plan
-from surefoot.rewards.trunk.feature_cache import FeatureCache
+from surefoot.rewards.trunk.feature_cache import FeatureCache, weights_hash
 from surefoot.rewards.trunk.loading import choose_device, load_encoder, load_trunk
 from surefoot.rewards.trunk.text_encoder import encode_pairs
 
@@ -46,14 +47,18 @@ def train_heads(
         on_progress: called with (what is being done, share done).
 
     Raises:
-        DataError: all pairs are too long. ModelError: the trunk can't be loaded, or its tokenizer can't pad.
+        ConfigError: settings that don't go together. DataError: all pairs are too long. ModelError: the trunk can't be
+            loaded, its tokenizer can't pad, or `start_heads` doesn't fit it.
     """
     if config.trunk_epochs < 0 or config.trunk_batch_size < 1:
         raise ConfigError(
             "trunk_epochs must not be negative and trunk_batch_size must be at least 1, got "
             f"{config.trunk_epochs} and {config.trunk_batch_size}"
         )
+    if config.start_heads is not None and config.trunk_epochs > 0:
+        raise ConfigError("start_heads needs a frozen trunk: earlier heads read another one; set trunk_epochs: 0")
     model = load_trunk(trunk, choose_device(device))
+    start = None if config.start_heads is None else _start(Path(config.start_heads), config, model)
     encoder = load_encoder(trunk, model, config.max_length)
     encoded = encode_pairs(pairs, encoder, overlong=config.overlong)
     chosen_ids, rejected_ids = list(encoded["chosen_ids"]), list(encoded["rejected_ids"])
@@ -71,7 +76,6 @@ def train_heads(
     rows = list(zip(chosen_ids, rejected_ids, strict=True))
     weights = bootstrap_weights(rows, config.members, config.seed, config.bootstrap)
     margins = torch.tensor(encoded["margin"]) if "margin" in encoded.column_names else torch.zeros(len(rows))
-    start = None if config.start_heads is None else _start(Path(config.start_heads), config, features.shape[1])
     heads = fit_heads(features[: len(rows)], features[len(rows) :], weights, margins, config, report, start)
     if config.trunk_epochs > 0:
         train_trunk(
@@ -93,20 +97,22 @@ def train_heads(
     return SharedTrunkHeads(model, encoder, heads, config.pooling, config.layer)
 
 
-def _start(directory: Path, config: HeadsConfig, width: int) -> Heads:
+def _start(directory: Path, config: HeadsConfig, trunk: Any) -> Heads:
     """The heads that training starts from.
 
     Raises:
-        ModelError: they are of other settings than those to be trained, or of other features.
+        ModelError: they are of other settings than those to be trained, or of another trunk.
     """
     held, heads = load_heads(directory)
-    wanted = HeadShape(config.members, width, config.head, config.hidden, config.prior_scale)
+    wanted = HeadShape(config.members, heads.shape.features, config.head, config.hidden, config.prior_scale)
     if (heads.shape, held["pooling"], held["layer"]) != (wanted, config.pooling, config.layer):
         raise ModelError(
-            f"start_heads {directory} has other heads or reads other features than the settings name; give it the "
-            f"same members, head, hidden, prior_scale, pooling and layer ({held['shape']['members']} members of "
-            f"{held['shape']['features']} features there, {config.members} of {width} here)"
+            f"start_heads {directory} has other heads or reads other features than the settings name; give the same "
+            f"members ({heads.shape.members} there, {config.members} here), head, hidden, prior_scale, pooling and "
+            "layer"
         )
+    if weights_hash(load_trunk(directory / "trunk", torch.device("cpu"))) != weights_hash(trunk):
+        raise ModelError(f"start_heads {directory} has another trunk, so its heads read other features; give the same")
     return heads
 
 
