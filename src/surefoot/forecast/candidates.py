@@ -10,18 +10,16 @@ from pathlib import Path
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 from trl import ModelConfig
 
 from surefoot.data.messages import is_cut
 from surefoot.data.preferences import load_completions
 from surefoot.errors import DataError
 from surefoot.files import fingerprint, write_text
-from surefoot.rewards.trunk.loading import choose_device
 from surefoot.rewards.trunk.text_encoder import prompt_keys
 from surefoot.training.prepare_anchors import draw_completions
 from surefoot.training.run_online import load_policy_tokenizer
-from surefoot.training.sampling import mark_cut
+from surefoot.training.sampling import load_policy, mark_cut
 from surefoot.types import Text
 
 __all__ = ["FEWEST", "Texts", "draw_candidates", "group_texts", "read_candidates"]
@@ -71,8 +69,7 @@ def draw_candidates(
     if target.exists():
         return target
     tokenizer = load_policy_tokenizer(ModelConfig(model_name_or_path=model_name_or_path))
-    model = AutoModelForCausalLM.from_pretrained(model_name_or_path, use_safetensors=True, trust_remote_code=False)
-    model = model.to(choose_device(None)).eval()
+    model = load_policy(model_name_or_path)
     lines: list[str] = []
     for start in range(0, len(prompts), prompts_per_batch):
         some = list(prompts[start : start + prompts_per_batch])

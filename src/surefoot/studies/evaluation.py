@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from surefoot.data.messages import is_cut
 from surefoot.errors import DataError
@@ -17,7 +17,7 @@ from surefoot.files import fingerprint, read_json, write_json
 from surefoot.rewards.source import RewardSource
 from surefoot.rewards.trunk.text_encoder import prompt_keys
 from surefoot.studies.settings import EVALUATION_SEED, Setting
-from surefoot.training.sampling import mark_cut, sample_completions
+from surefoot.training.sampling import load_policy, mark_cut, sample_completions
 from surefoot.types import Anchors, Text
 
 __all__ = ["judge_policy", "prompt_gains", "prompt_risk", "reference_anchors", "reference_of"]
@@ -35,7 +35,7 @@ def reference_of(setting: Setting, folder: Path, completions: int, max_new_token
     if path.exists():
         held: dict[str, Any] = read_json(path)
         return held | {"completions": mark_cut(held["completions"], held["cut"])}
-    model = AutoModelForCausalLM.from_pretrained(setting.policy, trust_remote_code=False)
+    model = load_policy(setting.policy, setting.device)
     tokenizer = AutoTokenizer.from_pretrained(setting.policy, trust_remote_code=False)
     judged = judge_policy(setting, model, tokenizer, setting.evaluation_prompts, completions, max_new_tokens)
     train = judge_policy(setting, model, tokenizer, setting.train_prompts, completions, max_new_tokens)

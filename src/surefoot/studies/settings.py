@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from datasets import Dataset
 from scipy.special import expit
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from trl import ModelConfig
 
 from surefoot.data.messages import plain_text
@@ -25,7 +26,7 @@ from surefoot.rewards.gold import Gold, load_gold
 from surefoot.setting_types import check_nested
 from surefoot.studies.config import check_keys, file_hashes
 from surefoot.training.run_online import load_policy_tokenizer
-from surefoot.training.sampling import sample_completions
+from surefoot.training.sampling import load_policy, sample_completions
 from surefoot.types import Text
 
 __all__ = ["EVALUATION_SEED", "WORLD", "Setting", "as_texts", "build_setting"]
@@ -46,6 +47,7 @@ class Setting:
         policy: directory or hub name of the reference policy.
         train_prompts, evaluation_prompts: policies are trained on the former and judged on the latter.
         gold: the true reward.
+        device: where the reference policy is sampled; the first accelerator, or the CPU where there is none, if None.
         draws: gives the preferences of a seed.
         identity: of its lines in the config and the files that they name; what is kept of it is kept under this.
     """
@@ -56,6 +58,7 @@ class Setting:
     gold: Gold
     draws: Draws
     identity: str
+    device: torch.device | None = None
 
     def preferences(self, seed: int) -> tuple[Dataset, Dataset]:
         """The seed's pairs: to train on, and held out."""
@@ -121,7 +124,7 @@ def _world(spec: dict[str, Any], folder: Path) -> Setting:
 
     train: list[Text] = [*world.prompts("train")]
     test: list[Text] = [*world.prompts("test")]
-    return Setting(str(world.policy_path), train, test, gold, draws, _identity(spec))
+    return Setting(str(world.policy_path), train, test, gold, draws, _identity(spec), torch.device("cpu"))
 
 
 def _model(spec: dict[str, Any]) -> Setting:
@@ -214,7 +217,7 @@ class FromPolicy:
     def _draw(self, pairs: int, skew: float, seed: int) -> Dataset:
         rng = np.random.default_rng(seed)
         mass = rng.permutation(np.arange(1, len(self.prompts) + 1, dtype=np.float64) ** -skew)
-        model = AutoModelForCausalLM.from_pretrained(self.model, trust_remote_code=False)
+        model = load_policy(self.model)
         tokenizer = AutoTokenizer.from_pretrained(self.model, trust_remote_code=False)
         rows: list[dict[str, Text]] = []
         while len(rows) < pairs:

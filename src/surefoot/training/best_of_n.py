@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, Features, Json, List, Value
-from transformers import AutoModelForCausalLM
 from trl import ModelConfig
 
 from surefoot.data.preferences import data_hash, load_prompts
@@ -29,10 +28,10 @@ from surefoot.rewards.gold import Gold, gold_spec, load_gold
 from surefoot.rewards.registry import load_source
 from surefoot.rewards.score_dataset import ANCHOR, anchor_names
 from surefoot.rewards.source import RewardSource
-from surefoot.rewards.trunk.loading import choose_device, template_objection
+from surefoot.rewards.trunk.loading import template_objection
 from surefoot.training.checks import check_variance
 from surefoot.training.run_online import load_policy_tokenizer
-from surefoot.training.sampling import sample_completions
+from surefoot.training.sampling import load_policy, sample_completions
 from surefoot.types import Text
 
 __all__ = ["BestOfNArguments", "run_best_of_n"]
@@ -132,10 +131,7 @@ def _draw_and_choose(
     on_progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     """Sample, score and choose; keeps all samples in `folder/parts` and the best in `folder/chosen.parquet`."""
-    device = choose_device(None)
-    model = AutoModelForCausalLM.from_pretrained(
-        args.model_name_or_path, use_safetensors=True, trust_remote_code=False
-    ).to(device)
+    model = load_policy(args.model_name_or_path)
     parts = []
     for start in range(0, len(prompts), args.prompts_per_batch):
         path = folder / "parts" / f"{start:08d}.parquet"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, PreTrainedTokenizerBase
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedTokenizerBase
 from trl import ModelConfig
 
 from surefoot.data.preferences import load_prompts
@@ -25,9 +25,9 @@ from surefoot.rewards.anchors import AnchorStore, prompt_digest
 from surefoot.rewards.kinds.independent.source import IndependentMembers
 from surefoot.rewards.registry import load_source
 from surefoot.rewards.source import RewardSource
-from surefoot.rewards.trunk.loading import check_templates, choose_device, template_objection
+from surefoot.rewards.trunk.loading import check_templates, template_objection
 from surefoot.training.run_online import load_policy_tokenizer
-from surefoot.training.sampling import as_completions, end_tokens, prompt_ids
+from surefoot.training.sampling import as_completions, end_tokens, load_policy, prompt_ids
 from surefoot.types import Text
 
 __all__ = ["AnchorArguments", "draw_completions", "prepare_anchors"]
@@ -170,10 +170,7 @@ def _draw_and_keep(
     on_progress: Callable[[int, int], None] | None,
     total: int,
 ) -> None:
-    model = AutoModelForCausalLM.from_pretrained(
-        args.model_name_or_path, use_safetensors=True, trust_remote_code=False
-    )
-    model = model.to(choose_device(None)).eval()
+    model = load_policy(args.model_name_or_path)
     done, saved = total - len(missing), time.monotonic()
     try:
         for start in range(0, len(missing), args.prompts_per_batch):

@@ -8,13 +8,24 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from surefoot.data.messages import cut_short
+from surefoot.rewards.trunk.loading import choose_device
 from surefoot.rewards.trunk.special_tokens import one_bos
 from surefoot.types import Text
 
-__all__ = ["as_completions", "end_tokens", "mark_cut", "prompt_ids", "sample_completions"]
+__all__ = ["as_completions", "end_tokens", "load_policy", "mark_cut", "prompt_ids", "sample_completions"]
+
+
+def load_policy(name: str, device: torch.device | None = None) -> Any:
+    """Load a causal language model to sample from, in eval mode and in the precision of its file.
+
+    Args:
+        device: the first accelerator if None, else the CPU where there is none.
+    """
+    model: Any = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
+    return model.to(choose_device(device)).eval()
 
 
 @torch.no_grad()
