@@ -25,6 +25,7 @@ _ADVICE = {
     "the rating is not one token": "set reading: samples",
     "rating off the scale": "the judge uses another scale: give a rubric with its scale",
     "rating on another scale": "the judge uses another scale: give a rubric with its scale",
+    "a copy of another reply": "a proxy or the server repeats responses: turn its cache off, or set sample_seed",
     "": "ask for JSON by structured: json_schema or json_object, or take another model",
 }
 """What to do, by the beginning of the reason."""
