@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Trial", "TriedCall", "TriedCompletion"]
 
+_RANKED = 0.8
+"""Least share of pairs that a judge worth using ranks rightly; of random ratings it is about 0.5."""
+
 
 @dataclass(frozen=True)
 class TriedCall:
@@ -136,8 +139,10 @@ class Trial:
             lines.append(f"Not read: {_counts(self.unread)}. What to do: {advice(self.unread)}.")
         if self.failed:
             lines.append(f"{self.failed.total()} of {len(self.calls)} calls have no reply: {_counts(self.failed)}.")
-        if "response_format" in self.request and any(why.startswith("HTTP 4") for why in self.failed):
+        if "response_format" in self.request and {"HTTP 400", "HTTP 422"} & set(self.failed):
             lines.append("If it is response_format that the server refuses, set structured: none.")
+        if {"timeout", "deadline"} & set(self.failed):
+            lines.append("Where the server is slow, lower concurrency, or raise timeout_s and deadline_s.")
         return lines
 
     def _on_samples(self) -> list[str]:
@@ -158,12 +163,19 @@ class Trial:
 
     def _on_quality(self) -> list[str]:
         """Whether good answers are rated above poor ones, and what asking for the highest rating brings."""
-        means = {role: self._means(role) for role in ("good", "poor")}
+        good, poor = self._means("good"), self._means("poor")
+        pairs = [(one, other) for one in good for other in poor]
         lines = []
-        if all(means.values()):
-            good, poor = (fmean(values) for values in means.values())
-            told = f"Good answers have {good:.1f} on average, poor ones {poor:.1f}."
-            lines.append(told if good > poor else f"{told} It doesn't tell them apart: take another model or rubric.")
+        if pairs:
+            right = sum(one > other for one, other in pairs)
+            told = f"Good answers have {fmean(good):.1f} on average, poor ones {fmean(poor):.1f}"
+            lines.append(f"{told}; of {len(pairs)} pairs of a good and a poor one, {right} are ranked rightly.")
+            if right < _RANKED * len(pairs):
+                lines.append("That hardly tells good from poor: take another model, unless the rubric asks otherwise.")
+            else:
+                lines.append(
+                    "So few show gross faults only: chance can rank them so; `surefoot diagnose` measures it."
+                )
         for item in (item for item in self.completions if item.role == "attack" and item.mean is not None):
             lines += [
                 f"A poor answer that asks for the highest rating has {item.mean:.1f}, without that {mean:.1f}. One "
