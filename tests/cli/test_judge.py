@@ -107,6 +107,22 @@ def test_a_dataset_and_the_command_line_win(tmp_path: Path, shown: Shown) -> Non
     assert "Good answers" not in out
 
 
+def test_a_judge_that_compares_needs_a_dataset(tmp_path: Path, shown: Shown) -> None:
+    (tmp_path / "r.jsonl").write_text('{"prompt": "p", "reference": "fair"}\n')
+    (tmp_path / "d.jsonl").write_text('{"prompt": "p", "completion": "good"}\n')
+    with JudgeServer(lambda r: rated(2 if r.texts["FIRST ANSWER"] == "good" else 6)) as server:
+        words = ["judge", "try", "--config", config(tmp_path, server, f"references: {tmp_path / 'r.jsonl'}")]
+        assert main(words) == 1
+        assert server.requests == []
+        assert "compares with reference answers: give completions of their prompts, --dataset_name" in shown()[1]
+        assert main([*words, "--dataset_name", str(tmp_path / "d.jsonl")]) == 0
+    out, _ = shown()
+    assert out.count("BEGIN FIRST ANSWER") == 2  # both positions, of the first wording
+    assert "sample 2: read as 6" in out
+    assert "rated from 1 to 7" in out
+    assert "reward: 2.00" in out
+
+
 def test_a_saved_judge(tmp_path: Path, shown: Shown) -> None:
     JudgeSource("m", JudgeConfig(wordings=1, samples=2)).save(tmp_path / "source")
     words = ["judge", "try", "--reward_source", str(tmp_path / "source"), "--n", "2"]
@@ -121,12 +137,12 @@ def test_a_saved_judge(tmp_path: Path, shown: Shown) -> None:
 
 def test_replies_that_hold_control_characters_or_a_thought(tmp_path: Path, shown: Shown) -> None:
     """The terminal gets no escape sequence, and an unreadable reply is as visible as the others."""
-    said = ['\x1b[2J\x9bgone\r{"rating": 7}', "<think>\n3?\n</think>\nperhaps"]
+    said = ['\x1b[2J\x9bgone\u202e\r{"rating": 7}', "<think>\n3?\n</think>\nperhaps"]
     with JudgeServer(lambda r: Act(reply(said[r.sample]))) as server:
         words = ["--config", config(tmp_path, server, "min_valid: 1"), "--n", "1", "--wordings", "1"]
         assert main(["judge", "try", *words]) == 0
     out, _ = shown()
-    assert '  | \\x1b[2J\\x9bgone\\r{"rating": 7}\n' in out
+    assert '  | \\x1b[2J\\x9bgone\\u202e\\r{"rating": 7}\n' in out
     assert "sample 2: not read: no rating in the reply (" in out
     assert "  | <think>\n  | 3?\n  | </think>\n  | perhaps\n" in out
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _LONGEST = 1500
 """Most characters of a message or reply that are shown without `full`."""
-_CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]")
-"""Characters that move a terminal's cursor or change its colours."""
+_CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Characters that move a terminal's cursor, change its colours or turn its text round."""
 
 
 @dataclass
@@ -63,7 +63,8 @@ def run(arguments: list[str]) -> None:
 
     quieten()
     args, settings = parse(option_types(), _after_action(arguments), "judge", unread=_of_reward())
-    source, texts = _source(args, settings), _texts(args)
+    source = _source(args, settings)
+    texts = _texts(args, source)
     from surefoot.rewards.kinds.judge.trial import try_judge  # it needs the extra, which the source has looked for
 
     console = Console()
@@ -135,9 +136,14 @@ def _source(args: Any, settings: Any) -> JudgeSource:
     return source
 
 
-def _texts(args: Any) -> list[TrialText]:
+def _texts(args: Any, source: JudgeSource) -> list[TrialText]:
+    from surefoot.errors import ConfigError
     from surefoot.rewards.kinds.judge.trial_texts import built_in_texts, load_texts
 
+    if args.dataset_name is None and source.references is not None:
+        raise ConfigError(
+            "this judge compares with reference answers: give completions of their prompts, --dataset_name"
+        )
     if args.dataset_name is None:
         return built_in_texts()[: args.n]
     return load_texts(args.dataset_name, args.n, split=args.dataset_split, config=args.dataset_config)

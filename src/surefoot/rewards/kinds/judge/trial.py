@@ -33,7 +33,7 @@ from surefoot.rewards.kinds.judge.reply_rows import COPY, Reading, copies
 from surefoot.rewards.kinds.judge.source import JudgeSource
 from surefoot.rewards.kinds.judge.trial_result import Trial, TriedCall, TriedCompletion
 from surefoot.rewards.kinds.judge.trial_texts import TrialText
-from surefoot.types import Anchors
+from surefoot.types import Anchors, Text
 
 __all__ = ["try_judge"]
 
@@ -56,7 +56,7 @@ def try_judge(source: JudgeSource, texts: Sequence[TrialText]) -> Trial:
     as it is.
 
     Returns:
-        The trial. An error or Ctrl-C after the first call ends it early: see `error`.
+        The trial. Ctrl-C, or an error after the first call, ends it early: see `error`.
 
     Raises:
         ModelError: the endpoint can't be reached, or refuses the key or the model. DataError: a prompt has no
@@ -66,16 +66,14 @@ def try_judge(source: JudgeSource, texts: Sequence[TrialText]) -> Trial:
         raise ConfigError("there is no completion to try the judge on; give at least one")
     prompts, completions = [text.prompt for text in texts], [text.completion for text in texts]
     calls = list(source.calls(prompts, completions))
-    start, error, interrupted = time.perf_counter(), None, False
+    start, interrupted = time.perf_counter(), False
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         asked = copy(source)
         asked.config, asked.heard = replace(source.config, cache=f"{folder}/replies.sqlite"), ReplyCounts(source.name)
-        _ask_first(asked, calls[0][0])
         try:
-            asked.score(prompts, completions)
-        except SurefootError as stop:
-            error = _of_trial(stop, asked)
+            _ask_first(asked, calls[0][0])
+            error = _score(asked, prompts, completions)
         except KeyboardInterrupt:
             error, interrupted = "interrupted", True
         held = _held(asked, calls, "deadline" if error is None else "not made before the end")
@@ -120,6 +118,15 @@ def _ask_first(source: JudgeSource, call: Call) -> None:
         raise RunError(_of_trial(stop, source)) from None
     if isinstance(outcome, Missing) and outcome.reason in _UNREACHABLE:
         raise ModelError(_UNREACHABLE[outcome.reason].format(config))
+
+
+def _score(source: JudgeSource, prompts: list[Text], completions: list[Text]) -> str | None:
+    """Make all calls, and return the error that ended it early; what was read is read again from the cache."""
+    try:
+        source.score(prompts, completions)
+    except SurefootError as stop:
+        return _of_trial(stop, source)
+    return None
 
 
 def _of_trial(stop: SurefootError, source: JudgeSource) -> str:
