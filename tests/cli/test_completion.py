@@ -41,6 +41,7 @@ def offered(line: str, folder: Path) -> set[str]:
         ("surefoot score --", {"--dataset_name", "--reward_source", "--config"}, "--source"),
         ("surefoot reward --kind l", {"linear", "lora", "laplace"}, "heads"),
         ("surefoot doctor --", {"--json"}, "--config"),
+        ("surefoot judge t", {"try"}, "--n"),
     ],
 )
 def test_tab(line: str, there: set[str], elsewhere: str, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from surefoot.cli.examples import EXAMPLES
 
-ELSEWHERE = ("demo", "verl", "openrlhf")  # minutes, tests/cli/test_demo.py; environments of their own, tests/engines
+ELSEWHERE = ("demo", "judge", "verl", "openrlhf")
+"""Minutes, tests/cli/test_demo.py; a server, tests/cli/test_judge.py; environments of their own, tests/engines."""
 SERVERS = ("label", "serve")
 
 

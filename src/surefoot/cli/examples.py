@@ -35,6 +35,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "--eval_dataset world/preferences-test.parquet --labels gold --gold surefoot.data.world.truth:true_rewards "
         "--count 50 --rounds 2 --output_dir runs/online",
     ),
+    "judge": (
+        "surefoot judge try --config examples/judge.yaml",
+        "surefoot judge try --reward_source runs/judge/source --judge_endpoint http://127.0.0.1:8000/v1 --n 3 --full",
+    ),
     "serve": (f"surefoot serve {_SOURCE} --port 8000",),
     "rloo": (
         f"surefoot rloo {_POLICY} {_SOURCE} {_PROMPTS} --target_kl 6 --beta 1 {_TRAIN} "

@@ -12,16 +12,31 @@ from typing import Any
 
 from surefoot.cli.examples import EXAMPLES
 
-__all__ = ["DESCRIPTION", "OTHERS", "add_options", "help_text"]
+__all__ = ["ACTIONS", "DESCRIPTION", "OTHERS", "add_options", "help_text"]
 
 DESCRIPTION = Path(__file__).with_name("options.json")
 """Written by `python -m surefoot.cli.describe`."""
 OTHERS = (
-    *("demo", "reward", "score", "anchors", "serve", "diagnose", "forecast", "select", "label", "online", "study"),
+    *(
+        "demo",
+        "reward",
+        "score",
+        "anchors",
+        "judge",
+        "serve",
+        "diagnose",
+        "forecast",
+        "select",
+        "label",
+        "online",
+        "study",
+    ),
     *("world", "theory", "rloo", "grpo", "dpo", "bon"),
 )
 """Commands whose options are the fields of dataclasses; `report`, `doctor`, `verl` and `openrlhf` have a light one."""
 
+ACTIONS: dict[str, dict[str, str]] = {"judge": {"try": "ask it about a few completions and show everything"}}
+"""Words of which one follows a command's name, and what they do."""
 _KIND = "kind: "
 _CONFIG = "YAML file of the settings below, required ones too; the command line wins over it"
 
@@ -60,6 +75,9 @@ def add_options(parser: argparse.ArgumentParser, command: str, kind: str | None 
     if command not in OTHERS:
         import_module(f"surefoot.cli.{command}").add_options(parser)
         return
+    if command in ACTIONS:
+        told = "; ".join(f"{action}: {what}" for action, what in ACTIONS[command].items())
+        parser.add_argument("action", choices=tuple(ACTIONS[command]), help=told)
     parser.add_argument("--config", metavar="FILE", help=_CONFIG)
     for title, options in _groups(command, kind).items():
         group = parser.add_argument_group(title)
@@ -105,7 +123,8 @@ def _kind(words: list[str]) -> str | None:
 def _usage(command: str) -> str:
     options = [option for group in _described()["commands"][command].values() for option in group]
     required = [f"{option['flags'][0]} …" for option in options if option["help"].endswith("(required)")]
-    return " ".join(["surefoot", command, "[--config FILE]", *required, "[options]"])
+    actions = ["{" + ",".join(ACTIONS[command]) + "}"] if command in ACTIONS else []
+    return " ".join(["surefoot", command, *actions, "[--config FILE]", *required, "[options]"])
 
 
 def _epilog(command: str) -> str:

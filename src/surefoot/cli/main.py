@@ -16,6 +16,7 @@ COMMANDS = {
     "reward": "train a reward source with a variance on preferences",
     "score": "reward and variance for every row of a dataset",
     "anchors": "draw and score the reference policy's completions once, to centre variances by",
+    "judge": "try an LLM judge: what it is sent, what it replies, and what is read from that (`surefoot judge try`)",
     "serve": "a reward source behind HTTP, in the formats of the training engines",
     "diagnose": "measure how far a reward source can be trusted",
     "forecast": "what each objective would give at each KL budget, before training",
@@ -65,8 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"surefoot {command}: {said}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"\nsurefoot {command}: interrupted; run the same command again to go on", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        what = str(stop) or "run the same command again to go on"
+        print(f"\nsurefoot {command}: interrupted; {what}", file=sys.stderr)
         return 130
     finally:
         _forget_judges(before)

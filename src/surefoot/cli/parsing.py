@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,7 +28,9 @@ def build_parser(types: tuple[type, ...], command: str) -> Any:
     return parser
 
 
-def parse(types: tuple[type, ...], arguments: list[str], command: str) -> tuple[Any, ...]:
+def parse(
+    types: tuple[type, ...], arguments: list[str], command: str, *, unread: Collection[str] = ()
+) -> tuple[Any, ...]:
     """Read one instance of each dataclass from the words of the command line and its `--config` file.
 
     Values on the command line win over the file, as in TRL. Anything TRL's own dataclasses accept is accepted, and so
@@ -38,6 +41,7 @@ def parse(types: tuple[type, ...], arguments: list[str], command: str) -> tuple[
         types: dataclasses whose field names together are the known keys.
         arguments: the words after `surefoot <command>`.
         command: shown in usage and errors.
+        unread: settings that the file may hold for another command; they are left out.
 
     Returns:
         An instance of each of the types but `JudgeArguments`.
@@ -52,6 +56,7 @@ def parse(types: tuple[type, ...], arguments: list[str], command: str) -> tuple[
     words = _newer_words(command, words)
     known = {action.dest for action in parser._actions} | {f.name for t in types for f in dataclasses.fields(t)}
     settings = _read(path, command) if path is not None else {}
+    settings = {name: value for name, value in settings.items() if name not in unread}
     for key in settings:
         _check(key, known - {"config", "help"}, str(path))  # words of the command line alone
     settings = checked_kinds(settings, types, str(path))

@@ -149,7 +149,7 @@ def test_commands_say_where_for_themselves_and_their_workers(
 
 
 @pytest.mark.parametrize(
-    "command", ["score", "diagnose", "bon", "rloo", "grpo", "dpo", "anchors", "study", "reward", "forecast"]
+    "command", ["score", "diagnose", "bon", "rloo", "grpo", "dpo", "anchors", "study", "reward", "forecast", "judge"]
 )
 def test_every_command_that_loads_sources_takes_them(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0

@@ -5,7 +5,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +78,6 @@ def test_equal_calls_under_way_at_once_are_made_once(judge: Make) -> None:
         assert set(server.seen.values()) == {1}
         assert len(server.requests) == 4
     assert scores[:, 0].tolist() == [7, 7, 8, 7, 8]
-
-
-@pytest.fixture
-def python_interrupts() -> Iterator[None]:
-    """Ctrl-C as Python has it: a process that a shell started in the background ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def test_an_interrupted_batch_leaves_no_claims(judge: Make, tmp_path: Path, python_interrupts: None) -> None:

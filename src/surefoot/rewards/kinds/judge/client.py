@@ -23,7 +23,7 @@ from surefoot.rewards.kinds.judge.reply_body import read_body
 from surefoot.rewards.kinds.judge.reply_cache import Booking, ReplyCache, default_path
 from surefoot.rewards.kinds.judge.server import Refused, Retriable, Server
 
-__all__ = ["Answers", "ask"]
+__all__ = ["Answers", "ask", "form_fact"]
 
 Read = TypeVar("Read")
 _POLL_S = 0.05  # how often a call is looked up that is being made elsewhere, or that the budget may hold later
@@ -67,6 +67,11 @@ def ask(
         return thread.submit(asyncio.run, work).result()
 
 
+def form_fact(model: str, config: JudgeConfig) -> str:
+    """Name of the cache's fact (`ReplyCache.fact`) that says which of a call's `forms` the server takes."""
+    return f"{'top_logprobs' if config.reading == 'logprobs' else 'structured'} {config.endpoint} {model}"
+
+
 class _Deadline:
     """When all calls of one completion must have ended, in the loop's time; unknown until the first has a slot."""
 
@@ -87,7 +92,7 @@ class _Batch:
         self.requests, self.tokens = (_limiter(n) for n in (config.requests_per_minute, config.tokens_per_minute))
         self.stopped: Exception | None = None
         self.paying, self.resume_at = 0, 0.0  # calls that are being made; when a Retry-After ends, in the loop's time
-        self.fact = f"{'top_logprobs' if config.reading == 'logprobs' else 'structured'} {config.endpoint} {model}"
+        self.fact = form_fact(model, config)
         self.form = self.cache.fact(self.fact)  # which of a call's `forms` the server is known to take
 
     async def run(self, completions: Iterable[Sequence[Call]], read: Any) -> Answers[Any]:

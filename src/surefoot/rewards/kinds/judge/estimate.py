@@ -28,7 +28,7 @@ from torch import Tensor
 from surefoot.maths.ensemble import centre, fit_prior, moderate
 from surefoot.types import Anchors, Calibration, VariancePrior
 
-__all__ = ["Components", "Priors", "Readings", "centred_noise", "components", "fit_priors"]
+__all__ = ["Components", "Priors", "Readings", "centred_noise", "components", "exact_row", "fit_priors"]
 
 _CERTAIN = 1e9
 """Stands for infinite prior degrees of freedom in a calibration's notes, which are plain numbers."""
@@ -216,6 +216,12 @@ def fit_priors(readings: Readings, anchors: Anchors, floor: float) -> Priors:
         degrees = ((~centred.isnan()).sum(dim=1).to(torch.float64) - 1).clamp(min=0)
         between = fit_prior(_floored(_spread(centred), floor)[scored], degrees[scored])
     return Priors(within, between)
+
+
+def exact_row(means: Float[Tensor, "wordings"]) -> Float[Tensor, "columns"]:
+    """Row of an anchor whose wordings have these means and no noise, as over a large set of completions."""
+    wordings = torch.stack([means, torch.zeros_like(means), torch.full_like(means, torch.inf)], dim=1)
+    return torch.cat([means.mean()[None], wordings.flatten()])
 
 
 def centred_noise(

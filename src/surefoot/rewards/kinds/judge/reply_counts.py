@@ -12,7 +12,7 @@ from surefoot.rewards.kinds.judge.messages import Outcome, Reply
 if TYPE_CHECKING:
     from surefoot.rewards.kinds.judge.reply_rows import Reading
 
-__all__ = ["ReplyCounts", "unscored_reasons"]
+__all__ = ["ReplyCounts", "advice", "unscored_reasons"]
 
 _FIRST = 20
 """Replies after which a judge that gave no rating at all is stopped."""
@@ -25,6 +25,7 @@ _ADVICE = {
     "the rating is not one token": "set reading: samples",
     "rating off the scale": "the judge uses another scale: give a rubric with its scale",
     "rating on another scale": "the judge uses another scale: give a rubric with its scale",
+    "a copy of another reply": "a proxy or the server repeats responses: turn its cache off, or set sample_seed",
     "": "ask for JSON by structured: json_schema or json_object, or take another model",
 }
 """What to do, by the beginning of the reason."""
@@ -63,7 +64,7 @@ class ReplyCounts:
         if self.replies >= _FIRST and not self.read:
             raise ModelError(
                 f"none of the first {self.replies} replies of '{self.name}' gives a rating ({self.reasons}). One of "
-                f"them: {self.example}\nWhat to do: {self._advice()}"
+                f"them: {self.example}\nWhat to do: {advice(self.unread)}"
             )
 
     @property
@@ -78,9 +79,15 @@ class ReplyCounts:
             f"; {self.reasons}" if self.unread else ""
         )
 
-    def _advice(self) -> str:
-        reason = self.unread.most_common(1)[0][0]
-        return next(text for start, text in _ADVICE.items() if reason.startswith(start))
+
+def advice(unread: Counter[str]) -> str:
+    """What to do about the commonest reason for which replies gave no rating.
+
+    Args:
+        unread: replies by reason; at least one.
+    """
+    reason = unread.most_common(1)[0][0]
+    return next(text for start, text in _ADVICE.items() if reason.startswith(start))
 
 
 def _short(reply: Reply) -> str:

@@ -12,7 +12,10 @@ from surefoot.rewards.kinds.judge.messages import Call, Missing, Outcome, Unread
 from surefoot.rewards.kinds.judge.parsing import read_distribution, read_rating
 from surefoot.rewards.kinds.judge.prompts import COMPARISON
 
-__all__ = ["Reader", "Reading", "Wording", "copies", "missing"]
+__all__ = ["COPY", "Reader", "Reading", "Wording", "copies", "missing"]
+
+COPY = "a copy of another reply"
+"""Why a reading that `copies` names counts as missing."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class Reader:
 def missing(readings: Iterable[Reading], copied: set[str]) -> Counter[str]:
     """Count missing readings by reason."""
     gone = [reading for reading in readings if reading.rating is None or reading.key in copied]
-    return Counter("a copy of another reply" if reading.key in copied else reading.why for reading in gone)
+    return Counter(COPY if reading.key in copied else reading.why for reading in gone)
 
 
 def copies(readings: Iterable[Reading]) -> set[str]:

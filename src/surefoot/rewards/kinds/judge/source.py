@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -146,6 +146,12 @@ class JudgeSource(RewardSource):
         """Makes the calls for a completion."""
         return Questions(self.model, self.config, self.rubric, self.num_wordings, paired=self.references is not None)
 
+    @cached_property
+    def reader(self) -> Reader:
+        """Reads the replies."""
+        asked = self.questions
+        return Reader(asked.scale, paired=asked.paired, distribution=asked.bare)
+
     # --- scoring ------------------------------------------------------------------------------------------------
 
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
@@ -160,27 +166,37 @@ class JudgeSource(RewardSource):
         """
         from surefoot.rewards.kinds.judge.client import ask
 
-        check_rows(prompts, completions)
-        asked = self.questions
-        reader = Reader(asked.scale, paired=asked.paired, distribution=asked.bare)
-
         def read(calls: Sequence[Call], outcomes: Sequence[Outcome]) -> list[Reading]:
-            readings = reader.read(calls, outcomes)
+            readings = self.reader.read(calls, outcomes)
             self.heard.add(readings, outcomes)
             return readings
 
-        rows = zip(prompts, completions, self._references_of(prompts), strict=True)
-        answers = ask(self.model, self.config, (asked.calls(*row) for row in rows), read)
-        readings = list(chain.from_iterable(answers.read))
-        copied = copies(readings)
-        scored = [reader.row(some, self.num_wordings, copied, self.min_valid) for some in answers.read]
-        scores = torch.tensor(scored, dtype=torch.float32).reshape(len(scored), self.num_columns)
+        answers = ask(self.model, self.config, self.calls(prompts, completions), read)
+        scores = self.rows(answers.read)
         unscored = int(scores[:, 0].isnan().sum())
         if unscored:
-            why = unscored_reasons(missing(readings, copied), answers.refusal, self.heard.example, self.config.reading)
+            readings = list(chain.from_iterable(answers.read))
+            gone = missing(readings, copies(readings))
+            why = unscored_reasons(gone, answers.refusal, self.heard.example, self.config.reading)
             few = f"unscored, with fewer than {self.min_valid} valid replies"
-            warnings.warn(f"'{self.name}' left {unscored} of {len(scored)} completions {few} {why}", stacklevel=2)
+            warnings.warn(f"'{self.name}' left {unscored} of {len(scores)} completions {few} {why}", stacklevel=2)
         return scores
+
+    def calls(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Iterator[list[Call]]:
+        """Make the requests for each completion, in order; nothing is sent.
+
+        Raises:
+            DataError: a prompt has no reference answer, or there isn't one completion for each prompt.
+        """
+        check_rows(prompts, completions)
+        rows = zip(prompts, completions, self._references_of(prompts), strict=True)
+        return (self.questions.calls(*row) for row in rows)
+
+    def rows(self, readings: Sequence[Sequence[Reading]]) -> Float[Tensor, "batch columns"]:
+        """Make scored rows of the readings of each completion's calls; copies of other replies are left out."""
+        copied = copies(chain.from_iterable(readings))
+        scored = [self.reader.row(some, self.num_wordings, copied, self.min_valid) for some in readings]
+        return torch.tensor(scored, dtype=torch.float32).reshape(len(scored), self.num_columns)
 
     def _references_of(self, prompts: Sequence[Text]) -> list[Text | None]:
         if self.references is None:
@@ -301,9 +317,7 @@ class JudgeSource(RewardSource):
         """An anchor row of the wordings' means over the calibration set, taken as free of noise."""
         if self.calibration is None:
             return None
-        means = torch.tensor(self.calibration.offsets, dtype=torch.float64)
-        wordings = torch.stack([means, torch.zeros_like(means), torch.full_like(means, torch.inf)], dim=1)
-        return torch.cat([means.mean()[None], wordings.flatten()])
+        return arithmetic.exact_row(torch.tensor(self.calibration.offsets, dtype=torch.float64))
 
     def _unknown(self, anchors: Anchors) -> "torch.Tensor":
         """Which anchors have no wording with a mean; their counts of replies may be known all the same."""

@@ -1,0 +1,236 @@
+"""`surefoot judge try`: show what a judge is sent, what it replies, what is read from that, and what it costs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from surefoot.cli.parsing import parse
+from surefoot.quiet import quieten
+from surefoot.rewards.kinds.judge.access import JudgeArguments
+
+if TYPE_CHECKING:
+    from surefoot.rewards.kinds.judge.source import JudgeSource
+    from surefoot.rewards.kinds.judge.trial_result import Trial, TriedCall
+    from surefoot.rewards.kinds.judge.trial_texts import TrialText
+
+_LONGEST = 1500
+"""Most characters of a message or reply that are shown without `full`."""
+_CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Characters that move a terminal's cursor, change its colours or turn its text round."""
+
+
+@dataclass
+class JudgeTryArguments:
+    """Settings of `surefoot judge try`. Give a judge's settings, or the `reward_source` that was saved with them."""
+
+    kind: str = field(default="judge", metadata={"help": "As for `surefoot reward`.", "choices": ("judge",)})
+    model_name_or_path: str | None = field(default=None, metadata={"help": "The judge's name at its endpoint."})
+    reward_source: str | None = field(
+        default=None, metadata={"help": "Directory or hub name of a saved judge, instead of its settings."}
+    )
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "prompt and completion, or chosen and rejected; file or hub. Unless given on the command line, "
+            "ten completions that come with surefoot, since a config's dataset is that of `surefoot reward`."
+        },
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
+    dataset_split: str | None = field(default=None, metadata={"help": "Split of the dataset."})
+    n: int = field(default=10, metadata={"help": "Completions that are tried, the first ones."})
+    full: bool = field(default=False, metadata={"help": "Show long and repeated texts whole."})
+    json: str | None = field(default=None, metadata={"help": "Write everything to this file too."})
+
+
+def option_types() -> tuple[type, ...]:
+    """Dataclasses whose fields are the options."""
+    from surefoot.rewards.config import command_settings
+
+    return JudgeTryArguments, command_settings("judge"), JudgeArguments
+
+
+def run(arguments: list[str]) -> None:
+    """Ask the judge, print everything that came of it, and raise if nothing did."""
+    from rich.console import Console
+
+    from surefoot.errors import ModelError, RunError
+    from surefoot.files import write_json
+
+    quieten()
+    args, settings = parse(option_types(), _after_action(arguments), "judge", unread=_of_reward())
+    source = _source(args, settings)
+    texts = _texts(args, source)
+    from surefoot.rewards.kinds.judge.trial import try_judge  # it needs the extra, which the source has looked for
+
+    console = Console()
+    count = sum(map(len, source.calls([text.prompt for text in texts], [text.completion for text in texts])))
+    _print(console, f"'{source.name}' at {source.config.endpoint}; completions: {len(texts)}, calls: {count}")
+    _print(console, "Every call is made: replies in the judge's cache are not read, and these are not kept there.")
+    with console.status("asking …"):
+        trial = try_judge(source, texts)
+    for line in _report(trial, args.full):
+        _print(console, line)
+    console.print(_table(trial))
+    for line in _summary(trial, source):
+        _print(console, line)
+    if args.json is not None:
+        _print(console, f"everything: {write_json(args.json, trial.to_dict()).resolve()}")
+    if trial.interrupted:
+        raise KeyboardInterrupt("the same command asks from the beginning")
+    if trial.error is not None:
+        raise RunError(trial.error)
+    if not trial.read:
+        raise ModelError(f"none of {len(trial.calls)} calls gave a rating; what to do is said above")
+
+
+def _after_action(arguments: list[str]) -> list[str]:
+    """The words after `try`.
+
+    Raises:
+        ConfigError: it isn't there.
+    """
+    from surefoot.cli.help import ACTIONS
+    from surefoot.errors import ConfigError, did_you_mean
+
+    known = ACTIONS["judge"]
+    if arguments and arguments[0] in known:
+        return arguments[1:]
+    word = "" if not arguments or arguments[0].startswith("-") else arguments[0]
+    what = f"there is no action '{word}'{did_you_mean(word, known)}" if word else "say first what to do with the judge"
+    raise ConfigError(f"{what}: `surefoot judge try --config FILE`; see `surefoot judge --help`")
+
+
+def _of_reward() -> set[str]:
+    """Settings of `surefoot reward` that a judge's config holds, and a trial has no use for."""
+    from surefoot.rewards.config import RewardSourceArguments
+
+    return {item.name for item in fields(RewardSourceArguments)} - {"kind", "model_name_or_path"}
+
+
+def _source(args: Any, settings: Any) -> JudgeSource:
+    from surefoot.errors import ConfigError
+    from surefoot.rewards.config import reward_arguments
+    from surefoot.rewards.kinds.judge.source import JudgeSource
+    from surefoot.rewards.registry import load_source
+
+    given = {name: value for name, value in vars(settings).items() if value is not None}
+    if (args.reward_source is None) == (args.model_name_or_path is None):
+        raise ConfigError("give a judge's config (with model_name_or_path and endpoint), or reward_source, not both")
+    if args.reward_source is None:
+        model = args.model_name_or_path
+        made = reward_arguments(output_dir="", dataset_name="", model_name_or_path=model, kind="judge", **given)
+        return JudgeSource(model, made.kind_settings)
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)}: a saved judge has its own settings; where it is asked is said by --judge_endpoint, "
+            "--judge_key_variable"
+        )
+    source = load_source(args.reward_source)
+    if not isinstance(source, JudgeSource):
+        raise ConfigError(f"{args.reward_source} is of kind {source.kind}, not a judge")
+    return source
+
+
+def _texts(args: Any, source: JudgeSource) -> list[TrialText]:
+    from surefoot.errors import ConfigError
+    from surefoot.rewards.kinds.judge.trial_texts import built_in_texts, load_texts
+
+    if args.dataset_name is None and source.references is not None:
+        raise ConfigError(
+            "this judge compares with reference answers: give completions of their prompts, --dataset_name"
+        )
+    if args.dataset_name is None:
+        return built_in_texts()[: args.n]
+    return load_texts(args.dataset_name, args.n, split=args.dataset_split, config=args.dataset_config)
+
+
+def _print(console: Any, line: str) -> None:
+    """Print text as it is: nothing in it is markup, and no line is broken."""
+    console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
+
+
+def _report(trial: Trial, full: bool) -> Iterator[str]:
+    """Every completion with its messages, replies and readings."""
+    yield f"request, beside its messages: {json.dumps(trial.request, ensure_ascii=False)}"
+    shown: dict[str, str] = {}
+    for place, item in enumerate(trial.completions, 1):
+        yield f"\n===== completion {place} of {len(trial.completions)}: {item.about} ====="
+        for wording, calls in groupby(item.calls, lambda call: call.wording):
+            yield from _wording(f"completion {place}, wording {wording + 1}", list(calls), shown, full)
+        yield f"reward: {_number(item.mean)}, variance of one reply: {_number(item.variance)}"
+
+
+def _wording(where: str, calls: list[TriedCall], shown: dict[str, str], full: bool) -> Iterator[str]:
+    """The different messages of one wording, each followed by what came of it."""
+    yield f"--- {where} ---"
+    sent: list[list[dict[str, str]]] = []
+    for call in calls:
+        sent += [] if call.messages in sent else [call.messages]
+    for messages in sent:
+        for message in messages:
+            known = shown.setdefault(message["content"], where)
+            if known != where and not full:
+                yield f"{message['role']}: the same as in {known}"
+            else:
+                yield f"{message['role']}:"
+                yield _quoted(message["content"], full)
+        for call in (call for call in calls if call.messages == messages):
+            yield from _outcome(call, full)
+
+
+def _outcome(call: TriedCall, full: bool) -> Iterator[str]:
+    spread = f", variance {call.variance:.2f}" if call.variance else ""
+    read = f"not read: {call.why}" if call.rating is None else f"read as {call.rating:.3g}{spread}"
+    tries = "" if call.tries < 2 else f", {call.tries} tries"
+    finish = "" if call.finish in ("", "stop") else f", finish_reason {call.finish}"
+    if call.reply is None:
+        yield f"sample {call.sample + 1}: no reply: {call.why} ({call.seconds:.2f} s{tries})"
+    else:
+        yield f"sample {call.sample + 1}: {read} ({call.seconds:.2f} s{tries}{finish})"
+        yield _quoted(call.reply, full)
+
+
+def _quoted(text: str, full: bool) -> str:
+    """The text behind bars, its middle left out where it is long, its control characters written out."""
+    if len(text) > _LONGEST and not full:
+        half = _LONGEST // 2
+        text = f"{text[:half]}\n[… {len(text) - 2 * half:,} characters; --full shows them …]\n{text[-half:]}"
+    text = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    return "\n".join(f"  | {line}" for line in text.split("\n"))
+
+
+def _table(trial: Trial) -> Any:
+    from rich.table import Table
+
+    lowest, highest = trial.scale
+    table = Table(title=f"rated from {lowest} to {highest}")
+    for name in ("", "completion", "reward", "variance", "read"):
+        table.add_column(name, justify="left" if name == "completion" else "right")
+    for place, item in enumerate(trial.completions, 1):
+        read = sum(call.rating is not None for call in item.calls)
+        numbers = (_number(item.mean), _number(item.variance), f"{read} of {len(item.calls)}")
+        table.add_row(str(place), item.about, *numbers)
+    return table
+
+
+def _summary(trial: Trial, source: JudgeSource) -> Iterator[str]:
+    """What it took, and the verdict."""
+    spent, config = trial.totals, source.config
+    priced = config.price_input is not None or config.price_output is not None
+    cost = f"cost {spent.money:.4g}" if priced else "cost unknown (price_input, price_output aren't set)"
+    yield f"tokens: {spent.tokens[0]:,} of prompts, {spent.tokens[1]:,} of replies; {cost}"
+    times = "" if spent.latency is None else "; a call {:.2f} s (median), {:.2f} s (95%)".format(*spent.latency)
+    retries = f", {spent.retries} tries repeated" if spent.retries else ""
+    yield f"time: {trial.seconds:.1f} s for {len(trial.calls)} calls{retries}{times}"
+    over = "these completions" if source.calibration is None else "the calibration set"
+    yield f"variance: of one reply, raw; each wording is centred by its mean over {over}"
+    yield from (f"- {line}" for line in trial.verdict)
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2f}"
