@@ -100,6 +100,23 @@ def test_the_log_ratio_is_that_of_float32(
     assert float(torch.cat([b - a for a, b in errors]).abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_rounded_log_probabilities_are_summed_in_float32(policy_path: Path, tmp_path: Path, kind: str) -> None:
+    """FSDP2 gives the model's output in bf16. TRL's sums over the tokens and ours must agree, or training stops."""
+    mine = trainer(kind, policy_path, tmp_path, adapters=False, max_steps=4, learning_rate=1e-2)
+
+    def rounded(module: Any, given: Any, output: Any) -> Any:
+        if getattr(output, "log_probs", None) is not None:  # sampling has none
+            output.log_probs = output.log_probs.bfloat16()
+        return output
+
+    for model in (mine.model, mine.ref_model):
+        model.register_forward_hook(rounded)
+    mine.train()
+    assert mine.state.global_step == 4
+    assert max(row.get("sequence_kl", 0.0) for row in mine.state.log_history) > 0.1
+
+
 def test_a_model_is_left_as_it_was(policy_path: Path) -> None:
     """Its parameters are the same objects with the same numbers, after an error too; inside it computes in float32."""
     model = AutoModelForCausalLM.from_pretrained(policy_path, dtype=torch.bfloat16).train()

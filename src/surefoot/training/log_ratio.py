@@ -76,6 +76,8 @@ class SampledLogRatio(TrlTrainer):
         reference = self.native_kl == "reward" and len(self._watched) == 1
         if not self._in_half_precision:
             result = own(model, *self._forward[0], **keywords)
+            # TRL sums over the tokens in the precision that it is given.
+            result = (result[0].float(), *result[1:])
             self._watched.append(_summed(result[0], self._forward[0]))
             return result
         exact = self._float32_logps(model, *self._forward)
