@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test fast test-lowest test-newest coverage engines engines-openrlhf docs dist lint types borders clean
+.PHONY: demo test fast test-lowest test-newest coverage gpu engines engines-openrlhf docs dist lint types borders clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/surefoot demo
@@ -56,6 +56,12 @@ test-newest:
 	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
 		-c constraints-newest.txt -e '.[judge]' $(LANE)
 	$(VENV)-newest/bin/python -m pytest -m "not slow" tests
+
+# What a variance costs and brings on one GPU, some 25 minutes. GPU_PYTHON is a Python that has surefoot and its CUDA torch;
+# `python examples/smollm2/prepare.py` comes first. `make gpu GPU_OPTIONS=--tiny` shows all of it on a CPU.
+GPU_PYTHON ?= $(PYTHON)
+gpu:
+	$(GPU_PYTHON) benchmarks/gpu.py --output_dir runs/gpu --json runs/gpu/gpu.json $(GPU_OPTIONS)
 
 # verl in an environment of its own, since its pins exclude those of the package's tests: its own advantages with weights,
 # and its PPO with a critic on a CPU. Ray starts a dozen processes; the tests take four minutes on two cores, the installation two.

@@ -10,6 +10,7 @@ score: rows a second of each source against one reward model in plain batches, s
 steps: a step of RLOO and GRPO with each source against stock TRL with one reward model: LoRA in bf16, same prompts,
     every completion of the same length. Trainers take turns; the first step of each turn is left out. MFU counts the
     multiplications of sampling, of all forwards and of the backward, against the card's dense bf16 peak.
+    With one turn there is no spread; `Size.turns` asks for more.
 log_ratio: error of a completion's ln π/π₀ in bf16 and under autocast, against float32, as the policy moves away.
 fsdp2: `surefoot rloo` under FSDP2 with one process. vllm: with vLLM in the trainer's process, where it is installed.
 members: ten LoRA reward models that differ in their seed alone, of the chat model and of MiniLM, and what
@@ -61,7 +62,7 @@ class Size:
     rows: int = 914
     completions: int = 64
     tokens: int = 64
-    turns: int = 2
+    turns: int = 1
     members: int = 10
     workers: int = 12
     rounds: int = 8
@@ -199,7 +200,7 @@ def score(lane: Lane) -> Part:
     rows = [json.loads(line) for line in (lane.made / "preferences/test.jsonl").read_text().splitlines()]
     texts = [(row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")][: lane.size.rows]
     places = {name: source_path(lane, name) for name in SOURCES}
-    return {"rows": score_speeds(places, texts, turns=5), "texts": len(texts)}
+    return {"rows": score_speeds(places, texts, turns=2 * lane.size.turns + 1), "texts": len(texts)}
 
 
 def steps(lane: Lane) -> Part:
@@ -219,8 +220,8 @@ def prompts(lane: Lane) -> list[Any]:
     return [json.loads(line)["prompt"] for line in (lane.made / "prompts.jsonl").read_text().splitlines()]
 
 
-def rloo_command(lane: Lane, name: str, **more: Any) -> Part:
-    """Three steps of `surefoot rloo` in a process of its own."""
+def rloo_command(lane: Lane, name: str, *words: str, **more: Any) -> Part:
+    """Three steps of `surefoot rloo` in a process of its own; `words` follow its config."""
     settings = {
         "model_name_or_path": lane.model,
         "dataset_name": str(lane.made / "prompts.jsonl"),
@@ -240,7 +241,7 @@ def rloo_command(lane: Lane, name: str, **more: Any) -> Part:
     path = lane.folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     start = time.monotonic()
-    surefoot("rloo", "--config", str(path))
+    surefoot("rloo", "--config", str(path), *words)
     kept = read_json(lane.folder / name / "record.json")["metrics"]
     return {"command_seconds": time.monotonic() - start, "steps": kept["steps"], "end": kept["end"]}
 
@@ -258,7 +259,7 @@ def fsdp2(lane: Lane) -> Part:
     assert source.submodule_search_locations is not None
     config = yaml.safe_load((Path(source.submodule_search_locations[0]) / "fsdp2.yaml").read_text())
     path.write_text(yaml.safe_dump(config | {"num_processes": 1}), encoding="utf-8")
-    return rloo_command(lane, "fsdp2", accelerate_config=str(path), bf16=True)
+    return rloo_command(lane, "fsdp2", "--accelerate_config", str(path), bf16=True)
 
 
 def vllm(lane: Lane) -> Part:
@@ -271,7 +272,9 @@ def members(lane: Lane) -> Part:
     rows = []
     bases = {"SmolLM2-135M": lane.model, "MiniLM-L6": str(lane.made / "minilm")}
     for name, base in bases.items():
-        settings = {"kind": "lora", "members": lane.size.members, "bootstrap": "none"}
+        # One after the other: ten that train together, 16 pairs a batch, don't fit into 80 GB.
+        settings = {"kind": "independent", "rank": 8, "members": lane.size.members, "bootstrap": "none",
+                    "learning_rate": 2e-4, "epochs": 1}  # fmt: skip
         start = time.monotonic()
         source = train(lane, f"{lane.size.members} {name}", settings, base)
         seconds = time.monotonic() - start
