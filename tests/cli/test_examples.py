@@ -12,6 +12,7 @@ from surefoot.cli.plan import MemoryPlanArguments
 from surefoot.cli.reward import arguments_of
 from surefoot.cli.study import StudyArguments, configure
 from surefoot.feedback.online_settings import OnlineArguments
+from surefoot.forecast.run import ForecastArguments
 from surefoot.studies.cell import check_policy
 from surefoot.training.best_of_n import BestOfNArguments
 from surefoot.training.dpo_config import VarianceAwareDPOConfig
@@ -21,7 +22,8 @@ from surefoot.training.run_dpo import DPOScriptArguments
 from surefoot.training.run_online import OnlineScriptArguments
 
 EXAMPLES = Path(surefoot.__file__).parents[2] / "examples"
-REWARDS = [path for path in sorted(EXAMPLES.glob("*.yaml")) if "kind" in yaml.safe_load(path.read_text())]
+PATHS = sorted([*EXAMPLES.glob("*.yaml"), *EXAMPLES.glob("smollm2/*.yaml")])
+REWARDS = [path for path in PATHS if "kind" in yaml.safe_load(path.read_text())]
 
 
 TYPES: dict[str, tuple[type, ...]] = {
@@ -29,29 +31,35 @@ TYPES: dict[str, tuple[type, ...]] = {
     "grpo": (OnlineScriptArguments, VarianceAwareGRPOConfig, ModelConfig),
     "dpo": (DPOScriptArguments, VarianceAwareDPOConfig, ModelConfig),
     "bon": (BestOfNArguments,),
+    "forecast": (ForecastArguments,),
     "online": (OnlineArguments,),
     "study": (StudyArguments, MemoryPlanArguments),
 }
 
 
-@pytest.mark.parametrize("path", REWARDS, ids=lambda path: path.stem)
+def said(path: Path) -> str:
+    return str(path.relative_to(EXAMPLES))
+
+
+@pytest.mark.parametrize("path", REWARDS, ids=said)
 def test_reward_examples_parse_and_check(path: Path) -> None:
     args = arguments_of(["--config", str(path)])
     args.check()
-    assert f"surefoot reward --config examples/{path.name}" in path.read_text()
+    assert f"surefoot reward --config examples/{said(path)}" in path.read_text()
 
 
 def command(path: Path) -> str:
     """The command that the example's own comment runs it with."""
-    line = next(line for line in path.read_text().splitlines() if f"--config examples/{path.name}" in line)
+    line = next(line for line in path.read_text().splitlines() if f"--config examples/{said(path)}" in line)
     return line.split("surefoot ")[1].split()[0]
 
 
-@pytest.mark.parametrize("path", sorted(set(EXAMPLES.glob("*.yaml")) - set(REWARDS)), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(set(PATHS) - set(REWARDS)), ids=said)
 def test_other_examples_parse(path: Path, tmp_path: Path) -> None:
     types = TYPES[command(path)]
     words = ["--config", str(path), "--output_dir", str(tmp_path)]
-    words += [] if command(path) in ("bon", "online", "study") else ["--use_cpu", "true", "--bf16", "false"]
+    trains = command(path) in ("rloo", "grpo", "dpo")
+    words += ["--use_cpu", "true", "--bf16", "false"] if trains else []
     parsed = parse(types, words, command(path))
     if command(path) in ("rloo", "grpo"):
         parsed[0].check()

@@ -374,6 +374,7 @@ def test_the_model_card_says_what_was_optimised(policy_path: Path, tmp_path: Pat
     trainer.create_model_card(model_name="mine")
     card = (tmp_path / "run" / "README.md").read_text()
     assert "`function`, 5 members" in card
+    assert f'model="{tmp_path / "run"}"' in card  # TRL's example names a model that there is
     assert "KL weighted by the variance (generalized)" in card
     assert "0.5 nats per sequence" in card
     assert "mean variance on the reference policy" in card

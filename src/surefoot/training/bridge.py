@@ -29,7 +29,7 @@ from accelerate.utils import gather
 from transformers import TrainerState
 
 from surefoot.errors import ConfigError
-from surefoot.files import read_json, write_json, write_text
+from surefoot.files import read_json, write_json
 from surefoot.maths.objectives import Objective
 from surefoot.rewards.source import RewardSource
 from surefoot.training import metrics
@@ -37,7 +37,7 @@ from surefoot.training.anchored_rewards import ANCHORS, AnchoredRewards
 from surefoot.training.checkpoints import finished_epochs, last_whole_checkpoint
 from surefoot.training.kl_controller import KLController
 from surefoot.training.log_ratio import SampledLogRatio
-from surefoot.training.policy_card import policy_card
+from surefoot.training.policy_card import complete_card, policy_card
 from surefoot.training.shaping import ShapedRewards, shape_rewards
 from surefoot.types import Calibration
 
@@ -94,11 +94,9 @@ class PenaltyBridge(SampledLogRatio, AnchoredRewards, TrlTrainer):
     def create_model_card(self, *positional: Any, **keywords: Any) -> None:
         """TRL's model card, with the source, the objective, the budget and the variance seen."""
         super().create_model_card(*positional, **keywords)
-        path = Path(self.args.output_dir) / "README.md"
-        if self.accelerator.is_main_process and path.exists():
-            text = path.read_text(encoding="utf-8")
+        if self.accelerator.is_main_process:
             card = policy_card(self.source, self.objective, self.args.target_kl, self.beta, self.state.log_history)
-            write_text(path, text + "\n" + card)
+            complete_card(self.args.output_dir, "\n" + card)
 
     # --- before training: calibration on the reference policy ---------------------------------------------------
 

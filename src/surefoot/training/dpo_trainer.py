@@ -13,7 +13,7 @@ from surefoot.rewards.source import RewardSource
 from surefoot.training.checks import check_dataset, check_model, settings_of
 from surefoot.training.dpo_bridge import PreferenceBridge
 from surefoot.training.dpo_config import VarianceAwareDPOConfig
-from surefoot.training.policy_card import PAPER
+from surefoot.training.policy_card import PAPER, complete_card
 from surefoot.training.preference_weights import VARIANCES, WEIGHTS, add_variances, add_weights, anchors_of
 from surefoot.training.reference import ensure_reference_on_disk
 
@@ -95,6 +95,12 @@ class VarianceAwareDPOTrainer(PreferenceBridge):
         self.anchor_shares = {} if settings.weights == "none" else anchors_of(pairs)
         ensure_reference_on_disk(model, settings.output_dir, settings.beta)
         super().__init__(model, args=settings, train_dataset=pairs, eval_dataset=weigh(eval_dataset), **keywords)
+
+    def create_model_card(self, *positional: Any, **keywords: Any) -> None:
+        """TRL's model card, whose example loads this model."""
+        super().create_model_card(*positional, **keywords)
+        if self.accelerator.is_main_process:
+            complete_card(self.args.output_dir)
 
     def log(self, logs: dict[str, float], *positional: Any, **keywords: Any) -> None:
         """TRL's log, with the shares of the anchors added to the loss."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 from typing import Any
 
+from surefoot.files import write_text
 from surefoot.maths.objectives import Objective
 from surefoot.rewards.hub import one_line
 from surefoot.rewards.source import RewardSource
 
-__all__ = ["PAPER", "policy_card"]
+__all__ = ["PAPER", "complete_card", "policy_card"]
 
 PAPER = {
     "title": "Towards Reliable, Uncertainty-Aware Alignment",
@@ -23,6 +25,17 @@ PAPER = {
         }"""),
 }
 """The paper that TRL's model card cites."""
+
+
+def complete_card(directory: str, section: str = "") -> None:
+    """Mend TRL's card in a model's directory, if there is one, and add a section to it.
+
+    For want of a name on the hub TRL's example loads the model "None"; here it loads the directory.
+    """
+    path = Path(directory) / "README.md"
+    if path.exists():
+        text = path.read_text(encoding="utf-8").replace('model="None"', f'model="{directory}"')
+        write_text(path, text + section)
 
 
 def policy_card(

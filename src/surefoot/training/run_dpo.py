@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
-from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from surefoot.data.preferences import data_hash, load_preferences
 from surefoot.errors import ConfigError
@@ -22,12 +22,13 @@ from surefoot.training.dpo_config import VarianceAwareDPOConfig
 from surefoot.training.dpo_trainer import VarianceAwareDPOTrainer
 from surefoot.training.preference_weights import VARIANCES
 from surefoot.training.run_online import averages, load_policy_tokenizer, with_model_settings
+from surefoot.training.step_lines import PrintingArguments, print_short_lines
 
 __all__ = ["DPOScriptArguments", "run_dpo"]
 
 
 @dataclass
-class DPOScriptArguments(ScriptArguments):
+class DPOScriptArguments(PrintingArguments):
     """TRL's script arguments, and the source of the variances."""
 
     reward_source: str | None = field(
@@ -103,6 +104,8 @@ def _train(
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
     )
+    if not script.all_metrics:
+        print_short_lines(trainer)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_whole_checkpoint(args.output_dir))
     trainer.save_model(args.output_dir)
     rows = [row for row in trainer.state.log_history if "loss" in row]

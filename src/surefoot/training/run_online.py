@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
-from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from surefoot.data.preferences import data_hash, load_prompts
 from surefoot.errors import ConfigError, ModelError
@@ -24,6 +24,7 @@ from surefoot.training.grpo_trainer import VarianceAwareGRPOTrainer
 from surefoot.training.prompt_anchors import OWN_COLUMNS
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
+from surefoot.training.step_lines import PrintingArguments, print_short_lines
 
 __all__ = ["OnlineScriptArguments", "averages", "load_policy_tokenizer", "run_policy_gradient", "with_model_settings"]
 
@@ -33,7 +34,7 @@ TRAINERS: dict[str, Any] = {"rloo": VarianceAwareRLOOTrainer, "grpo": VarianceAw
 
 
 @dataclass
-class OnlineScriptArguments(ScriptArguments):
+class OnlineScriptArguments(PrintingArguments):
     """TRL's script arguments, and the source of the reward (exactly one of three)."""
 
     reward_source: str | None = field(
@@ -125,6 +126,8 @@ def _train(
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
     )
+    if not script.all_metrics:
+        print_short_lines(trainer, args.target_kl)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_whole_checkpoint(args.output_dir))
     trainer.save_model(args.output_dir)
     record = make_record(kind, settings, seed=args.seed, data_hash=data_hash(prompts), metrics=summarise(trainer))
