@@ -12,6 +12,8 @@ import torch
 from datasets import Dataset
 from transformers import (
     AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
     GemmaConfig,
     GemmaModel,
     LlamaConfig,
@@ -25,6 +27,7 @@ from transformers import (
 from surefoot.rewards.kinds.heads.config import HeadsConfig
 from surefoot.rewards.kinds.heads.fit import train_heads
 from surefoot.rewards.kinds.heads.source import SharedTrunkHeads
+from surefoot.rewards.kinds.laplace import LaplaceConfig, fit_laplace
 from surefoot.rewards.kinds.linear import LinearConfig, fit_linear
 from surefoot.rewards.kinds.smoothed import smooth_variance
 from surefoot.rewards.trunk.feature_cache import compute_features
@@ -192,19 +195,29 @@ def long_pairs() -> Dataset:
     return Dataset.from_dict({"prompt": prompts, "chosen": sides[0], "rejected": sides[1]})
 
 
-def fits(pairs: Dataset, trunk: Path) -> dict[str, torch.Tensor]:
+@pytest.fixture(scope="module")
+def reward_model(policy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rm")
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_pretrained(policy_path, num_labels=1).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(policy_path).save_pretrained(folder)
+    return folder
+
+
+def fits(pairs: Dataset, trunk: Path, model: Path) -> dict[str, torch.Tensor]:
     """What each fit that reads features comes to."""
     heads = train_heads(pairs, trunk, HeadsConfig(members=2, epochs=1), device=CPU)
     assert isinstance(heads, SharedTrunkHeads)
     return {
         "linear": fit_linear(pairs, trunk, LinearConfig(penalty=1.0), device=CPU).weights,
         "heads": heads.heads.centre,
+        "laplace": fit_laplace(pairs, model, LaplaceConfig(precision=1.0, distance=0.5), device=CPU).terms[0].origin,
         "smoothed": smooth_variance(heads, pairs, trunk, device=CPU).spread,
     }
 
 
 def test_fits_share_their_pairs_beginnings(
-    policy_path: Path, long_pairs: Dataset, monkeypatch: pytest.MonkeyPatch
+    policy_path: Path, reward_model: Path, long_pairs: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every fit asks for it, with both sides of a pair together, and comes to what it comes to without."""
     packs: list[int] = []
@@ -216,12 +229,12 @@ def test_fits_share_their_pairs_beginnings(
         return batches, alone
 
     monkeypatch.setattr("surefoot.rewards.trunk.hidden_states.pack", counted)
-    shared = fits(long_pairs, policy_path)
-    assert packs == [16, 16, 16]
+    shared = fits(long_pairs, policy_path, reward_model)
+    assert packs == [16, 16, 16, 16]
     monkeypatch.setattr(
         "surefoot.rewards.trunk.hidden_states.pack", lambda rows, keys, tokens: ([], list(range(len(rows))))
     )
-    for name, alone in fits(long_pairs, policy_path).items():
+    for name, alone in fits(long_pairs, policy_path, reward_model).items():
         torch.testing.assert_close(shared[name], alone, rtol=1e-3, atol=1e-4)
 
 

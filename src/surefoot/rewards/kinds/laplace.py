@@ -217,6 +217,7 @@ def read_rows(
     distance: Distance | None = None,
     *,
     keys: Sequence[Any] | None = None,
+    packed: bool = False,
     on_progress: Callable[[float], None] | None = None,
 ) -> Float[Tensor, "rows columns"]:
     """(reward, features, distance features) of token rows, in their order.
@@ -224,6 +225,7 @@ def read_rows(
     Args:
         keys: rows with equal keys share their prompt's computation, where the model is a decoder whose head reads one
             token.
+        packed: how they share it (`read_states`).
     """
     pad = encoder.tokenizer.pad_token_id
     if reader.trunk is not None:
@@ -234,6 +236,7 @@ def read_rows(
             tokens=forward_tokens(reader.model.device),
             read_at=read_places(rows, own_pad(reader.model)),
             keys=keys,
+            packed=packed,
             mean_layer=None if distance is None else distance.layer,
             on_progress=on_progress,
         )[0]
@@ -286,7 +289,15 @@ def fit_laplace(
     distance = None
     if config.distance > 0:
         distance = _fit_distance(reader, encoder, rows, config)
-    read = read_rows(reader, encoder, rows, distance, on_progress=lambda share: report("features", share)).double()
+    read = read_rows(
+        reader,
+        encoder,
+        rows,
+        distance,
+        keys=[*range(len(encoded))] * 2,
+        packed=True,
+        on_progress=lambda share: report("features", share),
+    ).double()
     if not bool(read.isfinite().all()):
         bad = int((~read.isfinite()).any(dim=1).nonzero()[0]) % len(encoded)
         raise DataError(f"the model gives a number that isn't finite on pair {bad}; check its weights")

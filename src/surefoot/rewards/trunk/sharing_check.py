@@ -44,6 +44,6 @@ def shares(
 
 def _looks_back_only(trunk: Any, row: list[int]) -> bool:
     """Whether no hidden state depends on a later token: exact in any precision, where `_HALF` is coarse."""
-    ids = torch.tensor([row, [*row[:-1], row[0] if row[0] != row[-1] else row[-1] - 1]], device=trunk.device)
+    ids = torch.tensor([row, [*row[:-1], 0 if row[-1] else 1]], device=trunk.device)
     first, second = (trunk(input_ids=one[None], use_cache=False).last_hidden_state[:, :-1].float() for one in ids)
     return float((first - second).norm()) <= 1e-3 * float(first.norm())
