@@ -34,6 +34,12 @@ class ScoreConfig:
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
     dataset_split: str | None = field(default=None, metadata={"help": "Split of the dataset."})
+    dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "Precision of frozen models: auto, float32 or bfloat16; as the source was fitted if not given."
+        },
+    )
     chunk_rows: int = field(default=2048, metadata={"help": "Rows in memory at a time."})
 
 
@@ -82,8 +88,6 @@ def _source(config: Any, table: Any) -> Any:
     row = table[0] if len(table) else {}
     text = next((row[name] for name in ("completion", "chosen") if name in row), "")
     check_templates([config.reward_source] if config.reward_source else config.reward_models, text)
-    return (
-        load_source(config.reward_source)
-        if config.reward_source
-        else IndependentMembers.from_models(config.reward_models)
-    )
+    if config.reward_source:
+        return load_source(config.reward_source, dtype=config.dtype)
+    return IndependentMembers.from_models(config.reward_models, dtype=config.dtype or "auto")

@@ -11,6 +11,7 @@ from surefoot.errors import ConfigError
 from surefoot.ranges import check_ranges
 from surefoot.rewards.registry import known_kinds, source_class
 from surefoot.rewards.source import MemberSource, RewardSource
+from surefoot.rewards.trunk.dtypes import check_dtype
 
 __all__ = [
     "RewardSourceArguments",
@@ -66,6 +67,10 @@ class RewardSourceArguments:
         default=None, metadata={"help": "Of the hidden states that are read: last (decoders), mean, or cls (BERT)."}
     )
     layer: int | None = field(default=None, metadata={"help": "Hidden state that is read, −1 the last."})
+    dtype: str | None = field(
+        default=None,
+        metadata={"help": "Precision of frozen models: auto (float32 on a CPU, else bfloat16), float32 or bfloat16."},
+    )
     kind_settings: Any = field(default=None, init=False)
 
     def check(self) -> None:
@@ -92,7 +97,7 @@ class RewardSourceArguments:
             raise ConfigError(f"kind: {self.kind} has no members: scale_members and variance don't apply to it")
         if smoothed and getattr(self.kind_settings, "members", 2) < 2:
             raise ConfigError("variance: smoothed needs at least two members")
-        for name in ("pooling", "layer"):
+        for name in ("pooling", "layer", "dtype"):
             if getattr(self, name) is not None and not smoothed and name not in own:
                 raise _foreign(self.kind, [name])
 
@@ -118,6 +123,8 @@ def with_kind_settings(args: RewardSourceArguments, given: dict[str, Any]) -> Re
         ConfigError: see `reward_arguments`.
     """
     check_owners(args.kind, given)
+    if args.dtype is not None:
+        check_dtype(args.dtype)  # before `Literal` is checked: it says why not float16
     settings = source_class(args.kind).settings
     if settings is not None:
         hints = get_type_hints(settings)
@@ -187,7 +194,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "overlong": ("drop", "truncate"),
     "variance": ("moderated", "raw", "smoothed"),
 }
-_COMMON = ("seed", "max_length", "overlong", "variance", "pooling", "layer")
+_COMMON = ("seed", "max_length", "overlong", "variance", "pooling", "layer", "dtype")
 """Settings of every kind that are handed on to a kind whose own settings have them."""
 
 

@@ -34,6 +34,7 @@ from surefoot.rewards.hub import download
 from surefoot.rewards.kinds.judge.access import JudgeAccess, given
 from surefoot.rewards.saved import CALIBRATION, DIAGNOSIS, SOURCE, check_finite, check_folder, read_source
 from surefoot.rewards.source import MemberSource, RewardSource
+from surefoot.rewards.trunk.dtypes import Dtype, dtype_given
 from surefoot.types import Calibration
 
 __all__ = ["ENTRY_POINTS", "known_kinds", "load_source", "register", "source_class"]
@@ -104,6 +105,7 @@ def load_source(
     device: str | torch.device | None = None,
     *,
     judge: JudgeAccess | Mapping[str, JudgeAccess] | None = None,
+    dtype: Dtype | None = None,
 ) -> RewardSource:
     """Load any saved source by its `source.json`, with its calibration if it has one.
 
@@ -115,9 +117,11 @@ def load_source(
         device: where to run it; None takes the first accelerator, else the CPU.
         judge: where a judge is asked that is the source or a part of it, or that for each model's name; if None, the
             environment says (`judge.access`). The files never do.
+        dtype: precision to run its frozen models in; None takes the one that it was fitted with. LoRA members are
+            float32 whatever it says.
 
     Raises:
-        ConfigError: it is a judge, and nobody says where to ask it.
+        ConfigError: it is a judge, and nobody says where to ask it; or `dtype` isn't one of ours.
         ModelError: not a source directory, of a kind that isn't known here, or with a path, link, field or number
             that a source can't have; the message says which.
     """
@@ -133,7 +137,7 @@ def load_source(
         raise ModelError(f"{folder / SOURCE} is of kind {kind!r}; this version knows {', '.join(known_kinds())}")
     source_type = source_class(kind)
     try:
-        with given(judge):
+        with given(judge), dtype_given(dtype):
             source = source_type.load(folder, device)
         return _with_figures(source, folder)
     except SurefootError:

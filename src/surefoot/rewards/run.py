@@ -128,7 +128,7 @@ def _train(args: RewardSourceArguments, train: Dataset, folder: Path, report: Pr
 def _smoothed(
     args: RewardSourceArguments, members: MemberSource, train: Dataset, folder: Path, report: Progress
 ) -> RewardSource:
-    read = {name: getattr(args, name) for name in ("pooling", "layer") if getattr(args, name) is not None}
+    read = {name: getattr(args, name) for name in ("pooling", "layer", "dtype") if getattr(args, name) is not None}
     return smooth_variance(
         members,
         train,

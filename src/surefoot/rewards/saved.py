@@ -20,6 +20,7 @@ from torch import Tensor
 
 from surefoot.errors import ModelError
 from surefoot.files import read_json, write_json
+from surefoot.rewards.trunk.dtypes import DTYPES
 from surefoot.types import Calibration
 
 __all__ = [
@@ -182,6 +183,7 @@ _FIELDS: dict[str, _Check] = {
     "layer": _LAYER,
     "distance_layer": (lambda value: value is None or _LAYER[0](value), "a whole number or null"),
     "pooling": (lambda value: value in _POOLINGS, f"one of {', '.join(_POOLINGS)}"),
+    "dtype": (lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}"),
     "scale_members": (lambda value: isinstance(value, bool), "true or false"),
     "shape": _OBJECT,
     "config": _OBJECT,

@@ -21,6 +21,7 @@ from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.registry import load_source, register
 from surefoot.rewards.saved import SOURCE, read_source, read_tensors, save_calibration
 from surefoot.rewards.source import FitJob, RewardSource, given_estimate, plain_constants
+from surefoot.rewards.trunk.dtypes import Dtype, kept_dtype
 from surefoot.rewards.trunk.feature_cache import Pooling, compute_features
 from surefoot.rewards.trunk.loading import choose_device, load_encoder, load_trunk
 from surefoot.rewards.trunk.text_encoder import TextEncoder, prompt_keys
@@ -42,6 +43,7 @@ class DistilledConfig:
     epochs: int = 50
     batch_size: int = 64
     max_length: int = 512
+    dtype: Dtype = "auto"
 
 
 @dataclass(slots=True)
@@ -96,9 +98,10 @@ class DistilledReward(RewardSource):
         pooling: Pooling,
         layer: int,
         name: str = "distilled",
+        dtype: Dtype = "auto",
     ) -> None:
         self.trunk, self.encoder, self.network = trunk.eval(), encoder, network.eval()
-        self.pooling, self.layer, self.name = pooling, layer, name
+        self.pooling, self.layer, self.name, self.dtype = pooling, layer, name, dtype
 
     @property
     def num_columns(self) -> int:
@@ -129,7 +132,7 @@ class DistilledReward(RewardSource):
             )
             held = {"kind": "distilled", "name": self.name, "pooling": self.pooling, "layer": self.layer,
                     "features": self.network.inner.in_features, "hidden": self.network.inner.out_features,
-                    "max_length": self.encoder.max_length}  # fmt: skip
+                    "max_length": self.encoder.max_length, "dtype": self.dtype}  # fmt: skip
             write_json(folder / SOURCE, held)
             save_calibration(folder, self.calibration)
 
@@ -142,9 +145,10 @@ class DistilledReward(RewardSource):
         held = read_source(directory)
         network = _Network(held["features"], held["hidden"])
         network.load_state_dict(read_tensors(directory / "network.safetensors"))
-        trunk = load_trunk(directory / "trunk", choose_device(device))
+        dtype = kept_dtype(held)
+        trunk = load_trunk(directory / "trunk", choose_device(device), dtype)
         encoder = load_encoder(directory / "trunk", trunk, held["max_length"])
-        return cls(trunk, encoder, network, held["pooling"], held["layer"], held["name"])
+        return cls(trunk, encoder, network, held["pooling"], held["layer"], held["name"], dtype)
 
 
 def distil(
@@ -178,7 +182,7 @@ def distil(
     taught = teacher.estimate(scores, group_anchors(scores, torch.arange(len(pairs)).repeat(2), "dataset"))
     report("teacher", 1.0)
     targets = torch.stack([taught.mean, taught.variance.clamp(min=1e-12).log()], dim=1).float()
-    model = load_trunk(trunk, choose_device(device))
+    model = load_trunk(trunk, choose_device(device), config.dtype)
     encoder = load_encoder(trunk, model, config.max_length)
     features = _features(model, encoder, prompts, completions, config.pooling, config.layer)
     stream = torch.Generator().manual_seed(config.seed)
@@ -187,7 +191,7 @@ def distil(
     held[torch.randperm(len(pairs), generator=stream)[: len(pairs) // 10]] = True
     held = held.repeat(2)
     network = _fit(features[usable & ~held], targets[usable & ~held], config, report)
-    source = DistilledReward(model, encoder, network, config.pooling, config.layer)
+    source = DistilledReward(model, encoder, network, config.pooling, config.layer, dtype=config.dtype)
     with torch.no_grad():
         rows = network(features)
     calibration = source.calibrate(rows[usable])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from surefoot.rewards.registry import register
 from surefoot.rewards.saved import SOURCE, read_source, save_calibration
 from surefoot.rewards.source import FitJob, MemberSource, RewardSource
 from surefoot.rewards.trunk.batching import forward_tokens, length_sorted_batches
+from surefoot.rewards.trunk.dtypes import Dtype, kept_dtype
 from surefoot.rewards.trunk.hidden_states import read_states
 from surefoot.rewards.trunk.reading import apply_head, decoder_head, head_in_float32, own_pad, read_places
 from surefoot.rewards.trunk.replicated_layers import layers_of, replicated, start_layer
@@ -40,6 +41,7 @@ class DropoutConfig:
     Args:
         rate: share of the features that are off.
         start: share of the depth below which the members share everything.
+        dtype: precision that the model runs in, but for its head, which is float32.
     """
 
     members: int = 5
@@ -47,6 +49,7 @@ class DropoutConfig:
     rate: float = field(default=0.1, metadata={"help": "Share of the features that a member lacks."})
     start: float = field(default=0.0, metadata={"help": "Share of the depth below which nothing is dropped."})
     max_length: int = 1024
+    dtype: Dtype = "auto"
 
     def __post_init__(self) -> None:
         if not 0 < self.rate < 1:
@@ -82,7 +85,7 @@ class DropoutMembers(MemberSource):
         cls, model: str | Path, config: DropoutConfig, *, device: str | torch.device | None = None
     ) -> "DropoutMembers":
         """Thin an existing reward model (directory or hub name)."""
-        reader, encoder = load_reader(model, config.max_length, device)
+        reader, encoder = load_reader(model, config.max_length, device, config.dtype)
         return cls(reader.model, encoder, config)
 
     @property
@@ -164,7 +167,7 @@ class DropoutMembers(MemberSource):
         with whole_directory(directory) as folder:
             self.model.save_pretrained(folder / "model")
             self.encoder.tokenizer.save_pretrained(folder / "model")
-            held = {name: getattr(self.config, name) for name in ("members", "seed", "rate", "start", "max_length")}
+            held = asdict(self.config)
             write_json(folder / SOURCE, {"kind": "dropout", "name": self.name, "config": held})
             save_calibration(folder, self.calibration)
 
@@ -175,7 +178,8 @@ class DropoutMembers(MemberSource):
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> "DropoutMembers":
         held = read_source(directory)
-        source = cls.from_model(directory / "model", DropoutConfig(**held["config"]), device=device)
+        config = DropoutConfig(**{**held["config"], "dtype": kept_dtype(held["config"])})
+        source = cls.from_model(directory / "model", config, device=device)
         source.name = held["name"]
         return source
 

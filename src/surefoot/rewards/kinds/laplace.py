@@ -27,6 +27,7 @@ from surefoot.rewards.registry import register
 from surefoot.rewards.saved import SOURCE, read_source, read_tensors, save_calibration
 from surefoot.rewards.source import FitJob, RewardSource
 from surefoot.rewards.trunk.batching import forward_tokens, length_sorted_batches
+from surefoot.rewards.trunk.dtypes import Dtype, kept_dtype
 from surefoot.rewards.trunk.hidden_states import read_states
 from surefoot.rewards.trunk.loading import choose_device, load_classifier, load_encoder
 from surefoot.rewards.trunk.reading import apply_head, decoder_head, head_in_float32, own_pad, read_places
@@ -48,6 +49,7 @@ class LaplaceConfig:
         distance_layer: hidden state that distance is measured in, mean-pooled and standardised per feature; a last
             hidden state that a final norm has rescaled hides distance, so the default lies below it.
         distance_features: random Fourier features that stand for the kernel.
+        dtype: precision that the model runs in, but for its head, which is float32.
     """
 
     structure: str = field(default="full", metadata={"help": "full, low_rank or diagonal."})
@@ -59,6 +61,7 @@ class LaplaceConfig:
     max_length: int = 1024
     overlong: Literal["drop", "truncate"] = "drop"
     seed: int = 0
+    dtype: Dtype = "auto"
 
 
 class RewardReader:
@@ -147,6 +150,7 @@ class LaplaceRewardModel(GaussianSource):
         encoder: its text encoder.
         terms: the last layer's posterior, and the distance term's if there is one.
         distance: None without a distance term.
+        dtype: that the model was loaded in, to be saved.
     """
 
     settings = LaplaceConfig
@@ -159,8 +163,10 @@ class LaplaceRewardModel(GaussianSource):
         terms: Sequence[Term],
         distance: Distance | None = None,
         name: str = "laplace",
+        dtype: Dtype = "auto",
     ) -> None:
-        self.reader, self.encoder, self.terms, self.distance, self.name = reader, encoder, terms, distance, name
+        self.reader, self.encoder, self.terms, self.distance = reader, encoder, terms, distance
+        self.name, self.dtype = name, dtype
 
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
         rows = self.encoder(prompts, completions)
@@ -178,7 +184,7 @@ class LaplaceRewardModel(GaussianSource):
                 tensors |= {f"distance.{n}": v.contiguous() for n, v in _fields(self.distance).items() if n != "layer"}
             save_file(tensors, folder / "posterior.safetensors")
             held = {"kind": "laplace", "name": self.name, "max_length": self.encoder.max_length,
-                    "terms": len(self.terms),
+                    "terms": len(self.terms), "dtype": self.dtype,
                     "distance_layer": None if self.distance is None else self.distance.layer}  # fmt: skip
             write_json(folder / SOURCE, held)
             save_calibration(folder, self.calibration)
@@ -199,8 +205,9 @@ class LaplaceRewardModel(GaussianSource):
         if held["distance_layer"] is not None:
             names = ("mean", "spread", "frequencies", "phases")
             distance = Distance(held["distance_layer"], **{name: tensors[f"distance.{name}"] for name in names})
-        reader, encoder = load_reader(directory / "model", held["max_length"], device)
-        return cls(reader, encoder, terms, distance, held["name"])
+        dtype = kept_dtype(held)
+        reader, encoder = load_reader(directory / "model", held["max_length"], device, dtype)
+        return cls(reader, encoder, terms, distance, held["name"], dtype)
 
 
 def read_rows(
@@ -210,6 +217,7 @@ def read_rows(
     distance: Distance | None = None,
     *,
     keys: Sequence[Any] | None = None,
+    packed: bool = False,
     on_progress: Callable[[float], None] | None = None,
 ) -> Float[Tensor, "rows columns"]:
     """(reward, features, distance features) of token rows, in their order.
@@ -217,6 +225,7 @@ def read_rows(
     Args:
         keys: rows with equal keys share their prompt's computation, where the model is a decoder whose head reads one
             token.
+        packed: how they share it (`read_states`).
     """
     pad = encoder.tokenizer.pad_token_id
     if reader.trunk is not None:
@@ -227,6 +236,7 @@ def read_rows(
             tokens=forward_tokens(reader.model.device),
             read_at=read_places(rows, own_pad(reader.model)),
             keys=keys,
+            packed=packed,
             mean_layer=None if distance is None else distance.layer,
             on_progress=on_progress,
         )[0]
@@ -272,14 +282,22 @@ def fit_laplace(
     """
     if config.distance < 0:
         raise ConfigError(f"distance must not be negative, got {config.distance}")
-    reader, encoder = load_reader(model, config.max_length, device)
+    reader, encoder = load_reader(model, config.max_length, device, config.dtype)
     encoded = encode_pairs(pairs, encoder, overlong=config.overlong)
     rows = list(encoded["chosen_ids"]) + list(encoded["rejected_ids"])
     report = on_progress or (lambda what, share: None)
     distance = None
     if config.distance > 0:
         distance = _fit_distance(reader, encoder, rows, config)
-    read = read_rows(reader, encoder, rows, distance, on_progress=lambda share: report("features", share)).double()
+    read = read_rows(
+        reader,
+        encoder,
+        rows,
+        distance,
+        keys=[*range(len(encoded))] * 2,
+        packed=True,
+        on_progress=lambda share: report("features", share),
+    ).double()
     if not bool(read.isfinite().all()):
         bad = int((~read.isfinite()).any(dim=1).nonzero()[0]) % len(encoded)
         raise DataError(f"the model gives a number that isn't finite on pair {bad}; check its weights")
@@ -290,7 +308,7 @@ def fit_laplace(
     terms = [last]
     if distance is not None:
         terms.append(_distance_term(read[:, 1 + width :], difference[:, 1 + width :], difference[:, 0], read, config))
-    return LaplaceRewardModel(reader, encoder, terms, distance)
+    return LaplaceRewardModel(reader, encoder, terms, distance, dtype=config.dtype)
 
 
 def _last_layer_term(features: Tensor, difference: Tensor, weights: Tensor, config: LaplaceConfig) -> Term:
@@ -336,14 +354,14 @@ def _hidden(reader: RewardReader, encoder: TextEncoder, rows: list[list[int]], l
 
 
 def load_reader(
-    model: str | Path, max_length: int, device: str | torch.device | None
+    model: str | Path, max_length: int, device: str | torch.device | None, dtype: str = "auto"
 ) -> tuple[RewardReader, TextEncoder]:
     """An existing reward model, and how its text is encoded; `max_length` in tokens, or the model's own limit.
 
     Raises:
         ModelError: it can't be loaded, or its reward isn't its last linear layer's output at one position.
     """
-    loaded = load_classifier(model, choose_device(device))
+    loaded = load_classifier(model, choose_device(device), dtype)
     encoder = load_encoder(model, loaded, max_length)
     reader = RewardReader(loaded)
     some = next(i for i in range(3) if i != encoder.tokenizer.pad_token_id)

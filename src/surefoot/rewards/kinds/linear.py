@@ -25,6 +25,7 @@ from surefoot.rewards.gaussian import GaussianSource, Term
 from surefoot.rewards.registry import register
 from surefoot.rewards.saved import SOURCE, read_source, read_tensors, save_calibration
 from surefoot.rewards.source import FitJob, RewardSource
+from surefoot.rewards.trunk.dtypes import Dtype, kept_dtype
 from surefoot.rewards.trunk.feature_cache import FeatureCache, Pooling, compute_features
 from surefoot.rewards.trunk.loading import choose_device, load_encoder, load_trunk
 from surefoot.rewards.trunk.text_encoder import TextEncoder, encode_pairs, prompt_keys
@@ -39,6 +40,7 @@ class LinearConfig:
 
     Args:
         pooling, layer: which hidden states of the trunk become features, and how.
+        dtype: precision that the trunk runs in; the features are float32.
         penalty: τ of ‖w‖²/2 on standardised features; None chooses it by `penalty_by`.
         penalty_by: "evidence" (Laplace's) or "held_out" (likelihood over five folds).
         covariance: "laplace" is the posterior H⁻¹; "sandwich" H⁻¹GH⁻¹ is how the weights vary over fresh pairs.
@@ -66,6 +68,7 @@ class LinearConfig:
         default="none",
         metadata={"help": "Share of labels that are reversed by mistake: none, or evidence's estimate."},
     )
+    dtype: Dtype = "auto"
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
@@ -94,6 +97,7 @@ class LinearReward(GaussianSource):
         centre, spread: (features,) of the standardisation.
         pooling, layer: which hidden states become features, and how.
         figures: of the fit, shown on the card: penalty, covariance, shrinkage, left_out, loss, flip_rate.
+        dtype: that the trunk was loaded in, to be saved.
     """
 
     settings = LinearConfig
@@ -110,11 +114,12 @@ class LinearReward(GaussianSource):
         layer: int = -1,
         figures: dict[str, float | str] | None = None,
         name: str = "linear",
+        dtype: Dtype = "auto",
     ) -> None:
         self.trunk, self.encoder = trunk.eval(), encoder
         self.weights, self.terms = weights.float(), [term]
         self.centre, self.spread = centre.float(), spread.float()
-        self.pooling, self.layer, self.name = pooling, layer, name
+        self.pooling, self.layer, self.name, self.dtype = pooling, layer, name, dtype
         self.figures = dict(figures or {})
 
     @torch.no_grad()
@@ -142,7 +147,7 @@ class LinearReward(GaussianSource):
             self.encoder.tokenizer.save_pretrained(folder / "trunk")
             save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "linear.safetensors")
             held = {"kind": "linear", "name": self.name, "pooling": self.pooling, "layer": self.layer,
-                    "max_length": self.encoder.max_length, "figures": self.figures}  # fmt: skip
+                    "dtype": self.dtype, "max_length": self.encoder.max_length, "figures": self.figures}  # fmt: skip
             write_json(folder / SOURCE, held)
             save_calibration(folder, self.calibration)
 
@@ -156,7 +161,8 @@ class LinearReward(GaussianSource):
     def load(cls, directory: Path, device: str | torch.device | None = None) -> LinearReward:
         held, tensors = read_source(directory), read_tensors(directory / "linear.safetensors")
         covariance = Covariance(tensors["basis"], tensors["shift"], tensors["scale"])
-        trunk = load_trunk(directory / "trunk", choose_device(device))
+        dtype = kept_dtype(held)
+        trunk = load_trunk(directory / "trunk", choose_device(device), dtype)
         return cls(
             trunk,
             load_encoder(directory / "trunk", trunk, held["max_length"]),
@@ -168,6 +174,7 @@ class LinearReward(GaussianSource):
             held["layer"],
             held["figures"],
             held["name"],
+            dtype,
         )
 
 
@@ -193,7 +200,7 @@ def fit_linear(
     Raises:
         DataError: all pairs are too long, or don't differ. ModelError: the trunk can't be loaded.
     """
-    model = load_trunk(trunk, choose_device(device))
+    model = load_trunk(trunk, choose_device(device), config.dtype)
     encoder = load_encoder(trunk, model, config.max_length)
     encoded = encode_pairs(pairs, encoder, overlong=config.overlong)
     report = on_progress or (lambda what, share: None)
@@ -203,6 +210,7 @@ def fit_linear(
         pooling=config.pooling,
         layer=config.layer,
         pad_token_id=encoder.tokenizer.pad_token_id,
+        keys=[*range(len(encoded))] * 2,
         on_progress=lambda share: report("features", share),
     )
     report("head", 0.0)
@@ -225,7 +233,16 @@ def fit_linear(
     report("head", 1.0)
     term = Term(fit.covariance, standard.mean(dim=0))
     return LinearReward(
-        model, encoder, fit.weights, term, centre, spread, config.pooling, config.layer, _figures(fit, config)
+        model,
+        encoder,
+        fit.weights,
+        term,
+        centre,
+        spread,
+        config.pooling,
+        config.layer,
+        _figures(fit, config),
+        dtype=config.dtype,
     )
 
 

@@ -27,6 +27,7 @@ from surefoot.rewards.kinds.heads.source import SharedTrunkHeads
 from surefoot.rewards.registry import load_source, register
 from surefoot.rewards.saved import SOURCE, read_source, read_tensors, save_calibration
 from surefoot.rewards.source import MemberSource, RewardSource
+from surefoot.rewards.trunk.dtypes import Dtype, kept_dtype
 from surefoot.rewards.trunk.feature_cache import FeatureCache, Pooling, compute_features
 from surefoot.rewards.trunk.loading import choose_device, load_encoder, load_trunk
 from surefoot.rewards.trunk.text_encoder import TextEncoder, encode_pairs, prompt_keys
@@ -43,12 +44,14 @@ class FrozenTrunk:
         model: an `AutoModel`, frozen.
         encoder: its text encoder.
         pooling, layer: which hidden states become features, and how.
+        dtype: that the model was loaded in, to be saved.
     """
 
     model: Any
     encoder: TextEncoder
     pooling: Pooling
     layer: int
+    dtype: Dtype = "auto"
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch features"]:
         rows, pad = self.encoder(prompts, completions), self.encoder.tokenizer.pad_token_id
@@ -195,7 +198,7 @@ class SmoothedVariance(RewardSource):
                 self.trunk.model.save_pretrained(folder / "trunk")
                 self.trunk.encoder.tokenizer.save_pretrained(folder / "trunk")
                 held["trunk"] = {"pooling": self.trunk.pooling, "layer": self.trunk.layer,
-                                 "max_length": self.trunk.encoder.max_length}  # fmt: skip
+                                 "dtype": self.trunk.dtype, "max_length": self.trunk.encoder.max_length}  # fmt: skip
             save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "smooth.safetensors")
             write_json(folder / SOURCE, held | {"name": self.name})
             save_calibration(folder, self.calibration)
@@ -206,7 +209,10 @@ class SmoothedVariance(RewardSource):
         members = load_source(directory / "ensemble", device)
         assert isinstance(members, MemberSource)
         members.scale_members = held["scale_members"]
-        trunk = None if "trunk" not in held else _frozen(directory / "trunk", device, **held["trunk"])
+        trunk = None
+        if "trunk" in held:
+            kept = held["trunk"] | {"dtype": kept_dtype(held["trunk"])}
+            trunk = _frozen(directory / "trunk", device, **kept)
         source = cls(members, trunk, tensors["spread"], PairScatter(tensors["basis"], tensors["values"]))
         source.name = held["name"]
         return source
@@ -221,6 +227,7 @@ def smooth_variance(
     layer: int = -1,
     max_length: int = 512,
     overlong: str = "drop",
+    dtype: Dtype = "auto",
     cache_directory: str | Path | None = None,
     device: str | torch.device | None = None,
     on_progress: Callable[[str, float], None] | None = None,
@@ -230,7 +237,7 @@ def smooth_variance(
     Args:
         pairs: that the members were trained on, with `prompt`, `chosen`, `rejected`.
         trunk: directory or hub name of the model whose features are read, frozen; not used for heads, which have one.
-        pooling, layer, max_length: how features are read; those of heads are their own.
+        pooling, layer, dtype, max_length: how features are read; those of heads are their own.
         overlong: pairs over `max_length` are left out ("drop") or cut ("truncate").
         cache_directory: keeps features between runs.
         on_progress: called with (what is being done, share done).
@@ -242,7 +249,7 @@ def smooth_variance(
     frozen = (
         FrozenTrunk(members.trunk, members.encoder, members.pooling, members.layer)
         if isinstance(members, SharedTrunkHeads)
-        else _frozen(trunk, device, pooling, layer, max_length)
+        else _frozen(trunk, device, pooling, layer, max_length, dtype)
     )
     encoded = encode_pairs(pairs, frozen.encoder, overlong=overlong)
     report = on_progress or (lambda what, share: None)
@@ -252,6 +259,7 @@ def smooth_variance(
         pooling=frozen.pooling,
         layer=frozen.layer,
         pad_token_id=frozen.encoder.tokenizer.pad_token_id,
+        keys=[*range(len(encoded))] * 2,
         on_progress=lambda share: report("features", share),
     )
     spread, count = features.std(dim=0, correction=1).clamp(min=1e-6), len(encoded)
@@ -260,7 +268,12 @@ def smooth_variance(
 
 
 def _frozen(
-    trunk: str | Path, device: str | torch.device | None, pooling: Pooling, layer: int, max_length: int
+    trunk: str | Path,
+    device: str | torch.device | None,
+    pooling: Pooling,
+    layer: int,
+    max_length: int,
+    dtype: Dtype,
 ) -> FrozenTrunk:
-    model = load_trunk(trunk, choose_device(device))
-    return FrozenTrunk(model, load_encoder(trunk, model, max_length), pooling, layer)
+    model = load_trunk(trunk, choose_device(device), dtype)
+    return FrozenTrunk(model, load_encoder(trunk, model, max_length), pooling, layer, dtype)

@@ -31,6 +31,7 @@ def compute_features(
     layer: int,
     pad_token_id: int,
     keys: Sequence[Any] | None = None,
+    packed: bool = False,
     on_progress: Callable[[float], None] | None = None,
 ) -> Float[Tensor, "rows features"]:
     """Pooled hidden states, float32 on the CPU, in the order of the rows.
@@ -41,6 +42,7 @@ def compute_features(
         pooling: "last" token (decoders), "mean" over tokens, or the "cls" token (BERT-style encoders).
         layer: index into the trunk's hidden states: −1 the last, 0 the embeddings.
         keys: rows with equal keys answer the same prompt and share its computation; None shares nothing.
+        packed: how they share it (`read_states`).
         on_progress: called with the share of rows done.
     """
     if pooling not in get_args(Pooling):
@@ -53,6 +55,7 @@ def compute_features(
         tokens=forward_tokens(trunk.device),
         read_at=places[pooling],
         keys=keys,
+        packed=packed,
         layer=layer,
         on_progress=on_progress,
     )
@@ -69,7 +72,7 @@ def weights_hash(model: Any) -> str:
 
 
 class FeatureCache:
-    """Cache of features on disk, keyed by the trunk's weights, the token ids, the layer and the pooling.
+    """Cache of features on disk, keyed by the trunk's weights and precision, the token ids, the layer and the pooling.
 
     Args:
         directory: None keeps nothing.
@@ -86,9 +89,10 @@ class FeatureCache:
         pooling: Pooling,
         layer: int,
         pad_token_id: int,
+        keys: Sequence[Any] | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Float[Tensor, "rows features"]:
-        """Read the features, or compute and keep them."""
+        """Read the features, or compute and keep them; rows with equal keys share how they begin, packed."""
         compute = partial(
             compute_features,
             trunk,
@@ -96,11 +100,13 @@ class FeatureCache:
             pooling=pooling,
             layer=layer,
             pad_token_id=pad_token_id,
+            keys=keys,
+            packed=True,
             on_progress=on_progress,
         )
         if self.directory is None:
             return compute()
-        folder = self.directory / fingerprint([weights_hash(trunk), pooling, layer, rows])
+        folder = self.directory / fingerprint([weights_hash(trunk), str(trunk.dtype), pooling, layer, rows])
         path = folder / "features.safetensors"
         if not path.exists():
             features = compute()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,12 +14,16 @@ from torch import Tensor
 
 from surefoot.errors import ConfigError
 from surefoot.rewards.trunk.batching import length_sorted_batches, padded
+from surefoot.rewards.trunk.packed_rows import PackedRow, forward_packed, pack, sees_all
 from surefoot.rewards.trunk.prefix_cache import SharedBatch, can_share, forward_shared, plan
+from surefoot.rewards.trunk.sharing_check import shares
 
 __all__ = ["last_token", "read_states"]
 
 _SHARES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 """Whether each trunk may reuse a shared prompt's key-value cache; tested once per model."""
+_PACKS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+"""Whether each trunk may compute rows that begin alike as one sequence; tested once per model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ def read_states(
     tokens: int,
     read_at: list[int] | None = None,
     keys: Sequence[Any] | None = None,
+    packed: bool = False,
     copies: int = 1,
     layer: int = -1,
     mean_layer: int | None = None,
@@ -57,6 +63,8 @@ def read_states(
         tokens: computed tokens of one forward, about.
         read_at: position of each row to read; None averages over its tokens.
         keys: rows with equal keys begin alike and share that part, if the trunk can; None shares nothing.
+        packed: whether they share it as one sequence, which is faster for pairs, instead of by a key-value cache; not
+            inside `replicated`.
         layer: index into the hidden states, −1 the last.
         mean_layer: another hidden state, whose average over the row's tokens is appended to the features.
         on_progress: called with the share of rows done.
@@ -71,13 +79,14 @@ def read_states(
         out = trunk(input_ids=ids, attention_mask=mask, **extra)
         return torch.cat([_read_plain(out, read, mask, numbers, copies) for read in reads], dim=-1)
 
-    shared, alone = plan(rows, keys, tokens) if decoder and keys is not None else ([], list(range(len(rows))))
-    if read_at is not None:
-        alone += _unshare(shared, read_at, rows)
-    if shared and trunk not in _SHARES:
-        _SHARES[trunk] = _agrees(trunk, shared[0], rows, pad_token_id, reads, plain)
-    if shared and not _SHARES[trunk]:
-        shared, alone = [], list(range(len(rows)))
+    sharing = (trunk, rows, [] if keys is None else keys, tokens, pad_token_id, reads, plain)
+    cached: list[SharedBatch] = []
+    sequences: list[list[PackedRow]] = []
+    alone = list(range(len(rows)))
+    if decoder and keys is not None and packed:
+        sequences, alone = _packed_batches(*sharing)
+    elif decoder and keys is not None:
+        cached, alone = _cached_batches(*sharing)
     parts: list[tuple[list[int], Tensor]] = []
     done = 0
 
@@ -88,8 +97,10 @@ def read_states(
         if on_progress is not None:
             on_progress(done / len(rows))
 
-    for batch in shared:
+    for batch in cached:
         add(batch.rows, _read_shared(trunk, batch, rows, pad_token_id, reads))
+    for sequence in sequences:
+        add([i for row in sequence for i in row.numbers], _read_packed(trunk, sequence, pad_token_id, reads))
     some = [rows[i] for i in alone]
     batches = length_sorted_batches(some, pad_token_id=pad_token_id, tokens=tokens, device=trunk.device)
     for places, ids, mask in batches:
@@ -102,23 +113,38 @@ def read_states(
     return result
 
 
-def _agrees(
-    trunk: Any,
-    batch: SharedBatch,
-    rows: list[list[int]],
-    pad: int,
-    reads: list[_Read],
-    plain: Callable[[Tensor, Tensor, list[int]], Tensor],
-) -> bool:
-    """Whether sharing a prompt gives the plain forward's result on two rows; a bidirectional trunk fails this."""
-    numbers = batch.rows[:2]
-    ids, mask = padded([rows[i] for i in numbers], pad, trunk.device)
-    expected = plain(ids, mask, numbers).float()
-    try:
-        shared = _read_shared(trunk, batch, rows, pad, reads)[:, : len(numbers)].float()
-    except (AttributeError, TypeError, ValueError, RuntimeError):  # an architecture with another kind of cache
-        return False
-    return torch.allclose(shared, expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
+_Plain = Callable[[Tensor, Tensor, list[int]], Tensor]
+"""The plain forward: (ids, mask, numbers of the rows) to features."""
+
+
+def _cached_batches(
+    trunk: Any, rows: list[list[int]], keys: Sequence[Any], tokens: int, pad: int, reads: list[_Read], plain: _Plain
+) -> tuple[list[SharedBatch], list[int]]:
+    """Batches that share by a key-value cache, and the numbers of the rows left; nothing if the trunk can't."""
+    shared, alone = plan(rows, keys, tokens)
+    if reads[0].at is not None:
+        alone += _unshare(shared, reads[0].at, rows)
+    if shared and trunk not in _SHARES:
+        numbers = shared[0].rows[:2]
+        expected = plain(*padded([rows[i] for i in numbers], pad, trunk.device), numbers)
+        read = partial(_read_shared, trunk, shared[0], rows, pad, reads)
+        _SHARES[trunk] = shares(trunk, rows[numbers[0]], expected, read)
+    return (shared, alone) if shared and _SHARES[trunk] else ([], list(range(len(rows))))
+
+
+def _packed_batches(
+    trunk: Any, rows: list[list[int]], keys: Sequence[Any], tokens: int, pad: int, reads: list[_Read], plain: _Plain
+) -> tuple[list[list[PackedRow]], list[int]]:
+    """Batches of packed sequences, and the numbers of the rows left; nothing if the trunk can't."""
+    packed, alone = pack(rows, keys, tokens)
+    if packed and trunk not in _PACKS:
+        numbers = packed[0][0].numbers
+        expected = plain(*padded([rows[i] for i in numbers], pad, trunk.device), numbers)
+        read = partial(_read_packed, trunk, packed[0][:1], pad, reads)
+        _PACKS[trunk] = shares(trunk, rows[numbers[0]], expected, read)
+    if packed and _PACKS[trunk] and sees_all(trunk, max(map(len, rows))):
+        return packed, alone
+    return [], list(range(len(rows)))
 
 
 def _unshare(shared: list[SharedBatch], read_at: list[int], rows: list[list[int]]) -> list[int]:
@@ -166,6 +192,27 @@ def _read_shared(
         lengths = before_mask.sum(dim=1)[owner] + after_mask.sum(dim=1)
         features.append((first[:, owner] + second) / lengths[:, None])
     return torch.cat(features, dim=-1)
+
+
+def _read_packed(trunk: Any, batch: list[PackedRow], pad: int, reads: list[_Read]) -> Float[Tensor, "1 rows features"]:
+    wanted = any(read.layer != -1 for read in reads)
+    out, owners = forward_packed(trunk, batch, pad, output_hidden_states=wanted)
+    return torch.cat([_of_packed(_chosen(out, read.layer), owners, batch, read.at) for read in reads], dim=-1)[None]
+
+
+def _of_packed(
+    states: Tensor, owners: Tensor, batch: list[PackedRow], at: list[int] | None
+) -> Float[Tensor, "rows features"]:
+    """One hidden state of each row of a packed batch, at one position or averaged over the row's own and shared."""
+    features = []
+    for place, row in enumerate(batch):
+        for index, number in enumerate(row.numbers):
+            if at is None:
+                own = (owners[place] == -1) | (owners[place] == index)
+                features.append(states[place, own].float().mean(dim=0))
+            else:
+                features.append(states[place, row.place(index, at[number])])
+    return torch.stack(features)
 
 
 def _chosen(output: Any, layer: int) -> Tensor:

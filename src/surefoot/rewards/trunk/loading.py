@@ -22,6 +22,7 @@ from surefoot.data.preferences import Objection
 from surefoot.errors import ModelError
 from surefoot.hub_names import check_name
 from surefoot.rewards.trunk.chat_templates import ChatReader
+from surefoot.rewards.trunk.dtypes import dtype_of
 from surefoot.rewards.trunk.text_encoder import TextEncoder
 from surefoot.types import Text
 
@@ -48,10 +49,6 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         return torch.device(device)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return accelerator or torch.device("cpu")
-
-
-def _dtype(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
 def resolve_model(name: str | Path, *, weights: bool = True) -> str:
@@ -97,10 +94,18 @@ def load_tokenizer(name: str | Path) -> Any:
     return _load(AutoTokenizer, name, weights=False)
 
 
-def load_trunk(name: str | Path, device: torch.device) -> Any:
-    """Load a model without its head, in eval mode; fp32 on the CPU, bf16 elsewhere."""
+def load_trunk(name: str | Path, device: torch.device, dtype: str = "auto") -> Any:
+    """Load a model without its head, in eval mode.
+
+    Args:
+        dtype: precision of its weights (`surefoot.rewards.trunk.dtypes`).
+
+    Raises:
+        ConfigError: the precision isn't one of ours. ModelError: the model can't be loaded.
+    """
+    precision = dtype_of(dtype, device)
     _config(name)
-    return _load(AutoModel, name, dtype=_dtype(device)).to(device).eval()
+    return _load(AutoModel, name, dtype=precision).to(device).eval()
 
 
 def template_objection(*tokenizers: str | PreTrainedTokenizerBase) -> Objection:
@@ -125,17 +130,22 @@ def template_objection(*tokenizers: str | PreTrainedTokenizerBase) -> Objection:
     return objection
 
 
-def load_classifier(name: str | Path, device: torch.device) -> Any:
-    """Load a trained reward model (a classifier with one output) in eval mode; fp32 on the CPU, bf16 elsewhere.
+def load_classifier(name: str | Path, device: torch.device, dtype: str = "auto") -> Any:
+    """Load a trained reward model (a classifier with one output) in eval mode.
+
+    Args:
+        dtype: precision of its weights (`surefoot.rewards.trunk.dtypes`).
 
     Raises:
+        ConfigError: the precision isn't one of ours.
         ModelError: it can't be loaded, has more than one output, or its checkpoint lacks weights, the head's, say.
     """
+    precision = dtype_of(dtype, device)
     config = _config(name)
     if config.num_labels != 1:
         kind = ", ".join(config.architectures or [])
         raise ModelError(f"'{name}' ({kind or 'model'}) has {config.num_labels} outputs; a reward model has one")
-    model, told = _load(AutoModelForSequenceClassification, name, dtype=_dtype(device), output_loading_info=True)
+    model, told = _load(AutoModelForSequenceClassification, name, dtype=precision, output_loading_info=True)
     lost = sorted(told["missing_keys"])
     if lost:
         raise ModelError(

@@ -18,7 +18,7 @@ from transformers import DynamicCache
 
 from surefoot.rewards.trunk.batching import padded
 
-__all__ = ["SharedBatch", "can_share", "forward_shared", "plan"]
+__all__ = ["SharedBatch", "can_share", "forward_shared", "groups_of", "plan"]
 
 _SHORTEST = 16
 """Fewest tokens of a shared prefix; for shorter ones a second forward isn't worth it."""
@@ -54,6 +54,13 @@ def plan(rows: list[list[int]], keys: Sequence[Any], tokens: int) -> tuple[list[
         keys: rows with the same key answer the same prompt.
         tokens: computed tokens of a batch, about.
     """
+    groups, alone = groups_of(rows, keys)
+    groups.sort(key=lambda group: (-group[0], -max(len(rows[i]) for i in group[1])))
+    return list(_batches(rows, groups, tokens)), alone
+
+
+def groups_of(rows: list[list[int]], keys: Sequence[Any]) -> tuple[list[tuple[int, list[int]]], list[int]]:
+    """Group rows that share a prefix: (of each group the tokens shared and the rows' numbers, rows left alone)."""
     index: dict[Any, list[int]] = {}
     for i, key in enumerate(keys):
         index.setdefault(key, []).append(i)
@@ -65,8 +72,7 @@ def plan(rows: list[list[int]], keys: Sequence[Any], tokens: int) -> tuple[list[
             alone += members
         else:
             groups.append((length, members))
-    groups.sort(key=lambda group: (-group[0], -max(len(rows[i]) for i in group[1])))
-    return list(_batches(rows, groups, tokens)), alone
+    return groups, alone
 
 
 def _common(rows: list[list[int]]) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from surefoot.rewards.trunk.bootstrap import Bootstrap
+from surefoot.rewards.trunk.dtypes import Dtype
 from surefoot.rewards.trunk.feature_cache import Pooling
 
 __all__ = ["HeadsConfig"]
@@ -16,7 +17,8 @@ class HeadsConfig:
     """Settings of shared-trunk heads.
 
     The defaults are for a few thousand pairs. `weight_decay` matters: without it linear heads on few pairs separate
-    the data and grow without bound.
+    the data and grow without bound. `dtype` is the precision that the frozen trunk runs in; heads are
+    float32, and so is a trunk while it is trained.
     """
 
     members: int = 50
@@ -47,3 +49,4 @@ class HeadsConfig:
     trunk_batch_size: int = 16
     max_length: int = 512
     overlong: Literal["drop", "truncate"] = "drop"
+    dtype: Dtype = "auto"

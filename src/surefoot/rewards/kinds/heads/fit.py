@@ -57,7 +57,7 @@ def train_heads(
         )
     if config.start_heads is not None and config.trunk_epochs > 0:
         raise ConfigError("start_heads needs a frozen trunk: earlier heads read another one; set trunk_epochs: 0")
-    model = load_trunk(trunk, choose_device(device))
+    model = load_trunk(trunk, choose_device(device), config.dtype)
     start = None if config.start_heads is None else _start(Path(config.start_heads), config, model)
     encoder = load_encoder(trunk, model, config.max_length)
     encoded = encode_pairs(pairs, encoder, overlong=config.overlong)
@@ -71,6 +71,7 @@ def train_heads(
         pooling=config.pooling,
         layer=config.layer,
         pad_token_id=pad,
+        keys=[*range(len(chosen_ids))] * 2,
         on_progress=lambda share: report("features", share),
     )
     rows = list(zip(chosen_ids, rejected_ids, strict=True))
@@ -94,7 +95,7 @@ def train_heads(
             directory=None if directory is None else Path(directory),
             on_step=lambda share: report("trunk", share),
         )
-    return SharedTrunkHeads(model, encoder, heads, config.pooling, config.layer)
+    return SharedTrunkHeads(model, encoder, heads, config.pooling, config.layer, dtype=config.dtype)
 
 
 def _start(directory: Path, config: HeadsConfig, trunk: Any) -> Heads:
@@ -111,7 +112,8 @@ def _start(directory: Path, config: HeadsConfig, trunk: Any) -> Heads:
             f"members ({heads.shape.members} there, {config.members} here), head, hidden, prior_scale, pooling and "
             "layer"
         )
-    if weights_hash(load_trunk(directory / "trunk", torch.device("cpu"))) != weights_hash(trunk):
+    dtype = str(trunk.dtype).removeprefix("torch.")
+    if weights_hash(load_trunk(directory / "trunk", torch.device("cpu"), dtype)) != weights_hash(trunk):
         raise ModelError(f"start_heads {directory} has another trunk, so its heads read other features; give the same")
     return heads
 

@@ -18,6 +18,7 @@ from surefoot.rewards.kinds.heads.config import HeadsConfig
 from surefoot.rewards.registry import register
 from surefoot.rewards.saved import SOURCE, read_source, read_tensors, save_calibration
 from surefoot.rewards.source import FitJob, MemberSource, RewardSource
+from surefoot.rewards.trunk.dtypes import Dtype, kept_dtype
 from surefoot.rewards.trunk.feature_cache import Pooling, compute_features
 from surefoot.rewards.trunk.loading import choose_device, load_encoder, load_trunk
 from surefoot.rewards.trunk.text_encoder import TextEncoder, prompt_keys
@@ -131,12 +132,20 @@ class SharedTrunkHeads(MemberSource):
         encoder: its text encoder.
         heads: the K heads.
         pooling, layer: which hidden states become features, and how.
+        dtype: that the trunk was loaded in, to be saved.
     """
 
     settings = HeadsConfig
 
     def __init__(
-        self, trunk: Any, encoder: TextEncoder, heads: Heads, pooling: Pooling, layer: int = -1, name: str = "heads"
+        self,
+        trunk: Any,
+        encoder: TextEncoder,
+        heads: Heads,
+        pooling: Pooling,
+        layer: int = -1,
+        name: str = "heads",
+        dtype: Dtype = "auto",
     ) -> None:
         self.trunk = trunk.eval()
         self.encoder = encoder
@@ -144,6 +153,7 @@ class SharedTrunkHeads(MemberSource):
         self.pooling = pooling
         self.layer = layer
         self.name = name
+        self.dtype = dtype
 
     @property
     def num_members(self) -> int:
@@ -173,6 +183,7 @@ class SharedTrunkHeads(MemberSource):
                     "shape": asdict(self.heads.shape),
                     "pooling": self.pooling,
                     "layer": self.layer,
+                    "dtype": self.dtype,
                     "max_length": self.encoder.max_length,
                 },
             )
@@ -194,6 +205,7 @@ class SharedTrunkHeads(MemberSource):
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> "SharedTrunkHeads":
         held, heads = load_heads(directory)
-        trunk = load_trunk(directory / "trunk", choose_device(device))
+        dtype = kept_dtype(held)
+        trunk = load_trunk(directory / "trunk", choose_device(device), dtype)
         encoder = load_encoder(directory / "trunk", trunk, held["max_length"])
-        return cls(trunk, encoder, heads, held["pooling"], held["layer"], held["name"])
+        return cls(trunk, encoder, heads, held["pooling"], held["layer"], held["name"], dtype)

@@ -17,6 +17,7 @@ from surefoot.rewards.kinds.independent.config import IndependentConfig
 from surefoot.rewards.registry import register
 from surefoot.rewards.saved import SOURCE, inner_folders, read_source, save_calibration
 from surefoot.rewards.source import FitJob, MemberSource, RewardSource
+from surefoot.rewards.trunk.dtypes import Dtype, kept_dtype
 from surefoot.rewards.trunk.loading import choose_device, load_classifier, load_encoder
 from surefoot.rewards.trunk.reading import read_rewards
 from surefoot.rewards.trunk.text_encoder import TextEncoder
@@ -40,6 +41,7 @@ class IndependentMembers(MemberSource):
     Args:
         members: the models; a source of one member scores, but has no variance.
         name: shown in logs.
+        dtype: that the members were loaded in, to be saved.
 
     Raises:
         ModelError: no members.
@@ -47,11 +49,12 @@ class IndependentMembers(MemberSource):
 
     settings = IndependentConfig
 
-    def __init__(self, members: Sequence[Member], name: str = "independent") -> None:
+    def __init__(self, members: Sequence[Member], name: str = "independent", dtype: Dtype = "auto") -> None:
         if not members:
             raise ModelError("a reward source needs at least one model")
         self.members = list(members)
         self.name = name
+        self.dtype = dtype
 
     @property
     def num_members(self) -> int:
@@ -59,18 +62,25 @@ class IndependentMembers(MemberSource):
 
     @classmethod
     def from_models(
-        cls, names: Sequence[str | Path], *, max_length: int = 1024, device: str | torch.device | None = None
+        cls,
+        names: Sequence[str | Path],
+        *,
+        max_length: int = 1024,
+        device: str | torch.device | None = None,
+        dtype: Dtype = "auto",
     ) -> "IndependentMembers":
         """Existing reward models, from directories or the hub, each with its own tokenizer and chat template.
 
         Args:
             max_length: in tokens; a model whose own limit is lower keeps its own.
+            dtype: precision that the models run in, but for their heads, which are float32.
 
         Raises:
+            ConfigError: the precision isn't one of ours.
             ModelError: one can't be loaded, isn't a trained reward model with one output, or can't pad.
         """
         target = choose_device(device)
-        return cls([_load_member(name, max_length, target) for name in names])
+        return cls([_load_member(name, max_length, target, dtype) for name in names], dtype=dtype)
 
     @classmethod
     def fit(cls, job: FitJob) -> RewardSource:
@@ -88,10 +98,10 @@ class IndependentMembers(MemberSource):
     @classmethod
     def load(cls, directory: Path, device: str | torch.device | None = None) -> "IndependentMembers":
         held = read_source(directory)
-        target = choose_device(device)
+        target, dtype = choose_device(device), kept_dtype(held)
         folders = inner_folders(directory, held["members"], "members")
-        members = [_load_member(folder, held["max_length"], target) for folder in folders]
-        return cls(members, held["name"])
+        members = [_load_member(folder, held["max_length"], target, dtype) for folder in folders]
+        return cls(members, held["name"], dtype)
 
     def save(self, directory: str | Path) -> None:
         with whole_directory(directory) as folder:
@@ -99,7 +109,7 @@ class IndependentMembers(MemberSource):
             for name, member in zip(names, self.members, strict=True):
                 member.model.save_pretrained(folder / name)
                 member.encoder.tokenizer.save_pretrained(folder / name)
-            write_source(folder, names, self.name, self.members[0].encoder.max_length)
+            write_source(folder, names, self.name, self.members[0].encoder.max_length, self.dtype)
             save_calibration(folder, self.calibration)
 
     def score(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Float[Tensor, "batch columns"]:
@@ -110,11 +120,12 @@ class IndependentMembers(MemberSource):
         return torch.stack(columns, dim=1)
 
 
-def write_source(folder: Path, members: list[str], name: str, max_length: int) -> None:
+def write_source(folder: Path, members: list[str], name: str, max_length: int, dtype: Dtype = "auto") -> None:
     """Write `source.json` of members that lie in subfolders of `folder`."""
-    write_json(folder / SOURCE, {"kind": "independent", "name": name, "members": members, "max_length": max_length})
+    held = {"kind": "independent", "name": name, "members": members, "max_length": max_length, "dtype": dtype}
+    write_json(folder / SOURCE, held)
 
 
-def _load_member(name: str | Path, max_length: int, device: torch.device) -> Member:
-    model = load_classifier(name, device)
+def _load_member(name: str | Path, max_length: int, device: torch.device, dtype: Dtype) -> Member:
+    model = load_classifier(name, device, dtype)
     return Member(model, load_encoder(name, model, max_length))
