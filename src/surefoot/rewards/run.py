@@ -165,12 +165,12 @@ def _measure(source: RewardSource, held_out: Dataset) -> dict[str, Any]:
     }
     if source.num_members != 1:
         metrics["variance_factor"] = source.fit_variance_factor(chosen, rejected)
-    report = getattr(source, "report", None)
-    if report is not None:
-        metrics["judge"] = report(rows, anchors)
     notes = {} if source.calibration is None else source.calibration.notes
     calibration = source.calibrate(rows, anchors)
     calibration.notes.update({name: value for name, value in notes.items() if name not in calibration.notes})
+    report = getattr(source, "report", None)
+    if report is not None:  # calibrated, since a side whose other side is unscored has no anchor of its own
+        metrics["judge"] = report(rows, anchors)
     return metrics | {"calibration": calibration.to_dict()}
 
 

@@ -228,6 +228,27 @@ def preferences(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_pair_with_an_unscored_side_stops_nothing(
+    preferences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its other side has no anchor of its own then, and takes the calibration set's."""
+    first: list[str] = []
+
+    def act(request: Request) -> Act:
+        first.append(request.texts["ANSWER"])
+        return Act(reply("I won't say.")) if request.texts["ANSWER"] == first[0] else noisy(request)
+
+    with JudgeServer(act) as server:
+        words = ["--kind", "judge", "--model_name_or_path", "m", "--dataset_name", str(preferences)]
+        words += ["--endpoint", server.endpoint, "--cache", str(tmp_path / "r.sqlite"), "--wordings", "2"]
+        words += ["--samples", "2", "--held_out", "0.5", "--max_pairs", "10", "--output_dir", str(tmp_path / "run")]
+        assert main(["reward", *words]) == 0
+    assert "of 10 completions unscored" in capsys.readouterr().err
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["metrics"]["judge"]["replies_read"] < record["metrics"]["judge"]["replies"] == 80
+    assert record["metrics"]["accuracy_of_mean"] == 1
+
+
 @pytest.mark.slow
 def test_the_commands(preferences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Made, measured and calibrated by `surefoot reward`; scored and diagnosed from its directory; nothing twice."""
