@@ -16,8 +16,9 @@ export HF_HUB_OFFLINE ?= 1
 demo: $(VENV)/demo.stamp
 	$(BIN)/surefoot demo
 
+# Three workers on two cores: some tests wait, for a server that is slow on purpose, say.
 test: lint types borders
-	$(BIN)/python -m pytest -n 2 --dist worksteal --doctest-modules src/surefoot/maths src/surefoot/metrics src/surefoot/theory tests
+	$(BIN)/python -m pytest -n 3 --dist worksteal --doctest-modules src/surefoot/maths src/surefoot/metrics src/surefoot/theory tests
 
 # The unit tests alone: some minutes.
 fast: $(VENV)/test.stamp
