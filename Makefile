@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE ?= 1
 demo: $(VENV)/demo.stamp
 	$(BIN)/surefoot demo
 
-# Three workers on two cores: some tests wait, for a server that is slow on purpose, say.
+# Three workers on two cores, since some tests wait (for a server that is slow on purpose, say); some 17 minutes.
 test: lint types borders
 	$(BIN)/python -m pytest -n 3 --dist worksteal --doctest-modules src/surefoot/maths src/surefoot/metrics src/surefoot/theory tests
 
