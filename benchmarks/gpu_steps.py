@@ -21,29 +21,17 @@ from transformers import (
     PrinterCallback,
     TrainerCallback,
 )
-from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from surefoot import (
-    VarianceAwareGRPOConfig,
-    VarianceAwareGRPOTrainer,
-    VarianceAwareRLOOConfig,
-    VarianceAwareRLOOTrainer,
-    load_source,
-)
+from surefoot import load_source
 from surefoot.rewards.anchors import AnchorStore
 from surefoot.rewards.trunk.loading import choose_device
 from surefoot.rewards.trunk.text_encoder import TextEncoder
 from surefoot.training.float32 import in_float32
 from surefoot.training.sampling import load_policy, prompt_ids, sample_completions
+from trainers import OURS, STOCK
 
 __all__ = ["log_ratio_errors", "score_speeds", "step_times"]
 
-TRAINERS: dict[tuple[str, bool], Any] = {
-    ("rloo", True): (RLOOTrainer, RLOOConfig),
-    ("grpo", True): (GRPOTrainer, GRPOConfig),
-    ("rloo", False): (VarianceAwareRLOOTrainer, VarianceAwareRLOOConfig),
-    ("grpo", False): (VarianceAwareGRPOTrainer, VarianceAwareGRPOConfig),
-}
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12, "4090": 165e12}
 """Dense bf16 multiplications and additions a second, by the makers' data sheets."""
 LORA = LoraConfig(
@@ -160,7 +148,7 @@ def one_turn(
     kind: str, model: str, reward: Any, prompts: list[Any], completions: int, tokens: int, own: dict[str, Any]
 ) -> dict[str, Any]:
     """Median seconds of a step and the peak of one trainer; `own` are the settings of ours, empty for stock TRL."""
-    trainer_class, config_class = TRAINERS[kind, not own]
+    trainer_class, config_class = (OURS if own else STOCK)[kind]
     cuda = torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as output, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -185,7 +173,9 @@ def one_turn(
     count = sum(value.numel() for value in trainer.model.parameters())
     shared = trainer.model.config.vocab_size * width  # the embedding is looked up, not multiplied
     count -= 0 if trainer.model.config.tie_word_embeddings else shared
-    read = completions * (tokens + float(np.mean([len(str(prompt)) for prompt in prompts])) / 4)
+    read = completions * (
+        tokens + float(np.mean([len(prompt_ids(trainer.processing_class, prompt)) for prompt in prompts]))
+    )
     # Sampling, policy and reference of the log-ratio, the loss; LoRA's backward goes through all layers once.
     flops = 2 * count * read * (1 + 2 + 1 + 1)
     del trainer

@@ -4,7 +4,13 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 WORDS = ["red", "green", "blue", "cat", "dog", "runs", "sleeps", "and", "the", "a"]
 
@@ -35,4 +41,12 @@ def save_policy(folder: Path) -> Path:
             parameter.mul_(2.0)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_reward_model(policy: Path, folder: Path) -> Path:
+    """Write a reward model with the policy's layers and a random head to `folder`."""
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_pretrained(policy, num_labels=1).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(policy).save_pretrained(folder)
     return folder

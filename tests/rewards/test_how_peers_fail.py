@@ -25,6 +25,7 @@ from surefoot.rewards.kinds.lora.config import LoraConfig
 from surefoot.rewards.kinds.lora.fit import train_lora
 from surefoot.rewards.registry import load_source
 from surefoot.rewards.source import RewardSource
+from tests.models import save_reward_model
 
 ROOT = Path(surefoot.__file__).parents[2]
 KINDS = ["linear", "heads", "mlp heads", "lora", "laplace", "dropout", "independent"]
@@ -32,13 +33,7 @@ KINDS = ["linear", "heads", "mlp heads", "lora", "laplace", "dropout", "independ
 
 @pytest.fixture(scope="module")
 def model_path(policy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("one")
-    torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_pretrained(policy_path, num_labels=1).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(policy_path).save_pretrained(folder)
-    return folder
+    return save_reward_model(policy_path, tmp_path_factory.mktemp("one"))
 
 
 @pytest.fixture(scope="module")

@@ -17,21 +17,8 @@ __all__ = ["ACTIONS", "DESCRIPTION", "OTHERS", "add_options", "help_text"]
 DESCRIPTION = Path(__file__).with_name("options.json")
 """Written by `python -m surefoot.cli.describe`."""
 OTHERS = (
-    *(
-        "demo",
-        "reward",
-        "score",
-        "anchors",
-        "judge",
-        "serve",
-        "diagnose",
-        "forecast",
-        "select",
-        "label",
-        "online",
-        "study",
-    ),
-    *("world", "theory", "rloo", "grpo", "dpo", "bon"),
+    *("demo", "reward", "score", "anchors", "judge", "serve", "diagnose", "forecast"),
+    *("select", "label", "online", "study", "world", "theory", "rloo", "grpo", "dpo", "bon"),
 )
 """Commands whose options are the fields of dataclasses; `report`, `doctor`, `verl` and `openrlhf` have a light one."""
 

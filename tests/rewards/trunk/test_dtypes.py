@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from surefoot import load_source
 from surefoot.errors import ConfigError
@@ -28,6 +27,7 @@ from surefoot.rewards.source import RewardSource
 from surefoot.rewards.trunk.dtypes import Dtype, dtype_of
 from surefoot.rewards.trunk.feature_cache import FeatureCache
 from surefoot.rewards.trunk.loading import load_trunk
+from tests.models import save_reward_model
 
 CPU = torch.device("cpu")
 TEXTS = (["the red ", "a blue "], ["cat runs", "dog and"])
@@ -35,11 +35,7 @@ TEXTS = (["the red ", "a blue "], ["cat runs", "dog and"])
 
 @pytest.fixture(scope="module")
 def reward_model(policy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("rm")
-    torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_pretrained(policy_path, num_labels=1).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(policy_path).save_pretrained(folder)
-    return folder
+    return save_reward_model(policy_path, tmp_path_factory.mktemp("rm"))
 
 
 def smoothed(pairs: Dataset, trunk: Path, model: Path, dtype: Dtype) -> SmoothedVariance:

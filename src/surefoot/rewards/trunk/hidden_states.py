@@ -75,11 +75,11 @@ def read_states(
     if any(read.layer != -1 for read in reads):
         extra["output_hidden_states"] = True
 
-    def plain(ids: Tensor, mask: Tensor, numbers: list[int]) -> Tensor:
+    def plain(ids: Tensor, mask: Tensor, numbers: list[int], some: list[_Read]) -> Tensor:
         out = trunk(input_ids=ids, attention_mask=mask, **extra)
-        return torch.cat([_read_plain(out, read, mask, numbers, copies) for read in reads], dim=-1)
+        return torch.cat([_read_plain(out, read, mask, numbers, copies) for read in some], dim=-1)
 
-    sharing = (trunk, rows, [] if keys is None else keys, tokens, pad_token_id, reads, plain)
+    sharing = (trunk, rows, [] if keys is None else keys, tokens, pad_token_id, read_at, plain)
     cached: list[SharedBatch] = []
     sequences: list[list[PackedRow]] = []
     alone = list(range(len(rows)))
@@ -105,7 +105,7 @@ def read_states(
     batches = length_sorted_batches(some, pad_token_id=pad_token_id, tokens=tokens, device=trunk.device)
     for places, ids, mask in batches:
         numbers = [alone[place] for place in places]
-        add(numbers, plain(ids, mask, numbers))
+        add(numbers, plain(ids, mask, numbers, reads))
     width = len(reads) * trunk.config.get_text_config().hidden_size
     result = torch.empty(copies, len(rows), width, device=trunk.device)
     for numbers, values in parts:
@@ -113,33 +113,50 @@ def read_states(
     return result
 
 
-_Plain = Callable[[Tensor, Tensor, list[int]], Tensor]
-"""The plain forward: (ids, mask, numbers of the rows) to features."""
+_Plain = Callable[[Tensor, Tensor, list[int], list[_Read]], Tensor]
+"""The plain forward: (ids, mask, numbers of the rows, what is read) to features."""
+
+
+def _most_telling(rows: list[list[int]]) -> list[_Read]:
+    """What sharing is tested by: an average over a row would hide a mistake in a part of it."""
+    return [_Read(-1, last_token(rows))]
 
 
 def _cached_batches(
-    trunk: Any, rows: list[list[int]], keys: Sequence[Any], tokens: int, pad: int, reads: list[_Read], plain: _Plain
+    trunk: Any,
+    rows: list[list[int]],
+    keys: Sequence[Any],
+    tokens: int,
+    pad: int,
+    read_at: list[int] | None,
+    plain: _Plain,
 ) -> tuple[list[SharedBatch], list[int]]:
     """Batches that share by a key-value cache, and the numbers of the rows left; nothing if the trunk can't."""
     shared, alone = plan(rows, keys, tokens)
-    if reads[0].at is not None:
-        alone += _unshare(shared, reads[0].at, rows)
+    if read_at is not None:
+        alone += _unshare(shared, read_at, rows)
     if shared and trunk not in _SHARES:
-        numbers = shared[0].rows[:2]
-        expected = plain(*padded([rows[i] for i in numbers], pad, trunk.device), numbers)
+        numbers, reads = shared[0].rows[:2], _most_telling(rows)
+        expected = plain(*padded([rows[i] for i in numbers], pad, trunk.device), numbers, reads)
         read = partial(_read_shared, trunk, shared[0], rows, pad, reads)
         _SHARES[trunk] = shares(trunk, rows[numbers[0]], expected, read)
     return (shared, alone) if shared and _SHARES[trunk] else ([], list(range(len(rows))))
 
 
 def _packed_batches(
-    trunk: Any, rows: list[list[int]], keys: Sequence[Any], tokens: int, pad: int, reads: list[_Read], plain: _Plain
+    trunk: Any,
+    rows: list[list[int]],
+    keys: Sequence[Any],
+    tokens: int,
+    pad: int,
+    read_at: list[int] | None,
+    plain: _Plain,
 ) -> tuple[list[list[PackedRow]], list[int]]:
     """Batches of packed sequences, and the numbers of the rows left; nothing if the trunk can't."""
     packed, alone = pack(rows, keys, tokens)
     if packed and trunk not in _PACKS:
-        numbers = packed[0][0].numbers
-        expected = plain(*padded([rows[i] for i in numbers], pad, trunk.device), numbers)
+        numbers, reads = packed[0][0].numbers, _most_telling(rows)
+        expected = plain(*padded([rows[i] for i in numbers], pad, trunk.device), numbers, reads)
         read = partial(_read_packed, trunk, packed[0][:1], pad, reads)
         _PACKS[trunk] = shares(trunk, rows[numbers[0]], expected, read)
     if packed and _PACKS[trunk] and sees_all(trunk, max(map(len, rows))):
