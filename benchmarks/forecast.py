@@ -101,7 +101,8 @@ def foretell(options: Any, cells: list[CellRecord]) -> tuple[dict[float, Gains],
     model = AutoModelForCausalLM.from_pretrained(setting.policy)
     tokenizer = AutoTokenizer.from_pretrained(setting.policy)
     count = options.candidates * len(setting.evaluation_prompts)
-    judged = judge_policy(setting, model, tokenizer, setting.evaluation_prompts, count, 24)
+    longest = cells[0].config["policy"]["max_completion_length"]
+    judged = judge_policy(setting, model, tokenizer, setting.evaluation_prompts, count, longest)
     texts = group_texts(judged["prompts"], judged["completions"])
     gold = torch.tensor(judged["gold"], dtype=torch.float64)[texts.order]
     told: dict[float, Gains] = {budget: {} for budget in options.budgets}

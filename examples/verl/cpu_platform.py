@@ -19,6 +19,8 @@ from verl.workers.rollout import base as rollout_base
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry, TokenOutput
 
+from surefoot.engines.micro_batches import MicroBatches
+
 
 def _device_module() -> types.ModuleType:
     """Functions that torch.cuda has, doing nothing."""
@@ -110,34 +112,46 @@ platform_manager.set_platform(CpuPlatform())
 
 
 class SamplingServer:
-    """Samples one completion at a time with transformers, in a process of its own."""
+    """Samples with transformers, in a process of its own; requests that wait are one batch."""
 
     def __init__(self, model_path, response_length, seed=0):
         torch.set_num_threads(1)
         torch.manual_seed(seed)
         self.model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32).eval()
-        self.end = AutoTokenizer.from_pretrained(model_path).eos_token_id
+        self.tokenizer = AutoTokenizer.from_pretrained(model_path, padding_side="left")
         self.response_length, self.version = response_length, 0
+        self.batches = MicroBatches(self._sample, 64)
 
     async def generate(self, request_id, prompt_ids, sampling_params, **_):
         temperature = float(sampling_params.get("temperature", 1.0))
         most = sampling_params.get("max_tokens") or self.response_length
-        tokens, log_probs = self._sample(list(prompt_ids), temperature, most)
+        tokens, log_probs = await self.batches((list(prompt_ids), temperature, most))
         done = {"stop_reason": "completed", "num_preempted": 0, "extra_fields": {"global_steps": self.version}}
         return TokenOutput(token_ids=tokens, log_probs=log_probs, **done)
 
     @torch.no_grad()
-    def _sample(self, prompt, temperature, most):
-        tokens, log_probs, cache, feed = [], [], None, torch.tensor([prompt])
-        while len(tokens) < most and self.end not in tokens[-1:]:
-            out = self.model(feed, past_key_values=cache, use_cache=True)
-            cache, logits = out.past_key_values, out.logits[0, -1].float()
-            known = torch.log_softmax(logits / max(temperature, 1e-8), -1)
-            token = int(torch.multinomial(known.exp(), 1)) if temperature > 0 else int(logits.argmax())
-            tokens.append(token)
-            log_probs.append(float(known[token]))
-            feed = torch.tensor([[token]])
-        return tokens, log_probs
+    def _sample(self, rows):
+        """(tokens, their log-probabilities) of each row (prompt, temperature, most)."""
+        prompts, temperatures, most = zip(*rows, strict=True)
+        if len({*temperatures}) > 1 or len({*most}) > 1:
+            return [self._sample([row])[0] for row in rows]
+        how = {"do_sample": True, "temperature": temperatures[0], "top_k": 0, "top_p": 1.0}
+        given = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
+        out = self.model.generate(
+            **given,
+            **(how if temperatures[0] > 0 else {"do_sample": False}),
+            max_new_tokens=most[0],
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        tokens = out.sequences[:, given["input_ids"].shape[1] :]
+        known = torch.log_softmax(torch.stack(out.logits, dim=1).float() / max(temperatures[0], 1e-8), dim=-1)
+        log_probs = known.gather(2, tokens[..., None])[..., 0]
+        ended = (tokens == self.tokenizer.eos_token_id).cumsum(dim=1)
+        lengths = ((ended == 0).sum(dim=1) + (ended[:, -1] > 0)).tolist()  # with the end token
+        return [(t[:n].tolist(), p[:n].tolist()) for t, p, n in zip(tokens, log_probs, lengths, strict=True)]
 
     async def load(self, weights, global_steps=None):
         self.model.load_state_dict({name: value.float() for name, value in weights.items()})
@@ -156,7 +170,7 @@ class SamplingReplica(RolloutReplica):
     async def launch_servers(self):
         name = f"sampling_server_{self.replica_rank}"
         actor = ray.remote(num_cpus=0)(SamplingServer).options(name=name)
-        server = actor.remote(self.model_config.path, self.config.response_length)
+        server = actor.remote(self.model_config.path, self.config.response_length, self.config.seed)
         self.servers, self._server_handle, self._server_address = [server], server, name
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from surefoot.data.messages import is_cut
 from surefoot.data.preferences import load_completions
 from surefoot.errors import DataError
 from surefoot.files import fingerprint, write_text
+from surefoot.forecast.vllm_sampling import VllmServer
 from surefoot.rewards.trunk.text_encoder import prompt_keys
 from surefoot.training.prepare_anchors import draw_completions
 from surefoot.training.run_online import load_policy_tokenizer
@@ -56,6 +58,7 @@ def draw_candidates(
     temperature: float = 1.0,
     seed: int = 0,
     prompts_per_batch: int = 8,
+    vllm_server_base_url: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Draw `count` completions of each prompt and write them to `folder/candidates.jsonl`, a line for each.
@@ -63,21 +66,26 @@ def draw_candidates(
     Batches that are finished are kept in `folder/parts`, by their content, so that an interrupted call goes on.
 
     Args:
+        vllm_server_base_url: of `vllm serve`, which then has the policy; here only its tokenizer is loaded.
         on_progress: called with (prompts done, prompts).
     """
     target = folder / "candidates.jsonl"
     if target.exists():
         return target
     tokenizer = load_policy_tokenizer(ModelConfig(model_name_or_path=model_name_or_path))
-    model = load_policy(model_name_or_path)
+    policy: Callable[..., list[Text]]
+    if vllm_server_base_url is None:
+        policy = partial(draw_completions, load_policy(model_name_or_path))
+    else:
+        policy = VllmServer(vllm_server_base_url, model_name_or_path).draw
     lines: list[str] = []
     for start in range(0, len(prompts), prompts_per_batch):
         some = list(prompts[start : start + prompts_per_batch])
         settings = [some, count, max_completion_length, temperature, seed, model_name_or_path]
         part = folder / "parts" / f"{fingerprint(settings)}.jsonl"
         if not part.exists():
-            texts = draw_completions(
-                model, tokenizer, some, count, max_new_tokens=max_completion_length, temperature=temperature, seed=seed
+            texts = policy(
+                tokenizer, some, count, max_new_tokens=max_completion_length, temperature=temperature, seed=seed
             )
             rows = zip((prompt for prompt in some for _ in range(count)), texts, strict=True)
             write_text(part, "".join(_line(prompt, text) for prompt, text in rows))

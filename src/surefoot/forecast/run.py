@@ -64,6 +64,11 @@ class ForecastArguments:
     max_completion_length: int = field(default=256, metadata={"help": "In tokens, as in the training to come."})
     temperature: float = field(default=1.0, metadata={"help": "As in the training to come."})
     prompts_per_batch: int = field(default=8, metadata={"help": "Prompts sampled at a time."})
+    vllm_server_base_url: str | None = field(
+        default=None,
+        metadata={"help": "Draw candidates from the policy that `vllm serve` serves there, as http://127.0.0.1:8000; "
+                  "a key is read from VLLM_API_KEY."},
+    )  # fmt: skip
     seed: int = field(default=0, metadata={"help": "Of everything that is drawn."})
 
     def check(self) -> None:
@@ -77,6 +82,8 @@ class ForecastArguments:
             raise ConfigError(
                 "give either model_name_or_path and dataset_name (candidates are drawn), or completions (a file)"
             )
+        if self.vllm_server_base_url is not None and not drawn:
+            raise ConfigError("vllm_server_base_url draws candidates; it needs model_name_or_path and dataset_name")
         for name in ("n", "draws", "runs", "max_completion_length", "prompts_per_batch", "dataset_prompts"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -171,6 +178,7 @@ def _draw(args: ForecastArguments, folder: Path, report: Progress) -> Path:
         temperature=args.temperature,
         seed=args.seed,
         prompts_per_batch=args.prompts_per_batch,
+        vllm_server_base_url=args.vllm_server_base_url,
         on_progress=lambda done, total: report("candidates", done, total),
     )
 

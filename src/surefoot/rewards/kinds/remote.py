@@ -51,15 +51,24 @@ class RemoteServer:
         key: that the server asks for.
         timeout_s: of one try.
         patience_s: of all tries together.
+        expected: the command that should be behind the address, for errors.
     """
 
-    def __init__(self, url: str, key: str | None = None, timeout_s: float = 300.0, patience_s: float = 900.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        timeout_s: float = 300.0,
+        patience_s: float = 900.0,
+        expected: str = "`surefoot serve`",
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"the server's address must be like http://127.0.0.1:8000, got '{url:.80}'")
         if parts.username is not None or parts.query:
             raise ConfigError("give the key of the server in a variable, not in its address")
         self._parts, self._key, self._timeout, self._patience = parts, key, timeout_s, patience_s
+        self._expected = expected
         self.name = f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
 
     def ask(self, path: str, payload: Any = None) -> Any:
@@ -79,7 +88,7 @@ class RemoteServer:
             except (OSError, http.client.HTTPException) as error:
                 status, wait, reason = 503, 0.0, f"no answer ({type(error).__name__})"
             except ValueError:
-                raise ModelError(f"{self.name}{path} doesn't answer in JSON; is it `surefoot serve`?") from None
+                raise ModelError(f"{self.name}{path} doesn't answer in JSON; is it {self._expected}?") from None
             if status not in (408, 429, 502, 503, 504):
                 raise (DataError if status in (413, 422) else ModelError)(f"{self.name}{path}: {reason}")
             wait = max(wait, min(10.0, 0.1 * 2.0**tries)) * random.uniform(1.0, 1.25)  # clients don't all come at once
