@@ -26,7 +26,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, Generat
 
 from surefoot.data.preferences import load_preferences
 from surefoot.files import write_text
-from surefoot.rewards.trunk.loading import resolve_model
+from surefoot.rewards.trunk.model_names import resolve_model
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PLAIN_CHAT = (

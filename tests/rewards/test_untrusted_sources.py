@@ -21,7 +21,8 @@ from surefoot.rewards.kinds.heads.source import Heads, HeadShape, SharedTrunkHea
 from surefoot.rewards.kinds.independent.source import IndependentMembers
 from surefoot.rewards.kinds.lora.source import AdapterShape, LoraMembers, LoraNetwork
 from surefoot.rewards.kinds.mixed import MixedSources
-from surefoot.rewards.trunk.loading import load_base, load_tokenizer, load_trunk, resolve_model
+from surefoot.rewards.trunk.loading import load_base, load_tokenizer, load_trunk
+from surefoot.rewards.trunk.model_names import resolve_model
 from surefoot.rewards.trunk.text_encoder import TextEncoder
 from surefoot.types import Calibration
 

@@ -71,6 +71,12 @@ class RewardSourceArguments:
         default=None,
         metadata={"help": "Precision of frozen models: auto (float32 on a CPU, else bfloat16), float32 or bfloat16."},
     )
+    self_contained: bool = field(
+        default=True,
+        metadata={
+            "help": "false: the source refers to its frozen trunk by a digest of its weights in place of a copy."
+        },
+    )
     kind_settings: Any = field(default=None, init=False)
 
     def check(self) -> None:
@@ -100,6 +106,13 @@ class RewardSourceArguments:
         for name in ("pooling", "layer", "dtype"):
             if getattr(self, name) is not None and not smoothed and name not in own:
                 raise _foreign(self.kind, [name])
+        if not self.self_contained:
+            if not smoothed and "pooling" not in own:
+                raise ConfigError(f"self_contained: false needs a frozen trunk, which kind: {self.kind} hasn't")
+            if getattr(self.kind_settings, "trunk_epochs", 0) > 0:
+                raise ConfigError(
+                    "self_contained: false needs a frozen trunk: with trunk_epochs it is the source's own"
+                )
 
 
 def reward_arguments(**given: Any) -> RewardSourceArguments:

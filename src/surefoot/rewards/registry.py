@@ -35,6 +35,7 @@ from surefoot.rewards.kinds.judge.access import JudgeAccess, given
 from surefoot.rewards.saved import CALIBRATION, DIAGNOSIS, SOURCE, check_finite, check_folder, read_source
 from surefoot.rewards.source import MemberSource, RewardSource
 from surefoot.rewards.trunk.dtypes import Dtype, dtype_given
+from surefoot.rewards.trunk.reference import trunk_given
 from surefoot.types import Calibration
 
 __all__ = ["ENTRY_POINTS", "known_kinds", "load_source", "register", "source_class"]
@@ -106,6 +107,7 @@ def load_source(
     *,
     judge: JudgeAccess | Mapping[str, JudgeAccess] | None = None,
     dtype: Dtype | None = None,
+    trunk: str | Path | None = None,
 ) -> RewardSource:
     """Load any saved source by its `source.json`, with its calibration if it has one.
 
@@ -119,6 +121,8 @@ def load_source(
             environment says (`judge.access`). The files never do.
         dtype: precision to run its frozen models in; None takes the one that it was fitted with. LoRA members are
             float32 whatever it says.
+        trunk: model whose weights a source refers to that was saved without them (`self_contained: false`); if None,
+            the environment variable SUREFOOT_TRUNK or this user's table says where they are. They must be the same.
 
     Raises:
         ConfigError: it is a judge, and nobody says where to ask it; or `dtype` isn't one of ours.
@@ -137,7 +141,7 @@ def load_source(
         raise ModelError(f"{folder / SOURCE} is of kind {kind!r}; this version knows {', '.join(known_kinds())}")
     source_type = source_class(kind)
     try:
-        with given(judge), dtype_given(dtype):
+        with given(judge), dtype_given(dtype), trunk_given(trunk):
             source = source_type.load(folder, device)
         return _with_figures(source, folder)
     except SurefootError:

@@ -22,6 +22,7 @@ from surefoot.rewards.registry import source_class
 from surefoot.rewards.saved import SOURCE, save_calibration
 from surefoot.rewards.source import FitJob, MemberSource, RewardSource
 from surefoot.rewards.trunk.loading import check_templates, template_objection
+from surefoot.rewards.trunk.reference import write_reference
 
 __all__ = ["run_reward"]
 
@@ -122,7 +123,15 @@ def _train(args: RewardSourceArguments, train: Dataset, folder: Path, report: Pr
             source.variance_kind = args.variance  # type: ignore[assignment]
     if not (target / SOURCE).exists():
         source.save(target)
+    if not args.self_contained:
+        _refer(target, args.model_name_or_path)
     return source
+
+
+def _refer(target: Path, model: str) -> None:
+    """Replace copies of the frozen trunk in a saved source by a reference."""
+    for folder in (path for path in sorted(target.rglob("trunk")) if any(path.glob("*.safetensors"))):
+        write_reference(folder, model)
 
 
 def _smoothed(

@@ -16,7 +16,8 @@ from surefoot.files import read_json
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.registry import load_source
 from surefoot.rewards.source import RewardSource
-from surefoot.rewards.trunk.loading import check_templates, resolve_model, template_objection
+from surefoot.rewards.trunk.loading import check_templates, template_objection
+from surefoot.rewards.trunk.model_names import resolve_model
 from surefoot.training.checkpoints import last_whole_checkpoint
 from surefoot.training.distributed import end_training
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig

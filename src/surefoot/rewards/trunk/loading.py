@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ from transformers import logging as hf_logging
 
 from surefoot.data.preferences import Objection
 from surefoot.errors import ModelError
-from surefoot.hub_names import check_name
 from surefoot.rewards.trunk.chat_templates import ChatReader
 from surefoot.rewards.trunk.dtypes import dtype_of
+from surefoot.rewards.trunk.model_names import resolve_model
+from surefoot.rewards.trunk.reference import place_of_weights
 from surefoot.rewards.trunk.text_encoder import TextEncoder
 from surefoot.types import Text
 
@@ -36,7 +36,6 @@ __all__ = [
     "load_tokenizer",
     "load_trunk",
     "positions",
-    "resolve_model",
     "template_objection",
 ]
 
@@ -51,51 +50,13 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return accelerator or torch.device("cpu")
 
 
-def resolve_model(name: str | Path, *, weights: bool = True) -> str:
-    """Resolve a model's name to its directory or hub name; `package:NAME/FOLDER` is a folder of a Python package.
-
-    NAME is a top-level package: looking for a dotted one would import its parents. A loaded `source.json` can't say
-    `package:` at all (`surefoot.rewards.saved`).
-
-    Args:
-        weights: whether a local directory must hold a model; a tokenizer may stand alone.
-
-    Raises:
-        ModelError: the package isn't installed or its name is dotted, the folder leads out of it, there is neither
-            such a path nor such a model on the hub, or a local directory holds no model or no weights.
-    """
-    text = str(name)
-    if text.startswith("package:"):
-        text = str(_inside_package(text))
-    check_name(text, "model")
-    folder = Path(text)
-    if not weights:
-        return text
-    if folder.is_dir() or text.startswith((".", "/")):
-        if not (folder / "config.json").exists():
-            raise ModelError(f"{folder} is not a model directory: it has no config.json")
-        if not any(folder.glob("*.safetensors*")):
-            raise ModelError(f"{folder} holds no *.safetensors weights; save the model there with save_pretrained")
-    return text
-
-
-def _inside_package(text: str) -> Path:
-    package, _, inner = text.removeprefix("package:").partition("/")
-    if not package.isidentifier() or ".." in Path(inner).parts or Path(inner).is_absolute():
-        raise ModelError(f"model '{text}' must be package:NAME/FOLDER: a top-level package, a folder inside it")
-    spec = None if package == "__main__" else find_spec(package)
-    if spec is None or spec.origin is None or spec.submodule_search_locations is None:
-        raise ModelError(f"model '{text}' needs the package {package}; install it (surefoot[examples] has it)")
-    return Path(spec.origin).parent / inner
-
-
 def load_tokenizer(name: str | Path) -> Any:
     """Load a tokenizer; raises ModelError if it can't be loaded."""
     return _load(AutoTokenizer, name, weights=False)
 
 
 def load_trunk(name: str | Path, device: torch.device, dtype: str = "auto") -> Any:
-    """Load a model without its head, in eval mode.
+    """Load a model without its head, in eval mode; its weights may lie elsewhere (`surefoot.rewards.trunk.reference`).
 
     Args:
         dtype: precision of its weights (`surefoot.rewards.trunk.dtypes`).
@@ -104,6 +65,7 @@ def load_trunk(name: str | Path, device: torch.device, dtype: str = "auto") -> A
         ConfigError: the precision isn't one of ours. ModelError: the model can't be loaded.
     """
     precision = dtype_of(dtype, device)
+    name = place_of_weights(name)
     _config(name)
     return _load(AutoModel, name, dtype=precision).to(device).eval()
 

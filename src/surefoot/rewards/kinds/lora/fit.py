@@ -19,7 +19,8 @@ from surefoot.rewards.kinds.lora.source import LoraMembers
 from surefoot.rewards.trunk.batching import forward_tokens, padded
 from surefoot.rewards.trunk.bootstrap import bootstrap_weights
 from surefoot.rewards.trunk.bradley_terry_loop import PairRun, Plan, micro_batches
-from surefoot.rewards.trunk.loading import choose_device, load_base, load_encoder, resolve_model
+from surefoot.rewards.trunk.loading import choose_device, load_base, load_encoder
+from surefoot.rewards.trunk.model_names import resolve_model
 from surefoot.rewards.trunk.replicated_layers import start_layer
 from surefoot.rewards.trunk.text_encoder import encode_pairs
 
