@@ -8,7 +8,8 @@ prompts, and each method's exact policy is found at the budgets that the candida
 against the trained runs of the same seeds: at the study's budgets (which are larger), and where a run's trajectory
 first reaches the forecast's budget. rho: Spearman's over methods, of the means over seeds; its interval resamples
 seeds. Wrong: pairs of methods whose trained gains differ beyond chance (paired over seeds) and whose forecast has the
-other sign. *draws*: the same without gold, with the source's own draws as the judge, of methods of one source.
+other sign. With a source's name: the same over the methods of that source. *draws*: without gold, with the source's
+own draws as the judge.
 """
 
 from __future__ import annotations
@@ -73,8 +74,11 @@ def main() -> None:
     ]
     rows += [compared("gold", b, f"on the way, {b:g} nats", told[b], reached[b]) for b in options.budgets]
     rows += [
-        compared(f"draws, {source}", budget, f"trained, {other:g} nats", of_source(drawn[budget], source), gains)
-        for source in sorted({source for source, _ in drawn[options.budgets[0]]})
+        compared(
+            f"{judge}, {source}", budget, f"trained, {other:g} nats", of_source(gains_told[budget], source), gains
+        )
+        for judge, gains_told in (("gold", told), ("draws", drawn))
+        for source in sorted({source for source, _ in gains_told[options.budgets[0]]})
         for budget, (other, gains) in itertools.product(options.budgets, trained.items())
     ]
     for row in rows:

@@ -11,6 +11,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from surefoot.errors import ConfigError
 from surefoot.maths.advantages import group_relative
+from surefoot.maths.shrinkage import group_reliability
 from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.training.grpo_config import VarianceAwareGRPOConfig
 from surefoot.training.grpo_trainer import VarianceAwareGRPOTrainer
@@ -236,3 +237,21 @@ def test_group_relative_by_hand() -> None:
     batch = group_relative(rewards, 3, "batch")
     spread = torch.tensor([1.0, 3.0, 10.0, 10.0, 10.0]).std()
     assert batch[1].item() == pytest.approx(1.0 / (float(spread) + 1e-4))
+
+
+def test_shrunken_advantages_are_grpos_times_the_root_of_the_reliability(policy_path: Path, tmp_path: Path) -> None:
+    trainer = ours(policy_path, tmp_path, preset="shrunken_scaled", beta=0.5, max_steps=1, anchor="group")
+    trainer.train()
+    trainer.model.train()
+    size = trainer.num_generations
+    trainer._generate_and_score_completions([{"prompt": prompt} for prompt in PROMPTS[:4] for _ in range(size)])
+    shaped = trainer.last_shaped
+    assert shaped is not None
+    groups = torch.arange(4 * size) // size
+    reliability = group_reliability(shaped.estimate.mean, shaped.estimate.variance, groups)
+    assert 0.0 < float(reliability.max()) < 1.0
+    assert len(reliability.unique()) > 1
+    expected = reliability.sqrt() * group_relative(shaped.estimate.mean, size, "group")
+    torch.testing.assert_close(shaped.reward, expected)
+    # TRL subtracts the group's mean once more, and adds nothing.
+    torch.testing.assert_close(shaped.total(0.0), expected)

@@ -81,8 +81,10 @@ class EngineSettings:
                 f"surefoot.preset: {self.preset} takes β·w from the reward besides the KL, for which the engine's "
                 "penalty has no place; use variance_aware"
             )
-        if objective.aggregate == "rvpo":
-            raise ConfigError("surefoot.preset: rvpo needs a prompt's whole group, but an engine sends single rows")
+        if objective.within_groups:
+            raise ConfigError(
+                f"surefoot.preset: {self.preset} needs a prompt's whole group, but an engine sends single rows"
+            )
 
     @property
     def objective(self) -> Objective:

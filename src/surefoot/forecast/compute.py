@@ -222,7 +222,7 @@ def _best_of_n(
     ns = torch.tensor([2**k for k in range(1, count.bit_length()) if 2**k <= count])
     rows = []
     for name, objective in named.items():
-        if objective.weights == "variance" or objective.aggregate == "rvpo":
+        if objective.weights == "variance" or objective.within_groups:
             continue
         judges: dict[str, list[Tensor]] = {}
         if truth is not None:

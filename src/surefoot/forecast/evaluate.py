@@ -79,7 +79,7 @@ def objective_policies(
         VarianceError: the objective needs a variance or members that there are not.
     """
     e = candidates.estimate if estimate is None else estimate
-    if objective.aggregate == "rvpo":
+    if objective.within_groups:
         prompts, count = candidates.log_reference.shape
         e = replace(e, groups=torch.arange(prompts).repeat_interleave(count))
     reward = candidates.table(aggregate(e, objective))

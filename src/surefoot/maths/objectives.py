@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NewType, TypeVar, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from surefoot.errors import ConfigError, VarianceError, did_you_mean
+from surefoot.maths.shrinkage import group_reliability, in_groups
 from surefoot.types import RewardEstimate
 
 __all__ = [
@@ -40,7 +41,9 @@ __all__ = [
 ]
 
 Rewards = Float[Tensor, "batch"]
-AggregateName = Literal["mean", "one", "lcb", "uwo", "wco", "cvar", "kl_robust", "brme", "rvpo"]
+AggregateName = Literal[
+    "mean", "one", "lcb", "uwo", "wco", "cvar", "kl_robust", "brme", "rvpo", "shrunken", "shrunken_scaled"
+]
 CustomAggregate = NewType("CustomAggregate", str)
 """Type of the name of an aggregate that was added to `AGGREGATES`; a plain str fails in mypy, as a typo should."""
 Weighting = Literal["variance", "none"]
@@ -64,6 +67,7 @@ class Aggregate:
         above_low: whether `low` itself is excluded.
         reads_variance: whether it reads the variance.
         compares_members: whether it compares members, which must then be centred first.
+        within_groups: whether it reads which completions share a prompt.
     """
 
     function: Callable[..., Rewards]
@@ -72,6 +76,7 @@ class Aggregate:
     above_low: bool = False
     reads_variance: bool = False
     compares_members: bool = False
+    within_groups: bool = False
 
 
 AGGREGATES: dict[str, Aggregate] = {}
@@ -86,6 +91,7 @@ def register_aggregate(
     above_low: bool = False,
     reads_variance: bool = False,
     compares_members: bool = False,
+    within_groups: bool = False,
 ) -> Callable[[Function], Function]:
     """Register a function as the aggregate of that name; an `Objective` then takes it, with its parameter.
 
@@ -99,7 +105,7 @@ def register_aggregate(
         held = AGGREGATES.get(name)
         if held is not None and held.function.__qualname__ != function.__qualname__:
             raise ConfigError(f"aggregate '{name}' is {held.function.__qualname__} already; choose another name")
-        AGGREGATES[name] = Aggregate(function, low, high, above_low, reads_variance, compares_members)
+        AGGREGATES[name] = Aggregate(function, low, high, above_low, reads_variance, compares_members, within_groups)
         return function
 
     return decorate
@@ -174,7 +180,7 @@ def nominal_and_worst(estimate: RewardEstimate, lam: float = 0.5) -> Rewards:
     return lam * estimate.mean + (1 - lam) * worst_case(estimate)
 
 
-@register_aggregate("rvpo", low=0.0, above_low=True)
+@register_aggregate("rvpo", low=0.0, above_low=True, within_groups=True)
 def reward_variance_averse(estimate: RewardEstimate, kappa: float = 1.0) -> Rewards:
     """RVPO: −(1/κ) log mean_k exp(−κ Z_k), Z_k member k's advantage over its group's spread (arXiv:2605.05750).
 
@@ -185,9 +191,7 @@ def reward_variance_averse(estimate: RewardEstimate, kappa: float = 1.0) -> Rewa
         VarianceError: the estimate says nothing of groups.
     """
     members = _members(estimate)
-    if estimate.groups is None:
-        raise VarianceError("aggregate 'rvpo' works on advantages within a prompt's group; give the groups")
-    _, place = torch.unique(estimate.groups, return_inverse=True)
+    _, place = torch.unique(_groups(estimate, "rvpo"), return_inverse=True)
     count = int(place.max()) + 1 if len(place) else 0
     scored = ~members.isnan()
     known = members.nan_to_num(0.0)
@@ -202,6 +206,43 @@ def reward_variance_averse(estimate: RewardEstimate, kappa: float = 1.0) -> Rewa
     logits = torch.where(scored, -kappa * advantage, -math.inf)
     counts = scored.sum(dim=1).to(members.dtype)
     return torch.where(estimate.scored, -(logits.logsumexp(dim=1) - counts.log()) / kappa, torch.nan)
+
+
+@register_aggregate("shrunken", reads_variance=True, within_groups=True)
+def shrunken(estimate: RewardEstimate) -> Rewards:
+    """Each reward drawn to its group's mean by the group's reliability: m + ρ (r − m) (`maths/shrinkage.py`).
+
+    The variance is taken for noise that is independent between a prompt's completions, as a judge's is. A group whose
+    spread is noise alone teaches nothing.
+
+    Raises:
+        VarianceError: the estimate says nothing of groups.
+    """
+    groups = _groups(estimate, "shrunken")
+    centred, _ = in_groups(estimate.mean, groups)
+    reliability = group_reliability(estimate.mean, estimate.variance, groups)
+    return estimate.mean - (1 - reliability) * centred
+
+
+@register_aggregate("shrunken_scaled", reads_variance=True, within_groups=True)
+def shrunken_scaled(estimate: RewardEstimate) -> Rewards:
+    """GRPO's advantage times √ρ: √ρ (r − m) / (s + 1e-4), which is ρ (r − m) in units of the true spread τ = √ρ s.
+
+    Its unit is standard deviations within a group, not reward. See `shrunken`.
+
+    Raises:
+        VarianceError: the estimate says nothing of groups.
+    """
+    groups = _groups(estimate, "shrunken_scaled")
+    centred, variance = in_groups(estimate.mean, groups)
+    reliability = group_reliability(estimate.mean, estimate.variance, groups)
+    return reliability.sqrt() * centred / (variance.sqrt() + 1e-4)
+
+
+def _groups(estimate: RewardEstimate, name: str) -> Int[Tensor, "batch"]:
+    if estimate.groups is None:
+        raise VarianceError(f"aggregate '{name}' works within a prompt's group; give the groups")
+    return estimate.groups
 
 
 def _members(estimate: RewardEstimate) -> Float[Tensor, "batch members"]:
@@ -260,6 +301,11 @@ class Objective:
         return self.weights == "variance" or AGGREGATES[self.aggregate].reads_variance
 
     @property
+    def within_groups(self) -> bool:
+        """Whether the aggregate reads which completions share a prompt."""
+        return AGGREGATES[self.aggregate].within_groups
+
+    @property
     def needs_anchor(self) -> bool:
         """Whether members are compared or their variance is read, so that they must be centred first."""
         return self.needs_variance or AGGREGATES[self.aggregate].compares_members
@@ -280,6 +326,8 @@ PRESETS: dict[str, Objective] = {
     "kl_robust": Objective("kl_robust", weights="none"),
     "brme": Objective("brme", weights="none"),
     "rvpo": Objective("rvpo", weights="none"),
+    "shrunken": Objective("shrunken", weights="none"),
+    "shrunken_scaled": Objective("shrunken_scaled", weights="none"),
     "variance_aware": Objective("mean"),
     "variance_aware_lcb": Objective("lcb"),
     "variance_aware_one": Objective("one"),

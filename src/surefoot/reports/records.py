@@ -40,6 +40,8 @@ LABELS = {
     "kl_robust": "KL-robust",
     "brme": "BRME",
     "rvpo": "RVPO",
+    "shrunken": "shrunk by reliability",
+    "shrunken_scaled": "shrunk and scaled by group",
 }
 Place = tuple[str, str, float | None]
 """Setting, source and KL budget."""

@@ -22,12 +22,14 @@ class VarianceAwareGRPOConfig(SecretsStay, ObjectiveArguments, GRPOConfig):
     own β in the loss is per token. With weighting off (`preset="mean"`, …) everything is TRL's, loss-side KL included.
 
     Differs from GRPOConfig in its defaults: `beta` is 0.05, since weighting needs a KL; `scale_rewards` is "none" with
-    weighting on, since dividing by each group's spread would undo an absolute penalty, and TRL's "group" otherwise;
+    weighting on, since dividing by each group's spread would undo an absolute penalty, and with the shrunken
+    aggregates, since it would undo the shrinking, and TRL's "group" otherwise;
     without an accelerator it trains in fp32 on the CPU.
 
     Raises:
-        ConfigError: with weighting on, `scale_rewards="group"` or a `multi_objective_aggregation` that normalises each
-            reward by itself; or a combination that `ObjectiveArguments.check_objective` refuses.
+        ConfigError: with weighting on or a shrunken aggregate, `scale_rewards="group"`; or a
+            `multi_objective_aggregation` that normalises each reward by itself; or a combination that
+            `ObjectiveArguments.check_objective` refuses.
     """
 
     beta: float = field(
@@ -49,8 +51,14 @@ class VarianceAwareGRPOConfig(SecretsStay, ObjectiveArguments, GRPOConfig):
             self.bf16 = False
         objective = self.build_objective()
         weighted = objective.weights != "none" or objective.form == "literal"
+        shrunk = objective.aggregate in ("shrunken", "shrunken_scaled")
         if self.scale_rewards is None:
-            self.scale_rewards = "none" if weighted else "group"
+            self.scale_rewards = "none" if weighted or shrunk else "group"
+        if shrunk and str(self.scale_rewards) in ("True", "group"):
+            raise ConfigError(
+                f"scale_rewards=\"group\" divides by a spread that '{objective.aggregate}' found to be noise; set "
+                'scale_rewards="none" (aggregate "shrunken_scaled" is in units of the spread already)'
+            )
         if weighted and str(self.scale_rewards) in ("True", "group"):
             raise ConfigError(
                 'scale_rewards="group" divides each group by its own spread and so undoes an absolute penalty; set '
