@@ -1,11 +1,12 @@
-"""Krippendorff's α against its author's worked example, by hand, and under changes that must not matter."""
+"""Krippendorff's α and κ against their authors' worked examples, by hand, and under changes that must not matter."""
 
 import math
 import random
 
+import numpy as np
 import pytest
 
-from surefoot.feedback.agreement import krippendorff_alpha, summary
+from surefoot.feedback.agreement import cohen_kappa, fleiss_kappa, krippendorff_alpha, summary
 from surefoot.feedback.answers import Answer
 
 # Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section C: four observers, twelve units, missing
@@ -69,3 +70,34 @@ def test_summary_counts_times_and_sides() -> None:
     assert told["annotators"]["ann"]["median_seconds"] == 2.5
     assert told["alpha"]["nominal"] == pytest.approx(krippendorff_alpha([[1, 1], [0, -1]]))
     assert summary(answers[:1])["alpha"] == {"nominal": None, "ordinal": None}
+
+
+# Fleiss 1971, "Measuring nominal scale agreement among many raters", as reprinted on Wikipedia: ten units, fourteen
+# raters, how many gave each of five values; κ = .210.
+FLEISS = [
+    [0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1],
+    [7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7],
+]  # fmt: skip
+
+
+def test_fleiss_kappa_of_a_worked_example() -> None:
+    """A unit's pairs of raters: n_i n_j of different values, n_i (n_i − 1)/2 of one value."""
+    tables = np.zeros((5, 5))
+    for unit in np.array(FLEISS, dtype=float):
+        tables += np.triu(np.outer(unit, unit), 1) + np.diag(unit * (unit - 1) / 2)
+    assert fleiss_kappa(tables) == pytest.approx(0.210, abs=5e-4)
+
+
+def test_kappas_of_two_raters() -> None:
+    """Cohen counts a rater's leaning as chance, so that raters who lean apart agree more beyond it than by Fleiss."""
+    table = np.array([[45.0, 15.0], [25.0, 15.0]])
+    assert cohen_kappa(table) == pytest.approx((0.6 - 0.54) / 0.46)
+    assert fleiss_kappa(table) == pytest.approx((0.6 - 0.545) / 0.455)
+    assert cohen_kappa(table.T) == pytest.approx(cohen_kappa(table))
+    assert cohen_kappa(np.diag([3.0, 4.0])) == 1.0
+    assert cohen_kappa(np.outer([3.0, 4.0], [2.0, 5.0])) == pytest.approx(0, abs=1e-12)
+    for nothing in (np.zeros((2, 2)), np.diag([7.0, 0.0])):
+        assert math.isnan(cohen_kappa(nothing))
+        assert math.isnan(fleiss_kappa(nothing))
+    several = np.stack([table, np.diag([3.0, 4.0])])
+    assert cohen_kappa(several).tolist() == [float(cohen_kappa(each)) for each in several]

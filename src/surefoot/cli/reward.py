@@ -44,16 +44,19 @@ def run(arguments: list[str]) -> None:
 
 
 def _of_judge(report: dict[str, Any] | None) -> list[str]:
-    """How many of a judge's replies gave a rating, and what its variance is made of."""
+    """How many of a judge's, or a panel's, replies gave a rating, and what its variance is made of."""
     if report is None:
         return []
     read, count = report["replies_read"], report["replies"]
-    names = ("variance_within", "variance_between")
+    of_panel = "variance_between_families" in report
+    names = [f"variance_{side}{'_families' * of_panel}" for side in ("within", "between")]
     within, between = ("unknown" if report[name] is None else f"{report[name]:.3f}" for name in names)
-    return [
-        f"replies with a rating: {read} of {count}" + (f" ({100 * read / count:.0f}%)" if count else ""),
-        f"variance of one reply: {within} within wordings, {between} between them",
-    ]
+    parts = (
+        f"variance between families: {between}; noise of their weighted mean: {within}"
+        if of_panel
+        else f"variance of one reply: {within} within wordings, {between} between them"
+    )
+    return [f"replies with a rating: {read} of {count}" + (f" ({100 * read / count:.0f}%)" if count else ""), parts]
 
 
 def next_command(folder: str, config: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from surefoot.diagnosis import sections
 from surefoot.diagnosis.card import compare_with_card
 from surefoot.diagnosis.data_seen import look_up
 from surefoot.diagnosis.disagreement import disagreement_of_scores, member_scores
+from surefoot.diagnosis.panel import panel_figures
 from surefoot.diagnosis.rewardbench import benchmark_scores
 from surefoot.diagnosis.scored import ScoredComparisons
 from surefoot.diagnosis.style import STYLE_FEATURES, plain_text
@@ -28,6 +29,7 @@ from surefoot.metrics.intervals import Interval, wilson
 from surefoot.metrics.variance import effective_members, split_sizes
 from surefoot.rewards.anchored import anchor_shares, calibrate_anchored, estimate_anchored
 from surefoot.rewards.anchors import AnchorStore, group_anchors
+from surefoot.rewards.kinds.panel.source import PanelSource
 from surefoot.rewards.source import RewardSource
 from surefoot.rewards.trunk.text_encoder import prompt_keys
 from surefoot.types import AnchorKind, Anchors, Calibration, RewardEstimate, Text
@@ -103,6 +105,13 @@ def diagnose(
         "style": sections.style_correlations(_features(comparisons.completions), reward, spread, prompts),
         "examples": _examples(comparisons, chosen, rejected, mean, variance, members),
     }
+    if isinstance(source, PanelSource):
+        of_prompt = group_anchors(scored.rows, torch.from_numpy(prompts), "dataset")
+        near = [
+            *([] if anchors is None else [anchors.where_known(comparisons.prompts, source.num_columns)]),
+            of_prompt,
+        ]
+        sections_by_name["panel"] = panel_figures(source, scored.rows, (chosen, rejected), prompts, near)
     if samples is None:
         sections_by_name["heterogeneity"] = _heterogeneity(estimate, prompts, calibration)
         sections_by_name["known_truth"] = None

@@ -1,4 +1,4 @@
-"""Agreement between annotators, and how long a label takes; pure functions of answers."""
+"""Agreement between annotators or judges, and how long a label takes; pure functions of answers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Hashable, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from surefoot.feedback.answers import Answer
 
-__all__ = ["krippendorff_alpha", "summary"]
+__all__ = ["cohen_kappa", "fleiss_kappa", "krippendorff_alpha", "summary"]
 
 Level = Literal["nominal", "ordinal"]
 _VALUES = {"b": -1, "tie": 0, "a": 1}
@@ -55,6 +56,47 @@ def _squared_difference(totals: "np.ndarray[Any, Any]", level: Level) -> "np.nda
         return 1 - np.eye(len(totals))
     middles = np.cumsum(totals) - totals / 2
     return np.asarray(np.subtract.outer(middles, middles) ** 2)
+
+
+def cohen_kappa(tables: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cohen's κ (1960) of two raters: (observed − expected)/(1 − expected) agreement, expected by both raters' shares.
+
+    Args:
+        tables: (..., categories, categories) how often the first rater gave the row's value and the second the
+            column's.
+
+    Returns:
+        (...) 1 for perfect agreement, 0 for chance; NaN without units, or if both gave one and the same value to all.
+
+    >>> cohen_kappa(np.array([[20.0, 5.0], [10.0, 15.0]])).item()
+    0.4
+    """
+    total = tables.sum(axis=(-2, -1))
+    first, second = tables.sum(axis=-1), tables.sum(axis=-2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _beyond_chance(np.trace(tables, axis1=-2, axis2=-1) / total, (first * second).sum(axis=-1) / total**2)
+
+
+def fleiss_kappa(tables: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Fleiss' κ (1971) of several raters who all rated every unit; expected by the shares of all raters together.
+
+    Args:
+        tables: (..., categories, categories) of each two raters as for `cohen_kappa`, summed over the pairs of raters.
+
+    Returns:
+        (...) as `cohen_kappa`.
+
+    >>> round(fleiss_kappa(np.array([[20.0, 5.0], [10.0, 15.0]])).item(), 4)
+    0.3939
+    """
+    both = tables + np.swapaxes(tables, -2, -1)
+    total, shares = both.sum(axis=(-2, -1)), both.sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _beyond_chance(np.trace(both, axis1=-2, axis2=-1) / total, (shares**2).sum(axis=-1) / total**2)
+
+
+def _beyond_chance(observed: NDArray[np.float64], expected: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.where(expected < 1, (observed - expected) / (1 - expected), np.nan))
 
 
 def summary(answers: Sequence[Answer]) -> dict[str, Any]:

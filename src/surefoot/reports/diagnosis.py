@@ -19,6 +19,7 @@ from surefoot.reports.diagnosis_figures import (
 )
 from surefoot.reports.figures import drawn
 from surefoot.reports.html import render
+from surefoot.reports.panel import panel_tables
 from surefoot.reports.wording import interval, interval_of, number, percent, significant
 
 __all__ = ["build_diagnosis", "diagnosis_tables", "print_diagnosis"]
@@ -82,6 +83,7 @@ def diagnosis_tables(diagnosis: dict[str, Any]) -> dict[str, tuple[str, Row, lis
         "benchmark": ("As the benchmark counts", ("", "score"), _benchmark(diagnosis["accuracy"]["benchmark"])),
         "card": ("Compared with the source's card", ("", "card", "here", "known reasons"), _card(diagnosis)),
         "disagreement": ("Disagreement of the members", ("", "figure"), _disagreement(diagnosis["disagreement"])),
+        **panel_tables(diagnosis.get("panel")),
         "calibration": (
             "Calibration of the margins",
             ("probability of a label", "NLL", "Brier", "ECE, 10 bins of equal mass"),

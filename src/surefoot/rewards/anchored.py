@@ -13,7 +13,7 @@ from torch import Tensor
 from surefoot.rewards.source import RewardSource
 from surefoot.types import AnchorKind, Anchors, Calibration, RewardEstimate
 
-__all__ = ["anchor_shares", "calibrate_anchored", "estimate_anchored"]
+__all__ = ["anchor_shares", "calibrate_anchored", "estimate_anchored", "merged_anchors"]
 
 
 def estimate_anchored(
@@ -58,15 +58,24 @@ def calibrate_anchored(
     """
     if not choices or not source.centred:
         return source.calibrate(scores)
+    return source.calibrate(scores, merged_anchors(source, choices))
+
+
+def merged_anchors(source: RewardSource, choices: Sequence[Anchors]) -> Anchors:
+    """The first of several anchors that is known for each row; of several kinds they count as the last kind's.
+
+    Args:
+        choices: at least one, the best first, each of all rows, NaN where unknown.
+    """
     taken = _first_known(source, choices)
     merged = choices[-1]
     for i, choice in enumerate(choices):
         mine = taken == i
         if bool(mine.all()):
-            return source.calibrate(scores, choice)
+            return choice
         rows = torch.where(mine[:, None], choice.rows.to(merged.rows), merged.rows)
         merged = replace(merged, rows=rows, count=torch.where(mine, choice.count.to(merged.count), merged.count))
-    return source.calibrate(scores, merged)
+    return merged
 
 
 def anchor_shares(kinds: Sequence[AnchorKind | None]) -> dict[str, float]:

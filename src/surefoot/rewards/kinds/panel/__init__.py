@@ -1,0 +1,1 @@
+"""Judges of different model families as one reward source (docs/judge.md)."""
