@@ -80,8 +80,7 @@ def test_missing_judges() -> None:
         torch.testing.assert_close(getattr(partly, name), getattr(alone, name))
     for one in ([1, 2, NAN, NAN], [NAN] * 4):
         found = components(row(one, one), families, weights, VariancePrior(4.0, 1.0))
-        assert bool(found.mean.isnan())
-        assert bool(found.variance.isnan())
+        assert [bool(each.isnan()) for each in (found.mean, found.spread, found.variance)] == [True] * 3
 
 
 def test_unknown_noise_is_a_part_of_the_spread() -> None:

@@ -196,10 +196,19 @@ def test_saved_and_loaded(make: Callable[..., PanelSource], server: JudgeServer,
     torch.testing.assert_close(again.mean, found.mean)
     torch.testing.assert_close(again.variance, found.variance)
     held = json.loads((tmp_path / "panel" / "source.json").read_text())
-    held["config"]["families"] = ["x", "x", "x"]
-    (tmp_path / "panel" / "source.json").write_text(json.dumps(held))
-    with pytest.raises(ConfigError, match="at least two families"):
-        load_source(tmp_path / "panel", judge=access)
+    for change, error, said in (
+        ({"families": ["x", "x", "x"]}, ConfigError, "at least two families"),
+        ({"families": "xyz"}, ModelError, "families must be a list of names, got 'xyz'"),
+        ({"variance": "none"}, ModelError, "variance must be moderated or raw, got 'none'"),
+    ):
+        changed = held | {"config": held["config"] | change}
+        (tmp_path / "panel" / "source.json").write_text(json.dumps(changed))
+        with pytest.raises(error, match=said):
+            load_source(tmp_path / "panel", judge=access)
+    two = make(["a", "b"])
+    two.calibration = source.calibration
+    with pytest.raises(DataError, match="is of 6 wordings, but its judges have 4; calibrate it again"):
+        two.estimate(scores[:, : two.num_columns])
 
 
 def test_the_commands(

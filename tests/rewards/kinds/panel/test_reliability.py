@@ -23,9 +23,11 @@ def test_exact_on_one_factor(values: list[float]) -> None:
     torch.testing.assert_close(found.judges, true.square() / 1.25, rtol=0, atol=1e-9)
     raw = true / (1.25 - true.square())
     raw /= raw.sum()
-    if float(raw.min()) > LEAST_SHARE / len(true):
-        torch.testing.assert_close(found.weights, raw, rtol=0, atol=1e-9)
-    assert float(found.weights.sum()) == pytest.approx(1, abs=1e-12)
+    # Of five voices the weakest has less than the least weight; the others give of what they have above it.
+    least = LEAST_SHARE / len(true)
+    above = (raw - least).clamp(min=0)
+    assert bool((raw < least).any()) == (len(true) == 5)
+    torch.testing.assert_close(found.weights, least + above * (1 - LEAST_SHARE) / above.sum(), rtol=0, atol=1e-9)
 
 
 def test_no_other_weights_follow_the_reward_better() -> None:
@@ -46,7 +48,7 @@ def test_no_other_weights_follow_the_reward_better() -> None:
 def test_weights_recover_known_reliabilities_in_a_sample() -> None:
     """Judges of own variances .2, 1 and 3 about a reward of variance 1, each on its own scale, 20,000 completions.
 
-    Their reliabilities are 1/(1 + own variance); standard errors of these are below .01.
+    Their reliabilities are 1/(1 + own variance); standard errors of these and of the weights are about .01.
     """
     stream = torch.Generator().manual_seed(0)
     own = torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64)
@@ -57,10 +59,7 @@ def test_weights_recover_known_reliabilities_in_a_sample() -> None:
     torch.testing.assert_close(found.judges, 1 / (1 + own), rtol=0, atol=0.03)
     # λ/ψ of a judge of variance 1 is √(1 + own)/own.
     raw = (1 + own).sqrt() / own
-    expected = raw / raw.sum()
-    bounded = float(expected[2]) < LEAST_SHARE / 3
-    assert bounded == (float(found.weights[2]) == pytest.approx(LEAST_SHARE / 3, abs=1e-3))
-    assert found.weights.tolist() == sorted(found.weights.tolist(), reverse=True)
+    torch.testing.assert_close(found.weights, raw / raw.sum(), rtol=0, atol=0.03)
 
 
 def test_a_family_is_judged_by_other_families() -> None:
@@ -91,6 +90,7 @@ def test_nothing_shared_or_a_contrary_judge() -> None:
     assert none.weights.tolist() == pytest.approx([1 / 3] * 3)
     assert none.judges.tolist() == [0, 0, 0]
     contrary = torch.tensor([[1, 0.8, -0.5], [0.8, 1, -0.5], [-0.5, -0.5, 1]], dtype=torch.float64)
+    assert float(loadings(contrary)[2]) == 0
     found = weigh(contrary, membership("abc"))
     assert float(found.weights[2]) == pytest.approx(LEAST_SHARE / 3)
     assert float(found.judges[2]) == 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import torch
 from jaxtyping import Float
@@ -293,6 +294,12 @@ class PanelSource(RewardSource):
     def _fitted(self) -> Calibration:
         if self.calibration is None:
             raise DataError(f"'{self.name}' holds judges of different scales; calibrate it first")
+        count = sum(judge.num_wordings for judge in self.judges)
+        if len(self.calibration.offsets) != count:
+            raise DataError(
+                f"the calibration of '{self.name}' is of {len(self.calibration.offsets)} wordings, but its judges "
+                f"have {count}; calibrate it again"
+            )
         return self.calibration
 
     @property
@@ -328,8 +335,12 @@ class PanelSource(RewardSource):
         folder = Path(directory)
         values = read_source(folder)
         judges = [load_source(inner) for inner in inner_folders(folder, values["sources"], "sources")]
-        config = values["config"]
-        return cls(judges, config["families"], values["name"], variance=config["variance"])
+        families, variance = values["config"]["families"], values["config"]["variance"]
+        if not isinstance(families, list) or not all(isinstance(family, str) for family in families):
+            raise ModelError(f"{folder / SOURCE}: families must be a list of names, got {families!r:.80}")
+        if variance not in get_args(ensemble.VarianceKind):
+            raise ModelError(f"{folder / SOURCE}: variance must be moderated or raw, got {variance!r:.80}")
+        return cls(judges, families, values["name"], variance=variance)
 
 
 def _scales_of(judged: Judged, names: Sequence[str]) -> Float[Tensor, "judges"]:
