@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> None:
     table.add_row("their mean" if count else "the model", f"{metrics['accuracy_of_mean']:.3f}")
     console = Console()
     console.print(table)
-    for line in _of_judge(metrics.get("judge")):
+    for line in _of_panel(metrics.get("judge")) or _of_judge(metrics.get("judge")):
         console.print(line)
     reliability = metrics["calibration"]["notes"].get("reliability")
     if reliability is not None:
@@ -44,19 +44,16 @@ def run(arguments: list[str]) -> None:
 
 
 def _of_judge(report: dict[str, Any] | None) -> list[str]:
-    """How many of a judge's, or a panel's, replies gave a rating, and what its variance is made of."""
+    """How many of a judge's replies gave a rating, and what its variance is made of."""
     if report is None:
         return []
     read, count = report["replies_read"], report["replies"]
-    of_panel = "variance_between_families" in report
-    names = [f"variance_{side}{'_families' * of_panel}" for side in ("within", "between")]
+    names = ("variance_within", "variance_between")
     within, between = ("unknown" if report[name] is None else f"{report[name]:.3f}" for name in names)
-    parts = (
-        f"variance between families: {between}; noise of their weighted mean: {within}"
-        if of_panel
-        else f"variance of one reply: {within} within wordings, {between} between them"
-    )
-    return [f"replies with a rating: {read} of {count}" + (f" ({100 * read / count:.0f}%)" if count else ""), parts]
+    return [
+        f"replies with a rating: {read} of {count}" + (f" ({100 * read / count:.0f}%)" if count else ""),
+        f"variance of one reply: {within} within wordings, {between} between them",
+    ]
 
 
 def next_command(folder: str, config: dict[str, Any]) -> str:
@@ -87,6 +84,18 @@ def _members(accuracies: list[float]) -> list[tuple[str, float]]:
         ("lowest member", ordered[0]),
         ("median member", ordered[len(ordered) // 2]),
         ("highest member", ordered[-1]),
+    ]
+
+
+def _of_panel(report: dict[str, Any] | None) -> list[str]:
+    """As `_of_judge`, of a panel; nothing for other sources."""
+    if report is None or "variance_between_families" not in report:
+        return []
+    names = ("variance_between_families", "variance_within_families")
+    between, within = ("unknown" if report[name] is None else f"{report[name]:.3f}" for name in names)
+    return [
+        f"replies with a rating: {report['replies_read']} of {report['replies']}",
+        f"variance between families: {between}; noise of their weighted mean: {within}",
     ]
 
 

@@ -230,7 +230,7 @@ def test_the_commands(
     assert main(["reward", *words, *where]) == 0
     printed = capsys.readouterr().out
     assert "a panel of 3 LLM judges of 3 families" in printed
-    assert re.search(r"replies with a rating: (\d+) of \1 \(100%\)", printed)
+    assert re.search(r"replies with a rating: (\d+) of \1\n", printed)
     assert re.search(r"variance between families: -?\d\.\d{3}; noise of their weighted mean: \d\.\d{3}", printed)
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert record["metrics"]["accuracy_of_mean"] == 1
