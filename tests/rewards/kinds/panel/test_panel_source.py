@@ -14,6 +14,7 @@ from torch import Tensor
 
 from surefoot.cli.main import main
 from surefoot.errors import ConfigError, DataError, ModelError
+from surefoot.maths.objectives import Objective
 from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.rewards.kinds.judge.access import JudgeAccess
@@ -21,6 +22,7 @@ from surefoot.rewards.kinds.judge.config import JudgeConfig
 from surefoot.rewards.kinds.judge.source import JudgeSource
 from surefoot.rewards.kinds.panel.source import PanelSource
 from surefoot.rewards.registry import load_source
+from surefoot.training.shaping import shape_rewards
 from surefoot.types import Anchors
 from tests.rewards.kinds.judge.servers import Act, JudgeServer, Request, number_in, rated, reply
 
@@ -142,6 +144,9 @@ def test_missing_judges(make: Callable[..., PanelSource]) -> None:
     expected = (weight[0] * own.rewards[0, 0] + weight[1] * own.rewards[0, 1]) / (weight[0] + weight[1])
     level = sum(w * x for w, x in zip(weight, own.anchors[0], strict=True))
     torch.testing.assert_close(found.mean[0], expected + level)
+    shaped = shape_rewards(source, Objective(weights="variance"), scores, anchors, GROUPS, torch.zeros(12), 0.1)
+    for values in (shaped.reward, shaped.weight, shaped.surcharge):
+        assert values.isnan().tolist() == [False, True, True] + [False] * 9
     margin = source.margins(scores[6:9], scores[:3])
     assert margin.mean.isnan().tolist() == [False, True, True]
     assert source.reward_of(scores)[:3].isnan().tolist() == [False, True, True]
