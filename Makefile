@@ -10,6 +10,9 @@ LANE := pytest pytest-xdist hypothesis beartype hatchling
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE ?= 1
+# Some containers forbid Python to keep what it compiles. The tests start dozens of processes that import the package:
+# each would compile it again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test fast test-lowest test-newest coverage gpu engines engines-openrlhf docs dist lint types borders clean
 
@@ -95,8 +98,7 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/test.stamp
-	$(BIN)/mypy
-	$(BIN)/mypy -p tests
+	$(BIN)/mypy -p surefoot -p tests
 
 borders: $(VENV)/test.stamp
 	$(BIN)/lint-imports
