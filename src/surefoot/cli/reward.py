@@ -69,7 +69,7 @@ def next_command(folder: str, config: dict[str, Any]) -> str:
     own = JudgeAccess.of_settings(config)
     judge = {item.name: config.get(item.name) for item in fields(JudgeArguments)}
     if own is not None:
-        judge |= {"judge_endpoint": own.endpoint, "judge_key_variable": own.key_variable, "judge_cache": own.cache}
+        judge |= {**vars(own.arguments), "judges": judge["judges"]}
     for name, value in {"dataset_config": config.get("dataset_config"), **judge}.items():
         words += [] if value is None else [f"--{name}", str(value)]
     return shlex.join(words)
@@ -128,7 +128,7 @@ def _train(arguments: list[str]) -> tuple[str, dict[str, Any]]:
     args = arguments_of(arguments)
     own = JudgeAccess.of_settings(vars(args))
     if own is not None:  # for whoever loads the source in this process
-        JudgeArguments(own.endpoint, own.key_variable, own.cache).publish()
+        own.arguments.publish()
     with progress() as show:
         record = run_reward(args, given_settings(arguments), lambda what, share: show(what, float(share), 1.0))
     return args.output_dir, record
