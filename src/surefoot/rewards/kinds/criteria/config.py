@@ -37,7 +37,7 @@ class CriteriaConfig(CallConfig):
 
     criteria: str | None = field(
         default=None,
-        metadata={"help": "File or hub dataset of prompts and their weighted criteria (docs/criteria.md)."},
+        metadata={"help": "File or hub dataset of prompts and their criteria (docs/criteria.md)."},
     )
     asking: Literal["each", "together"] = field(
         default="each", metadata={"help": "One request for each criterion, or one for all of a completion's."}

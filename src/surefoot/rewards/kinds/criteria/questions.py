@@ -69,10 +69,7 @@ def messages_for(
     if together:
         rules = [_ALL, _NOTE.format(what="the criteria, by number"), _MET.format(subject="A rating is")]
         rules += [_SCALES] if any(criterion.scale for criterion in criteria) else []
-        names = (
-            '"1": rating' if len(criteria) == 1 else '"1": rating, "2": rating' + (", …" if len(criteria) > 2 else "")
-        )
-        form = f"{{{first}{names}}}, a rating for each of the {len(criteria)} criteria under its number."
+        form = f'{{{first}"1": rating, …}}, with one rating for each of the {len(criteria)} criteria under its number.'
         named = ("CRITERIA", "\n".join(_numbered(number, one) for number, one in enumerate(criteria, 1)))
     else:
         ends = criteria[0].scale

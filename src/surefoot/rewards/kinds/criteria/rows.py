@@ -10,8 +10,8 @@ A criterion with fewer than `min_valid` valid replies has no answer. It is never
 - if more than `most_missing` of the weights (0 by default) have none, the completion is unscored;
 - else the reward is that of the others, with their own sum of positive weights.
 
-Where a required verifier isn't met, the reward is the least possible one whatever else would be said: no judge is asked,
-and the variance is 0. An unscored row is NaN throughout.
+Where a required verifier isn't met, the reward is the least possible one whatever else would be said: no judge is
+asked, and the variance is 0. An unscored row is NaN throughout.
 """
 
 from __future__ import annotations
@@ -75,10 +75,8 @@ def row_of(criteria: Sequence[Criterion], table: Float[Tensor, "replies criteria
     answers = table[:, known]
     if config.asking == "together":
         answers = answers[~answers.isnan().any(dim=1)]
-    scored = (
-        share <= config.most_missing and not bool(weights.required[~known].any()) and bool((some.weights > 0).any())
-    )
-    if not scored or len(answers) < (config.valid if bool((~some.exact).any()) else 1):
+    enough = len(answers) >= (config.valid if bool((~some.exact).any()) else 1) and bool((some.weights > 0).any())
+    if share > config.most_missing or bool(weights.required[~known].any()) or not enough:
         return Row([math.nan] * width, len(criteria), answered)
     found = (sum_together if config.asking == "together" else sum_of_each)(answers, some)
     columns = [*_columns(found, of_mean=paired or config.variance_of == "mean"), share]

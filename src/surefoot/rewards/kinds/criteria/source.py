@@ -247,7 +247,7 @@ class CriteriaSource(RewardSource):
             few = f"unscored, since criteria have no answer (fewer than {self.config.valid} valid replies)"
             warnings.warn(f"'{self.name}' left {unscored} of {len(scores)} completions {few} {why}", stacklevel=3)
 
-    def report(self, scores: Float[Tensor, "batch columns"], anchors: Anchors) -> dict[str, float | None]:
+    def report(self, scores: Float[Tensor, "batch columns"], anchors: Anchors) -> dict[str, float | str | None]:
         """Replies and criteria so far in this process; raw mean variance of these rows, None if unknown.
 
         Args:
@@ -261,6 +261,7 @@ class CriteriaSource(RewardSource):
             "replies_read": self.heard.read,
             "criteria": self.heard.criteria,
             "criteria_answered": self.heard.answered,
+            "variance_from": self.config.variance_from,
             "variance_raw": None if bool(variance.isnan()) else float(variance),
         }
 

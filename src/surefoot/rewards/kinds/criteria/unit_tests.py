@@ -1,8 +1,8 @@
 """Run a completion's code with a criterion's tests in a process of its own, with limits; this is no sandbox.
 
-The process has its own session, an empty temporary folder, no environment and no output that is kept. CPU time, memory,
-file sizes and processes are limited, and after `seconds` its whole group is killed. It has the user's own rights all the
-same: it can read the user's files and reach the network. Root has no limit of processes.
+The process has its own session, an empty temporary folder, no environment and no output that is kept. CPU time,
+memory, file sizes and processes are limited, and after `seconds` its whole group is killed. It has the user's own
+rights all the same: it can read and delete the user's files and reach the network. Root has no limit of processes.
 """
 
 from __future__ import annotations

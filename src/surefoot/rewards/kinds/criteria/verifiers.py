@@ -1,7 +1,7 @@
 """Criteria that are decided without a judge: exact answers, Python functions, unit tests.
 
-What runs is the user's choice alone: a criterion names functions and patterns of the settings, and unit tests run where
-the settings say so. A dataset or a saved source can't bring code, or a regular expression that never ends.
+What runs is the user's choice alone: a criterion names functions and patterns of the settings, and unit tests run
+where the settings say so. A dataset or a saved source can't bring functions, or a regular expression that never ends.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class Verifiers:
             ):
                 if name is not None and name not in known:
                     raise ConfigError(
-                        f"the criterion '{criterion.text}' names '{name}', which {what} of the settings don't have (they "
-                        f"have {', '.join(sorted(known)) or 'none'}); add it there (of a saved source: --judge_verifiers)"
+                        f"the criterion '{criterion.text}' names '{name}', but {what} of the settings are "
+                        f"{', '.join(sorted(known)) or 'none'}; add it there (of a saved source: --judge_verifiers)"
                     )
             if criterion.kind == "unit_tests" and not self.config.run_code:
                 raise ConfigError(

@@ -13,10 +13,10 @@ g be the product, of the others T = Σ wx/P + Σ_required w/P − L. Then y = L 
 
     E[y] = L + E[g]E[T],   Var y = E[g]E[T²] − E[g]²E[T]²,
 
-in which each factor has an unbiased estimate: p̂ⱼ for E[xⱼ], p̂ⱼ² − sⱼ²/n for E[xⱼ]², T̂² − Σ(w/P)²s²/n for E[T]², and that
-plus Σ(w/P)²s² for E[T²]. Products of independent unbiased estimates are unbiased. The sum is the mean of ½(y − y′)² over
-all ways to pair two different replies of each criterion, so it is never negative. Without required criteria it is
-Σ(w/P)²s².
+in which each factor has an unbiased estimate: p̂ⱼ for E[xⱼ], p̂ⱼ² − sⱼ²/n for E[xⱼ]², T̂² − Σ(w/P)²s²/n for E[T]², and
+that plus Σ(w/P)²s² for E[T²]. Products of independent unbiased estimates are unbiased. The whole is the mean of
+½(y − y′)² over all ways to pair two different replies of each criterion, so it is never negative. Without required
+criteria it is Σ(w/P)²s².
 """
 
 from __future__ import annotations
