@@ -1,4 +1,4 @@
-"""Functions that criteria of kind: function name (examples/criteria.yaml): (prompt, completion) to a number in [0, 1]."""
+"""What criteria of kind: function name (examples/criteria.yaml): (prompt, completion) to a number in [0, 1]."""
 
 from __future__ import annotations
 

@@ -74,7 +74,10 @@ def test_a_weight_of_0_and_equal_ones() -> None:
         ({"a": 1, "b": 2}, "must be a list of criteria, got an object with the keys a, b"),
         ([], "must be a list of criteria"),
         (None, "must be a list of criteria, got None"),
-        ([{"name": "x", "value": 1}], r"criterion 0 needs one of the keys criterion, text, description; it has name, v"),
+        (
+            [{"name": "x", "value": 1}],
+            "criterion 0 needs one of the keys criterion, text, description; it has name",
+        ),
         (["a", 7], "criterion 1 is 7, neither text nor an object"),
         (["  "], "criterion 0 has text '  '; give a text that isn't empty"),
         ([{"text": "a", "wieght": 2}], "criterion 0 has a key 'wieght'; did you mean 'weight'?"),
@@ -113,7 +116,7 @@ def test_errors_name_file_and_row(tmp_path: Path) -> None:
 
 
 def test_a_saved_list_is_checked_too() -> None:
-    with pytest.raises(ModelError, match="criteria.json must hold an object of criteria by prompt, got a list"):
+    with pytest.raises(ModelError, match=r"criteria.json must hold an object of criteria by prompt, got a list"):
         saved_criteria([], "criteria.json")
-    with pytest.raises(ModelError, match="criteria.json: criterion 0 has kind"):
+    with pytest.raises(ModelError, match=r"criteria.json: criterion 0 has kind"):
         saved_criteria({"p": [{"text": "a", "kind": "shell"}]}, "criteria.json")

@@ -81,9 +81,7 @@ class CriteriaConfig(CallConfig):
         if not self.most_missing < 1:
             raise ConfigError(f"most_missing is a share below 1, got {self.most_missing}")
         if self.min_valid is not None and self.min_valid > self.samples:
-            raise ConfigError(
-                f"min_valid is {self.min_valid}, but {self.samples} replies are asked for each criterion"
-            )
+            raise ConfigError(f"min_valid is {self.min_valid}, but samples is {self.samples}")
         for name in ("functions", "patterns"):
             held = getattr(self, name)
             if not all(isinstance(key, str) and isinstance(value, str) for key, value in held.items()):

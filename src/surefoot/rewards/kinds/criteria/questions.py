@@ -84,4 +84,4 @@ def messages_for(
 
 def _numbered(number: int, criterion: Criterion) -> str:
     scale = "" if criterion.scale is None else f" [{criterion.scale[0]} to {criterion.scale[1]}]"
-    return f"{number}. {criterion.text}{scale}"
+    return f"{number}. {' '.join(criterion.text.split())}{scale}"
