@@ -121,6 +121,8 @@ def test_what_is_sent(source: Make) -> None:
     assert list(schema["properties"]) == ["reason", "rating"]
     for request in server.requests:
         assert "Criterion(" not in str(request.body)
+    begins = [request.body["messages"][1]["content"].split("BEGIN CRITERION")[0] for request in (one, two)]
+    assert begins[0] == begins[1]  # so that a prefix cache holds it
 
 
 def test_what_is_sent_together(source: Make) -> None:
@@ -253,16 +255,15 @@ def test_the_spread_between_criteria(source: Make) -> None:
         made.estimate(scores)
 
 
-def test_without_an_anchor_the_spread_is_the_prior_s(source: Make) -> None:
+def test_without_an_anchor_the_spread_is_the_reward_s_own(source: Make) -> None:
+    """Contributions 3/4, 0, 0 against nothing; other rows have no part in it."""
     with JudgeServer(honest) as server:
-        made = source(server, variance_from="criteria", samples=1)
+        made = source(server, variance_from="criteria", samples=1, variance="raw")
         scores = made.score(["p"] * 4, ["cat", "dog", "cat dog", "rude"])
-    made.calibrate(scores, group_anchors(scores, torch.tensor([0, 0, 1, 1])))
-    assert made.calibration is not None
-    assert made.calibration.prior is not None
+    made.calibrate(scores)
     found = made.estimate(scores[:1])
     assert found.anchor_kinds == ["calibration"]
-    assert float(found.variance[0]) == pytest.approx(made.calibration.prior.variance)
+    assert float(found.variance[0]) == pytest.approx(3 / 2 * (0.5**2 + 2 * 0.25**2))
 
 
 def test_anchors_are_kept_and_recognised(source: Make, tmp_path: Path) -> None:
@@ -405,6 +406,11 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         scored = [json.loads(line) for line in (tmp_path / "scored.jsonl").read_text().splitlines()]
         assert [row["chosen_mean"] for row in scored] == [1.0] * 8
         assert [row["rejected_mean"] for row in scored] == [0.0] * 8
+        assert main(["diagnose", *where, "--far_items", "0"]) == 0
+        words = ["--config", str(config), "--variance_from", "criteria", "--output_dir", str(tmp_path / "spread")]
+        assert main(["reward", *words]) == 0
+        assert "variance from criteria, raw mean: " in capsys.readouterr().out
+        where[1] = str(tmp_path / "spread" / "source")
         assert main(["diagnose", *where, "--far_items", "0"]) == 0
     assert main(["reward", "--config", str(config), "--output_dir", str(tmp_path / "x"), "--rubric", "overall"]) == 1
     assert "kind: criteria has no rubric (kind: judge)" in capsys.readouterr().err

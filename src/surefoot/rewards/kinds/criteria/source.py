@@ -320,10 +320,10 @@ class CriteriaSource(RewardSource):
         return replace(fitted, prior=found.prior())
 
     def _calibration_anchor(self) -> Float[Tensor, "columns"] | None:
-        """An anchor that knows no contribution: other prompts have other criteria, so the spread is unknown."""
+        """An anchor without contributions, since other prompts have other criteria: the spread is the reward's own."""
         if self.calibration is None:
             return None
-        row = torch.full((self.num_columns,), torch.nan, dtype=torch.float64)
+        row = torch.zeros(self.num_columns, dtype=torch.float64)
         row[0] = self.calibration.offsets[0]
         return row
 
