@@ -31,7 +31,7 @@ from surefoot.rewards.kinds.judge.reply_counts import unscored_reasons
 from surefoot.rewards.kinds.judge.reply_rows import copies, missing
 from surefoot.rewards.registry import register
 from surefoot.rewards.saved import SOURCE, check_finite, save_calibration
-from surefoot.rewards.source import FitJob, RewardSource
+from surefoot.rewards.source import FitJob, RewardSource, plain_constants
 from surefoot.rewards.trunk.text_encoder import check_rows, prompt_keys
 from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 
@@ -243,9 +243,12 @@ class CriteriaSource(RewardSource):
         unscored = int(scores[:, 0].isnan().sum())
         if unscored:
             gone = missing(chain.from_iterable(answers), copied)
-            why = unscored_reasons(gone, refusal, self.heard.example, "samples")
-            few = f"unscored, since criteria have no answer (fewer than {self.config.valid} valid replies)"
-            warnings.warn(f"'{self.name}' left {unscored} of {len(scores)} completions {few} {why}", stacklevel=3)
+            why = "(a function gave none)"
+            if gone:
+                replies = unscored_reasons(gone, refusal, self.heard.example, "samples")
+                why = f"with at least {self.config.valid} valid replies {replies}"
+            text = f"left {unscored} of {len(scores)} completions unscored, since criteria have no answer {why}"
+            warnings.warn(f"'{self.name}' {text}", stacklevel=3)
 
     def report(self, scores: Float[Tensor, "batch columns"], anchors: Anchors) -> dict[str, float | str | None]:
         """Replies and criteria so far in this process; raw mean variance of these rows, None if unknown.
@@ -277,8 +280,7 @@ class CriteriaSource(RewardSource):
     def _variance(self, found: RowVariance) -> Float[Tensor, "batch"]:
         if self.config.variance == "raw":
             return found.raw
-        known = None if self.calibration is None else self.calibration.prior
-        return found.moderated(known or found.prior())
+        return found.moderated(found.prior() if self.calibration is None else self.calibration.prior)
 
     def _estimate(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> RewardEstimate:
         if not self.has_variance:
@@ -318,6 +320,12 @@ class CriteriaSource(RewardSource):
         self.calibration = fitted  # `_complete` takes its offset for rows without an anchor
         found = self._row_variance(scores, self._complete(scores, anchors) if self.centred else None)
         return replace(fitted, prior=found.prior())
+
+    def _lenient_constants(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> Calibration:
+        try:
+            return self._constants(scores, anchors)
+        except VarianceError:  # too few rows for a prior, or all alike
+            return plain_constants(scores[:, 0])
 
     def _calibration_anchor(self) -> Float[Tensor, "columns"] | None:
         """An anchor without contributions, since other prompts have other criteria: the spread is the reward's own."""

@@ -52,7 +52,9 @@ class JudgeAccess:
         if settings.get("kind") not in ("judge", "criteria"):
             return None
         verifiers = {name: settings[name] for name in VERIFIERS if settings.get(name)}
-        return cls(settings.get("endpoint") or OPENAI, settings.get("key_variable"), settings.get("cache"), verifiers)
+        return cls(
+            settings.get("endpoint") or OPENAI, settings.get("key_variable"), settings.get("cache"), verifiers or None
+        )
 
     @property
     def of_calls(self) -> dict[str, Any]:
