@@ -6,6 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from surefoot.rewards.kinds.mixed import MixedSources
 from surefoot.rewards.registry import load_source
 from surefoot.rewards.saved import SOURCE
 from surefoot.training.shaping import shape_rewards
-from surefoot.types import Anchors
+from surefoot.types import Anchors, Calibration, VariancePrior
 from tests.rewards.kinds.judge.servers import Act, JudgeServer, Request, rated, reply
 
 Make = Callable[..., CriteriaSource]
@@ -157,6 +158,23 @@ def test_replies_to_all(content: str, expected: float, source: Make) -> None:
     assert bool(found.isnan().all()) == math.isnan(expected)
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"1": 1, "2": 0, "3": 0} The first', 0.75),
+        ('{"1": 1, "2": 0, "3": 1', math.nan),
+        ('{"1": 1, "2": 0,', math.nan),
+        ('Perhaps {"1": 1, "2": 0, "3": 0}, or', math.nan),
+    ],
+)
+def test_replies_that_were_cut_off(content: str, expected: float, source: Make) -> None:
+    act = lambda request: Act(reply(content).replace(b'"stop"', b'"length"'))  # noqa: E731
+    with JudgeServer(act) as server, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*completions unscored")
+        found = source(server, asking="together").score(["p"], ["x"])
+    assert found[0, 0] == pytest.approx(expected, nan_ok=True)
+
+
 def silent_on(word: str) -> Callable[[Request], Act]:
     def act(request: Request) -> Act:
         if word in request.texts.get("CRITERION", ""):
@@ -182,6 +200,23 @@ def test_a_criterion_without_an_answer_is_never_0(asking: str, source: Make) -> 
         required = source(server, (CAT, Criterion("Has a dog.", required=True), RUDE), asking=asking, most_missing=0.9)
         with pytest.warns(UserWarning, match="unscored"):
             assert bool(required.score(["p"], ["cat"]).isnan().all())
+
+
+@pytest.mark.parametrize("asking", ["each", "together"])
+def test_one_valid_reply_of_three_is_too_few(asking: str, source: Make) -> None:
+    """It is an answer only if `min_valid` says so, and then the variance is the prior's: unknown, not 0."""
+    act = lambda request: Act(reply("?")) if request.sample and "dog" in str(request.texts) else honest(request)  # noqa: E731
+    with JudgeServer(act) as server:
+        with pytest.warns(UserWarning, match=r"with at least 2 valid replies \(\d × no rating in the reply\)"):
+            assert bool(source(server, asking=asking).score(["p"], ["cat"]).isnan().all())
+        made = source(server, asking=asking, min_valid=1)
+        scores = made.score(["p"], ["cat"])
+    assert scores[0, 0] == 0.75
+    assert scores[0, [1, 3]].tolist() == pytest.approx([math.nan, 0], nan_ok=True)
+    made.calibration = Calibration((0.0,), (1.0,), VariancePrior(4.0, 0.5), 0.5, 2)
+    assert made.estimate(scores).variance.tolist() == [0.5]
+    made.config = replace(made.config, variance="raw")
+    assert bool(made.estimate(scores).variance.isnan().all())
 
 
 def test_unscored_all_the_way(source: Make) -> None:

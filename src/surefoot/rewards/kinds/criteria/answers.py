@@ -58,13 +58,15 @@ def _numbered(reply: Reply, criteria: Sequence[Criterion]) -> tuple[float, ...]:
     """The rating under each number; NaN where there is none, or two that differ.
 
     Raises:
-        Unreadable: the reply was cut off, or no number has a rating.
+        Unreadable: the reply was cut off in a thought or a rating, or no number has a rating.
     """
-    if reply.finish in CUT:
+    text = unquoted(answer_of(reply.content))
+    objects = find_objects(text)
+    thought = reply.finish in CUT and not text.startswith("{")  # it may be one, whose numbers don't count
+    if thought or (objects.at_end is not None and reply.finish != "stop"):
         raise Unreadable("cut off before the rating of each criterion")
-    pairs = find_objects(unquoted(answer_of(reply.content))).pairs
     ratings = tuple(
-        _only([_read(value, criterion) for key, value in pairs if key.strip() == str(number)])
+        _only([_read(value, criterion) for key, value in objects.pairs if key.strip() == str(number)])
         for number, criterion in enumerate(criteria, 1)
     )
     if all(math.isnan(rating) for rating in ratings):
