@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(VENV)/demo.stamp
 	$(BIN)/surefoot demo
 
-# Three workers on two cores, since some tests wait (for a server that is slow on purpose, say); some 17 minutes.
+# Three workers on two cores, since some tests wait (for a server that is slow on purpose, say).
 test: lint types borders
 	$(BIN)/python -m pytest -n 3 --dist worksteal --doctest-modules src/surefoot/maths src/surefoot/metrics src/surefoot/theory tests
 
