@@ -92,7 +92,8 @@ def main() -> None:
         print("| " + " | ".join([row["method"], f"{gain['n']}", shown(gain), shown(row["at_kl"]), *rest]) + " |")
     if options.json is not None:
         about = {"replies": REPLIES, "quiet": QUIET, "loud": LOUD, "unit": unit}
-        write_json(options.json, {"about": about, "rows": rows, "runs": runs})
+        whole = [{key: value for key, value in one.items() if not key.endswith("path")} for one in runs]
+        write_json(options.json, {"about": about, "rows": rows, "runs": whole})
 
 
 def run(
