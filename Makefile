@@ -10,13 +10,16 @@ LANE := pytest pytest-xdist hypothesis beartype hatchling
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE ?= 1
+# Some containers forbid Python to keep what it compiles. The tests start dozens of processes that import the package:
+# each would compile it again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test fast test-lowest test-newest coverage gpu engines engines-openrlhf docs dist lint types borders clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/surefoot demo
 
-# Three workers on two cores, since some tests wait (for a server that is slow on purpose, say); some 17 minutes.
+# Three workers on two cores, since some tests wait (for a server that is slow on purpose, say).
 test: lint types borders
 	$(BIN)/python -m pytest -n 3 --dist worksteal --doctest-modules src/surefoot/maths src/surefoot/metrics src/surefoot/theory tests
 
@@ -95,8 +98,7 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/test.stamp
-	$(BIN)/mypy
-	$(BIN)/mypy -p tests
+	$(BIN)/mypy -p surefoot -p tests
 
 borders: $(VENV)/test.stamp
 	$(BIN)/lint-imports

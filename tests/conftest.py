@@ -1,5 +1,6 @@
 """Shapes in the maths are checked at run time in the tests; shared real data is found, or its absence is said."""
 
+import fcntl
 import os
 import shutil
 from importlib.util import find_spec
@@ -38,10 +39,18 @@ def shared_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The offline world, to be read only.
+
+    Its policy takes half a minute to train, so the workers of one run share it: the first that needs it makes it.
+    """
     from surefoot.data.world import build_world
 
-    folder = tmp_path_factory.mktemp("world")
-    build_world(folder)
+    base = tmp_path_factory.getbasetemp()
+    place = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = place / "shared_world"
+    with (place / "shared_world.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one that waited finds a finished policy, which appears by a rename
+        build_world(folder)
     return folder
 
 
@@ -51,6 +60,26 @@ def study_folder(tmp_path: Path, world_folder: Path) -> Path:
     from surefoot.files import write_json
 
     folder = tmp_path / "study"
-    shutil.copytree(world_folder, folder / "world")
+    shutil.copytree(world_folder / "policy", folder / "world" / "policy")
     write_json(folder / "study.json", {})
     return folder
+
+
+@pytest.fixture
+def trained_already(world_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The world's policy is a copy of that of `world_folder` where this process would train it.
+
+    Returns:
+        The folders that were asked for.
+    """
+    from surefoot.data.world import world
+
+    made = []
+
+    def copy(folder: Path, seed: int) -> None:
+        assert seed == 0, "world_folder has the policy of seed 0"
+        made.append(folder)
+        shutil.copytree(world_folder / "policy", folder)
+
+    monkeypatch.setattr(world, "train_reference", copy)
+    return made

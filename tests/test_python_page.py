@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import pytest
@@ -15,11 +14,10 @@ PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
 @pytest.mark.filterwarnings("ignore:the variance of 'linear'")
-def test_the_code_runs(tmp_path: Path, world_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from surefoot.data.world import world
+@pytest.mark.usefixtures("trained_already")
+def test_the_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from surefoot.data.world.export import export_world
 
-    monkeypatch.setattr(world, "train_reference", lambda made, seed: copytree(world_folder / "policy", made))
     monkeypatch.chdir(tmp_path)
     export_world(Path("world"), variant="uneven", pairs=400, test_pairs=100, seed=0)
     names: dict[str, Any] = {}

@@ -43,7 +43,7 @@ def train_source(
         dataset: pairs with `chosen`, `rejected` and, perhaps, `prompt`, as text or messages.
         model: the base model: a directory or hub name. What it is depends on the kind (docs/sources.md).
         output_dir: of this source alone.
-        kind: linear, heads, independent, lora, laplace, dropout, distilled, judge, panel or mixed.
+        kind: linear, heads, independent, lora, laplace, dropout, distilled, judge, criteria, panel or mixed.
         eval_dataset: held-out pairs, for calibration and accuracy; None sets `held_out` (0.1) of the prompts aside.
         on_progress: called with (what is being done, share done in [0, 1]).
         settings: any other setting of `surefoot reward --kind KIND --help`, such as `seed`, `layer` or `members`.

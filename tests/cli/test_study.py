@@ -27,12 +27,15 @@ def config(study_folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_plan_a_study_and_its_report(config: Path, study_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_a_study_and_its_report(
+    config: Path, study_folder: Path, trained_already: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert surefoot(["study", "--config", str(config), "--seeds", "1", "--plan", "--workers", "2"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "cells: 2, of which 0 are finished; reward sources to train: 2" in said
     assert "a pilot of 2 and 8 updates of mean" in said
     assert not (study_folder / "cells").exists()
+    assert len(trained_already) == 1  # the pilot's world
 
     assert surefoot(["study", "--config", str(config), "--shard", "1/2", "--workers", "1"]) == 0
     assert "shard 1/2: 2 cells finished" in capsys.readouterr().out
@@ -45,6 +48,7 @@ def test_a_plan_a_study_and_its_report(config: Path, study_folder: Path, capsys:
     said = " ".join(capsys.readouterr().out.split())
     assert "cells: 6, of which 4 are finished; reward sources to train: 2" in said
     assert "(4 finished cells)" in said
+    assert len(trained_already) == 1
 
 
 def test_an_array_job_is_printed(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,11 @@
 """docs/first_hour.md works as written, and the README's commands are among its."""
 
 import shlex
-import shutil
 from pathlib import Path
 
 import pytest
 
 from surefoot.cli.main import main
-from surefoot.data.world import world
 from tests.docs.first_hour import PAGE, ROOT, steps
 
 LEFT = ("runs/diagnosis/diagnose.html", "runs/forecast/forecast.html", "runs/forecast/rloo.yaml",
@@ -16,14 +14,13 @@ LEFT = ("runs/diagnosis/diagnose.html", "runs/forecast/forecast.html", "runs/for
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("trained_already")
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # torch's, of a machine without an accelerator
 def test_the_first_hour_works_as_written(
-    tmp_path: Path, world_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every command in one process, so that libraries load once; the world's model is trained already."""
     monkeypatch.chdir(tmp_path)
-    trained = world_folder / "policy"
-    monkeypatch.setattr(world, "train_reference", lambda folder, seed: shutil.copytree(trained, folder))
     for language, text in steps(PAGE.read_text(encoding="utf-8")):
         if language == "python":
             exec(compile(text, str(PAGE), "exec"), {})

@@ -76,7 +76,7 @@ def test_reward_score_diagnose_and_rloo(folder: Path) -> None:
     assert json.loads((folder / "policy_run" / "record.json").read_text())["metrics"]
 
 
-def test_study(folder: Path) -> None:
+def test_study(folder: Path, world_folder: Path) -> None:
     config = {
         "seeds": [0],
         "settings": {"uneven": {"world": "uneven", "pairs": 60, "held_out_pairs": 40}},
@@ -87,6 +87,7 @@ def test_study(folder: Path) -> None:
         "policy": {"max_steps": 2, "calibration_prompts": 8},
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(config))
+    shutil.copytree(world_folder / "policy", folder / "study" / "world" / "policy")
     surefoot(folder, "study", config="study.yaml", output_dir="study", workers=1)
     cells = [json.loads(path.read_text()) for path in (folder / "study" / "cells").glob("*.json")]
     assert {(cell["source"], cell["method"]) for cell in cells} == {("odds", "vanilla"), ("odds", "variance_aware")}

@@ -44,16 +44,25 @@ def run(arguments: list[str]) -> None:
 
 
 def _of_judge(report: dict[str, Any] | None) -> list[str]:
-    """How many of a judge's replies gave a rating, and what its variance is made of."""
+    """How many of a judge's replies gave a rating, how many criteria an answer, and what the variance is made of."""
     if report is None:
         return []
-    read, count = report["replies_read"], report["replies"]
-    names = ("variance_within", "variance_between")
-    within, between = ("unknown" if report[name] is None else f"{report[name]:.3f}" for name in names)
-    return [
-        f"replies with a rating: {read} of {count}" + (f" ({100 * read / count:.0f}%)" if count else ""),
-        f"variance of one reply: {within} within wordings, {between} between them",
-    ]
+    lines = []
+    if report["replies"] or "criteria" not in report:
+        lines.append(f"replies with a rating: {_share(report['replies_read'], report['replies'])}")
+    if "criteria" in report:
+        lines.append(f"criteria with an answer: {_share(report['criteria_answered'], report['criteria'])}")
+        return [*lines, f"variance from {report['variance_from']}, raw mean: {_known(report['variance_raw'])}"]
+    within, between = (_known(report[name]) for name in ("variance_within", "variance_between"))
+    return [*lines, f"variance of one reply: {within} within wordings, {between} between them"]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part} of {whole}" + (f" ({100 * part / whole:.0f}%)" if whole else "")
+
+
+def _known(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
 
 
 def next_command(folder: str, config: dict[str, Any]) -> str:
@@ -69,7 +78,7 @@ def next_command(folder: str, config: dict[str, Any]) -> str:
     own = JudgeAccess.of_settings(config)
     judge = {item.name: config.get(item.name) for item in fields(JudgeArguments)}
     if own is not None:
-        judge |= {"judge_endpoint": own.endpoint, "judge_key_variable": own.key_variable, "judge_cache": own.cache}
+        judge |= {**vars(own.arguments), "judges": judge["judges"]}
     for name, value in {"dataset_config": config.get("dataset_config"), **judge}.items():
         words += [] if value is None else [f"--{name}", str(value)]
     return shlex.join(words)
@@ -140,7 +149,7 @@ def _train(arguments: list[str]) -> tuple[str, dict[str, Any]]:
     args = arguments_of(arguments)
     own = JudgeAccess.of_settings(vars(args))
     if own is not None:  # for whoever loads the source in this process
-        JudgeArguments(own.endpoint, own.key_variable, own.cache).publish()
+        own.arguments.publish()
     with progress() as show:
         record = run_reward(args, given_settings(arguments), lambda what, share: show(what, float(share), 1.0))
     return args.output_dir, record

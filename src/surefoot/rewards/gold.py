@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from surefoot.errors import ConfigError, DataError
+from surefoot.rewards.python_functions import load_function
 from surefoot.rewards.registry import load_source
 from surefoot.types import Text
 
@@ -31,7 +30,7 @@ def load_gold(spec: dict[str, Any]) -> Gold:
         ConfigError: neither or both are given, or there is no such function.
     """
     if set(spec) == {"function"}:
-        return _checked(_function(str(spec["function"])), str(spec["function"]))
+        return _checked(load_function(str(spec["function"]), "gold function"), str(spec["function"]))
     if set(spec) == {"source"}:
         return _of_source(str(spec["source"]))
     raise ConfigError(
@@ -43,31 +42,6 @@ def load_gold(spec: dict[str, Any]) -> Gold:
 def gold_spec(name: str) -> dict[str, Any]:
     """What `load_gold` takes, of one word: a function as file.py:name or module:name, else a source's directory."""
     return {"function": name} if ":" in name and not Path(name).exists() else {"source": name}
-
-
-def _function(name: str) -> Gold:
-    place, _, attribute = name.rpartition(":")
-    if not place:
-        raise ConfigError(f"gold function '{name}' must be file.py:name or module:name")
-    try:
-        module = _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except (Exception, SystemExit) as error:  # a user's module may raise anything
-        raise ConfigError(f"can't load the gold function '{name}': {type(error).__name__}: {error}") from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise ConfigError(f"{place} has no function '{attribute}'")
-    return function
-
-
-def _module_of_file(path: Path) -> Any:
-    if not path.exists():
-        raise OSError(f"{path} does not exist")
-    spec = importlib.util.spec_from_file_location(f"surefoot_gold_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _checked(function: Gold, name: str) -> Gold:

@@ -139,7 +139,7 @@ def test_unknown_variant() -> None:
 
 
 @pytest.mark.slow
-def test_the_world_on_disk_serves_the_ordinary_commands(tmp_path: Path) -> None:
+def test_the_world_on_disk_serves_the_ordinary_commands(tmp_path: Path, trained_already: list[Path]) -> None:
     paths = export_world(tmp_path / "w", variant="uneven", pairs=50, test_pairs=20, seed=4)
     assert len(load_preferences(paths["preferences (train)"])) == 50
     assert len(load_preferences(paths["preferences (test)"])) == 20
@@ -150,6 +150,7 @@ def test_the_world_on_disk_serves_the_ordinary_commands(tmp_path: Path) -> None:
     assert (paths["policy"] / "model.safetensors").stat().st_mtime_ns == written
     with pytest.raises(RunError, match="seed: 4 there, 5 here"):
         export_world(tmp_path / "w", variant="uneven", pairs=50, test_pairs=20, seed=5)
+    assert len(trained_already) == 1
 
 
 def test_two_that_build_at_once_keep_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from surefoot.errors import ConfigError, DataError
 from surefoot.rewards.anchors import group_anchors
 from surefoot.rewards.kinds.borrowed_variance import BorrowedVariance
 from surefoot.rewards.kinds.function import FunctionMembers
-from surefoot.rewards.kinds.judge import source as judge_source
+from surefoot.rewards.kinds.judge import packages
 from surefoot.rewards.kinds.judge.access import JudgeAccess
 from surefoot.rewards.kinds.judge.config import JudgeConfig
 from surefoot.rewards.kinds.judge.source import JudgeSource
@@ -87,7 +87,7 @@ def test_settings_that_can_t_be_meant(judge: Make) -> None:
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_source, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs openai, which is not installed: pip install 'surefoot\[judge\]'"):
         JudgeSource("m", JudgeConfig(cache="x"))
 

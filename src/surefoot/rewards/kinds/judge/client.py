@@ -17,7 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from aiolimiter import AsyncLimiter
 
 from surefoot.errors import ModelError, RunError
-from surefoot.rewards.kinds.judge.config import JudgeConfig
+from surefoot.rewards.kinds.judge.call_config import CallConfig
 from surefoot.rewards.kinds.judge.messages import Call, Missing, Outcome, Reply, Unreadable
 from surefoot.rewards.kinds.judge.reply_body import read_body
 from surefoot.rewards.kinds.judge.reply_cache import Booking, ReplyCache, default_path
@@ -44,7 +44,7 @@ class Answers(NamedTuple, Generic[Read]):
 
 def ask(
     model: str,
-    config: JudgeConfig,
+    config: CallConfig,
     completions: Iterable[Sequence[Call]],
     read: Callable[[Sequence[Call], list[Outcome]], Read],
 ) -> Answers[Read]:
@@ -67,9 +67,9 @@ def ask(
         return thread.submit(asyncio.run, work).result()
 
 
-def form_fact(model: str, config: JudgeConfig) -> str:
+def form_fact(model: str, config: CallConfig) -> str:
     """Name of the cache's fact (`ReplyCache.fact`) that says which of a call's `forms` the server takes."""
-    return f"{'top_logprobs' if config.reading == 'logprobs' else 'structured'} {config.endpoint} {model}"
+    return f"{config.form_name} {config.endpoint} {model}"
 
 
 class _Deadline:
@@ -85,7 +85,7 @@ class _Deadline:
 class _Batch:
     """The state of one `ask`."""
 
-    def __init__(self, model: str, config: JudgeConfig) -> None:
+    def __init__(self, model: str, config: CallConfig) -> None:
         self.config, self.server = config, Server(config, model)
         self.cache = ReplyCache(config.cache or default_path(), config.account(model))
         self.slots = asyncio.Semaphore(config.concurrency)

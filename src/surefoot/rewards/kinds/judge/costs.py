@@ -6,9 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from surefoot.rewards.kinds.judge.reply_cache import ReplyCache
+from surefoot.rewards.kinds.judge.call_config import CallConfig
+from surefoot.rewards.kinds.judge.reply_cache import ReplyCache, default_path
 
-__all__ = ["Totals", "totals"]
+__all__ = ["Totals", "totals", "totals_of"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,15 @@ def totals(cache: ReplyCache, since: float = 0.0) -> Totals:
         money=sum(row[4] for row in rows),
         latency=(_quantile(latencies, 0.5), _quantile(latencies, 0.95)) if latencies else None,
     )
+
+
+def totals_of(model: str, config: CallConfig, since: float = 0.0) -> Totals:
+    """Sum what a model with these settings has cost in all processes that share its cache."""
+    cache = ReplyCache(config.cache or default_path(), config.account(model))
+    try:
+        return totals(cache, since)
+    finally:
+        cache.close()
 
 
 def _quantile(ordered: list[float], share: float) -> float:

@@ -6,7 +6,7 @@ import ast
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -30,11 +30,13 @@ class Objects(NamedTuple):
         ratings: values of their keys "rating", or else "score", whatever their type.
         at_end: a number with which the text ends, so that it may have been cut; also among `ratings`.
         outside: the text without its objects.
+        pairs: every key with its value, of all depths.
     """
 
     ratings: list[Any]
     at_end: str | None
     outside: str
+    pairs: Sequence[tuple[str, Any]] = ()
 
 
 Pairs = list[tuple[str, Any]]
@@ -54,7 +56,7 @@ def find_objects(text: str) -> Objects:
             pairs += inside
     outside.append(text[place:])
     named = [[value for key, value in pairs if key.lower() == name] for name in _KEYS]
-    return Objects(named[0] or named[1], at_end, "".join(outside))
+    return Objects(named[0] or named[1], at_end, "".join(outside), pairs)
 
 
 Parsed = tuple[Pairs, int, str | None]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-__all__ = ["Call", "Form", "Missing", "Outcome", "Reply", "Unreadable"]
+__all__ = ["Call", "Form", "Heard", "Missing", "Outcome", "Reply", "Unreadable"]
 
 
 class Unreadable(Exception):
@@ -119,5 +119,19 @@ class Missing:
 
 
 Outcome = Reply | Missing
+
+
+class Heard(Protocol):
+    """What was read of a call, whatever form its rating has: None is a rating that is missing, and `why` says why."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def mark(self) -> str | None: ...
+    @property
+    def rating(self) -> object: ...
+    @property
+    def why(self) -> str: ...
+
 
 _FIELDS = ("content", "mark", "prompt_tokens", "completion_tokens", "finish", "said", "positions")

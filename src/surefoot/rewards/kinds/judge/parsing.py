@@ -12,11 +12,11 @@ from surefoot.rewards.kinds.judge.json_objects import Objects, find_objects
 from surefoot.rewards.kinds.judge.messages import Reply, Unreadable
 from surefoot.rewards.kinds.judge.reasoning import answer_of
 
-__all__ = ["read_distribution", "read_rating"]
+__all__ = ["CUT", "number_of", "read_distribution", "read_rating", "unquoted"]
 
 _LEAST_MASS = 0.5
 """Least probability on the scale's numbers; below it the judge was about to say something else."""
-_CUT = {"length", "max_tokens", "model_length", "content_filter", "error"}
+CUT = {"length", "max_tokens", "model_length", "content_filter", "error"}
 """Reasons for which a server stops a judge in the middle of what it says."""
 _OTHER_SCALES = (10, 100)
 """Upper ends of scales that judges use unasked: a "1" that was cut off may be the beginning of one."""
@@ -64,15 +64,15 @@ def read_rating(content: str, lowest: int, highest: int, finish: str = "") -> fl
     >>> read_rating('Sure! {"reason": "clear", "rating": 7}', 1, 9)
     7.0
     """
-    text = _unquoted(answer_of(content))
+    text = unquoted(answer_of(content))
     if not text:
         raise Unreadable("empty reply: a thought alone" if content.strip() else "empty reply")
-    objects, cut, scale = find_objects(text), finish in _CUT, range(lowest, highest + 1)
+    objects, cut, scale = find_objects(text), finish in CUT, range(lowest, highest + 1)
     if cut and not text.startswith("{"):
         objects = Objects([], None, text)
     if objects.at_end is not None and finish != "stop" and _may_go_on(objects.at_end, {*scale, *_OTHER_SCALES}):
         objects = Objects([], None, "")
-    values = {_number(value, highest) for value in objects.ratings} or _said(objects.outside, lowest, highest, cut)
+    values = {number_of(value, highest) for value in objects.ratings} or _said(objects.outside, lowest, highest, cut)
     if len(values) != 1:
         few = "cut off before the rating" if cut else "no rating in the reply"
         raise Unreadable("several ratings in the reply" if values else few)
@@ -82,7 +82,7 @@ def read_rating(content: str, lowest: int, highest: int, finish: str = "") -> fl
     return value
 
 
-def _unquoted(text: str) -> str:
+def unquoted(text: str) -> str:
     """Decode JSON that a server sent as a JSON string."""
     if text.startswith('"{'):
         try:
@@ -129,7 +129,7 @@ def _stated(match: re.Match[str], text: str) -> bool:
     return goes_on is not None and not re.search(r"\d", text[goes_on.end() :].split("\n", 1)[0])
 
 
-def _number(value: Any, highest: int) -> float:
+def number_of(value: Any, highest: int) -> float:
     """A value of JSON; a text may hold a number, and what it is out of."""
     if isinstance(value, str):
         match = _BARE.fullmatch(value) if len(value) <= _LONGEST_NUMBER else None

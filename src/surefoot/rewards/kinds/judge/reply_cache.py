@@ -76,7 +76,7 @@ class ReplyCache:
 
     Args:
         path: created if need be, with its directory; only its owner may read it.
-        account: whose spending is counted (`JudgeConfig.account`).
+        account: whose spending is counted (`CallConfig.account`).
 
     Raises:
         RunError: the file can't be opened, or isn't SQLite.

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from surefoot.errors import ModelError
-from surefoot.rewards.kinds.judge.messages import Outcome, Reply
-
-if TYPE_CHECKING:
-    from surefoot.rewards.kinds.judge.reply_rows import Reading
+from surefoot.rewards.kinds.judge.messages import Heard, Outcome, Reply
 
 __all__ = ["ReplyCounts", "advice", "unscored_reasons"]
 
@@ -46,7 +42,7 @@ class ReplyCounts:
         self.replies, self.read, self.example = 0, 0, ""
         self.unread: Counter[str] = Counter()
 
-    def add(self, readings: Iterable[Reading], outcomes: Iterable[Outcome]) -> None:
+    def add(self, readings: Iterable[Heard], outcomes: Iterable[Outcome]) -> None:
         """Count a completion's replies.
 
         Raises:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
-from surefoot.rewards.kinds.judge.messages import Call, Missing, Outcome, Unreadable
+from surefoot.rewards.kinds.judge.messages import Call, Heard, Missing, Outcome, Unreadable
 from surefoot.rewards.kinds.judge.parsing import read_distribution, read_rating
 from surefoot.rewards.kinds.judge.prompts import COMPARISON
 
@@ -116,13 +116,13 @@ class Reader:
                 yield ((middle - first[0]) + (second[0] - middle)) / 2, (first[1] + second[1]) / 4
 
 
-def missing(readings: Iterable[Reading], copied: set[str]) -> Counter[str]:
+def missing(readings: Iterable[Heard], copied: set[str]) -> Counter[str]:
     """Count missing readings by reason."""
     gone = [reading for reading in readings if reading.rating is None or reading.key in copied]
     return Counter(COPY if reading.key in copied else reading.why for reading in gone)
 
 
-def copies(readings: Iterable[Reading]) -> set[str]:
+def copies(readings: Iterable[Heard]) -> set[str]:
     """Keys of calls that were answered with another call's whole response, as caching proxies do.
 
     Copies aren't replicates: their variance of 0 would mean nothing. The first stays. Ids that are the same for all

@@ -14,7 +14,7 @@ import httpx2
 import openai
 
 from surefoot.errors import ConfigError, ModelError
-from surefoot.rewards.kinds.judge.config import JudgeConfig
+from surefoot.rewards.kinds.judge.call_config import CallConfig
 
 __all__ = ["Refused", "Retriable", "Server", "retry_after"]
 
@@ -59,7 +59,7 @@ class Server:
         refusal: what the server said when it last failed a request, without the key; for a warning, never kept.
     """
 
-    def __init__(self, config: JudgeConfig, model: str) -> None:
+    def __init__(self, config: CallConfig, model: str) -> None:
         self.config, self.model = config, model
         self.refusal: str | None = None
         self._address = f"{config.endpoint.rstrip('/')}/chat/completions"

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,11 +21,11 @@ from surefoot.maths import ensemble
 from surefoot.rewards.kinds.judge import estimate as arithmetic
 from surefoot.rewards.kinds.judge.access import access_of
 from surefoot.rewards.kinds.judge.config import JudgeConfig
-from surefoot.rewards.kinds.judge.costs import Totals, totals
+from surefoot.rewards.kinds.judge.costs import Totals, totals_of
 from surefoot.rewards.kinds.judge.estimate import Components, Priors, Readings
+from surefoot.rewards.kinds.judge.packages import check_packages
 from surefoot.rewards.kinds.judge.prompts import Questions
 from surefoot.rewards.kinds.judge.reference_answers import load_references
-from surefoot.rewards.kinds.judge.reply_cache import ReplyCache, default_path
 from surefoot.rewards.kinds.judge.reply_counts import ReplyCounts, unscored_reasons
 from surefoot.rewards.kinds.judge.reply_rows import Reader, Reading, copies, missing
 from surefoot.rewards.kinds.judge.rubrics import Rubric, load_rubric
@@ -82,9 +81,7 @@ class JudgeSource(RewardSource):
         rubric: Rubric | None = None,
         references: Mapping[str, Text] | None = None,
     ) -> None:
-        for package in ("openai", "aiohttp", "aiolimiter", "pydantic"):
-            if find_spec(package) is None:
-                raise ConfigError(f"a judge needs {package}, which is not installed: pip install 'surefoot[judge]'")
+        check_packages()
         self.model, self.config = model, config or JudgeConfig()
         self.rubric = rubric or load_rubric(self.config.rubric)
         if references is None and self.config.references is not None:
@@ -221,11 +218,7 @@ class JudgeSource(RewardSource):
 
     def totals(self, since: float = 0.0) -> Totals:
         """Sum what this judge has cost in all processes that share its cache."""
-        cache = ReplyCache(self.config.cache or default_path(), self.config.account(self.model))
-        try:
-            return totals(cache, since)
-        finally:
-            cache.close()
+        return totals_of(self.model, self.config, since)
 
     # --- arithmetic ---------------------------------------------------------------------------------------------
 
@@ -362,5 +355,5 @@ class JudgeSource(RewardSource):
         rubric = Rubric(**{**values["rubric"], "wordings": tuple(values["rubric"]["wordings"])})
         references = read_json(folder / _REFERENCES) if (folder / _REFERENCES).exists() else None
         kept = {name: value for name, value in values["config"].items() if name not in _OF_THE_CALLER}
-        config = JudgeConfig.from_dict(kept | asdict(access_of(values["model"], folder)))
+        config = JudgeConfig.from_dict(kept | access_of(values["model"], folder).of_calls)
         return cls(values["model"], config, name=values["name"], rubric=rubric, references=references)

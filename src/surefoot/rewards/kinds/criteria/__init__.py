@@ -1,0 +1,1 @@
+"""Weighted criteria of each prompt as a reward source: judged ones, and verifiers beside them."""
