@@ -69,8 +69,8 @@ SETTINGS = [
     *[("linear", pool, labels, 60) for pool in ("hh", "policy") for labels in (300, 1000, 3000)],
     *[(kind, pool, labels, 60) for pool in ("hh", "policy") for labels in (300, 1000, 3000)
       for kind in ("20 heads", "5 heads")],
-    ("lora", "hh", 300, 50),
-    ("full", "hh", 300, 50),
+    ("lora", "hh", 300, 12),
+    ("full", "hh", 300, 12),
 ]  # fmt: skip
 """(kind, pool, labels, pipelines), in the order in which they are run."""
 
