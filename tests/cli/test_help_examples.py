@@ -1,7 +1,6 @@
 """The examples that `--help` prints run in a shell, from top to bottom, in an empty folder."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -30,10 +29,7 @@ def shell(folder: Path) -> dict[str, str]:
 def test_the_examples_run_as_printed(tmp_path: Path) -> None:
     environment, place = shell(tmp_path), tmp_path / "place"
     place.mkdir()
-    trained = place / "world" / "policy"
     for command, lines in EXAMPLES.items():
-        if command == "study":  # in this folder it would train the same policy as the world's line has, from the start
-            shutil.copytree(trained, place / "runs" / "study" / "world" / "policy")
         for line in () if command in ELSEWHERE else lines:
             if command in SERVERS:
                 serves(line, place, environment)

@@ -25,7 +25,10 @@ def test_what_is_not_a_source(tmp_path: Path) -> None:
     write_json(tmp_path / "source.json", {"kind": "oracle"})
     with pytest.raises(
         ModelError,
-        match="is of kind 'oracle'; this version knows borrowed_variance, criteria, distilled, dropout",
+        match=(
+            "is of kind 'oracle'; this version knows "
+            "borrowed_variance, criteria, distilled, dropout, function, heads, independent"
+        ),
     ):
         load_source(tmp_path)
 

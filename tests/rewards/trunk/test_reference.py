@@ -101,6 +101,17 @@ def test_where_the_weights_are_is_said_by_the_user(
     assert torch.equal(load_source(source, "cpu").score(PROMPTS, COMPLETIONS), before)
 
 
+def test_a_cache_that_cant_be_written_loses_nothing(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match=f"isn't remembered where the trunk is: say it by {VARIABLE}="):
+        source = fit(policy, tmp_path / "run", kind="linear", self_contained=False)
+    assert weights_in(source) == []
+    load_source(source, "cpu", trunk=policy)
+
+
 def test_other_weights_are_refused(policy: Path, tmp_path: Path) -> None:
     source = fit(policy, tmp_path / "run", kind="linear", self_contained=False)
     (file,) = policy.glob("*.safetensors")

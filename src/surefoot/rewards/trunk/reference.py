@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -126,4 +127,11 @@ def _table() -> dict[str, str]:
 
 
 def _remember(digest: str, place: str) -> None:
-    write_json(_table_path(), _table() | {digest: place})
+    try:
+        write_json(_table_path(), _table() | {digest: place})
+    except OSError as error:  # the source is whole all the same
+        warnings.warn(
+            f"{_table_path()} can't be written ({error.strerror}), so it isn't remembered where the trunk is: "
+            f"say it by {VARIABLE}={place} when the source is loaded",
+            stacklevel=2,
+        )
