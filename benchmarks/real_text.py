@@ -61,7 +61,7 @@ from surefoot.rewards.trunk.bootstrap import bootstrap_weights
 METHODS = {"plain": "mean", "one member": "vanilla", "weighted": "variance_aware", "pessimistic": "lcb:2",
            "both": "variance_aware_lcb:2"}  # fmt: skip
 LORA = LoraConfig(3, learning_rate=2e-3, epochs=1, start=0.67, max_length=LENGTH, overlong="truncate")
-FULL = IndependentConfig(3, learning_rate=1e-4, epochs=1, max_length=LENGTH, overlong="truncate", bf16=True)
+FULL = IndependentConfig(3, learning_rate=1e-4, epochs=1, max_length=LENGTH, overlong="truncate")
 """LORA and FULL are as in `evidence_sources.py`, but for FULL's bootstrap, which is the kind's own."""
 FORECASTS, DRAWS, RUNS = 16, 64, 8
 """Pipelines of each setting of the linear source that are also forecast without gold."""
@@ -69,8 +69,8 @@ SETTINGS = [
     *[("linear", pool, labels, 60) for pool in ("hh", "policy") for labels in (300, 1000, 3000)],
     *[(kind, pool, labels, 60) for pool in ("hh", "policy") for labels in (300, 1000, 3000)
       for kind in ("20 heads", "5 heads")],
-    ("lora", "hh", 300, 12),
-    ("full", "hh", 300, 12),
+    ("lora", "hh", 300, 50),
+    ("full", "hh", 300, 50),
 ]  # fmt: skip
 """(kind, pool, labels, pipelines), in the order in which they are run."""
 
@@ -82,7 +82,7 @@ Read = Callable[[Tensor], Tensor]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data/hh_harmless.parquet")
-    parser.add_argument("--policy", default="runs/smollm2/bf16")
+    parser.add_argument("--policy", default="runs/smollm2/fp32")
     parser.add_argument("--out", type=Path, default=Path("runs/real_text"))
     parser.add_argument("--minutes", type=float, default=math.inf, help="after which no further pipeline is begun")
     parser.add_argument("--json", type=Path)

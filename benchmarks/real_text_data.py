@@ -36,9 +36,7 @@ LONGEST = 100
 """Characters of a prompt that the policy answers."""
 BUDGETS = [1.0, 2.5]
 """Of KL, in nats."""
-GOLD = IndependentConfig(
-    1, SEED, "none", learning_rate=1e-4, epochs=2, max_length=LENGTH, overlong="truncate", bf16=True
-)
+GOLD = IndependentConfig(1, SEED, "none", learning_rate=1e-4, epochs=2, max_length=LENGTH, overlong="truncate")
 
 
 @dataclass(frozen=True)

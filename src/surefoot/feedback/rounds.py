@@ -213,7 +213,7 @@ def _of_judge(args: OnlineArguments, pairs: list[Pair]) -> list[Answer]:
     assert args.judge is not None
     judge = load_source(args.judge)
     prompts = [pair.prompt for pair in pairs]
-    a, b = (judge.reward_of(judge.score(prompts, side)).tolist() for side in _sides(pairs))
+    a, b = (judge.reward_of(rows).tolist() for rows in judge.score_pairs(prompts, *_sides(pairs)))
     return rated_answers(pairs, a, b, judge.name, args.tie_margin)
 
 
@@ -339,7 +339,7 @@ def _entry(
 
 def _measured(source: RewardSource, held_out: Dataset) -> dict[str, Any]:
     """What the reward and its variance are worth on held-out pairs; unknown figures are None."""
-    chosen, rejected = (source.score(held_out["prompt"], held_out[side]) for side in ("chosen", "rejected"))
+    chosen, rejected = source.score_pairs(held_out["prompt"], held_out["chosen"], held_out["rejected"])
     margins = source.margins(chosen, rejected)
     known = ~margins.mean.isnan()
     if not bool(known.any()):

@@ -158,8 +158,7 @@ def _affordable(source: RewardSource, held_out: Dataset) -> Dataset:
 
 def _measure(source: RewardSource, held_out: Dataset) -> dict[str, Any]:
     """Accuracy on the held-out pairs, the variance factor, and the calibration with each pair its own anchor."""
-    chosen = source.score(held_out["prompt"], held_out["chosen"])
-    rejected = source.score(held_out["prompt"], held_out["rejected"])
+    chosen, rejected = source.score_pairs(held_out["prompt"], held_out["chosen"], held_out["rejected"])
     rows = torch.cat([chosen, rejected])
     anchors = group_anchors(rows, torch.arange(len(chosen)).repeat(2), "dataset")
     if source.num_members is not None and _needs_calibration(source):

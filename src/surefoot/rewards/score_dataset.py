@@ -229,7 +229,7 @@ def _score(
     if kind == "completions":
         estimate = estimate_rows(source, prompts, source.score(prompts, rows["completion"]), groups, anchors)
         return dict(zip(ADDED[kind], (*_arrays(estimate), pa.array(anchor_names(estimate), pa.string())), strict=True))
-    sides = [source.score(prompts, rows[side]) for side in ("chosen", "rejected")]
+    sides = source.score_pairs(prompts, rows["chosen"], rows["rejected"])
     count = len(prompts)
     estimate = estimate_rows(source, [*prompts, *prompts], torch.cat(sides), groups.repeat(2), anchors)
     mean, variance = _arrays(estimate)

@@ -93,6 +93,12 @@ class RewardSource(ABC):
         The columns mean what `estimate` takes them to mean; for a `MemberSource` they are the members' raw scores.
         """
 
+    def score_pairs(
+        self, prompts: Sequence[Text], chosen: Sequence[Text], rejected: Sequence[Text]
+    ) -> tuple[Float[Tensor, "pairs columns"], Float[Tensor, "pairs columns"]]:
+        """The rows of both sides of pairs, for a source that must see them together; others score side by side."""
+        return self.score(prompts, chosen), self.score(prompts, rejected)
+
     @property
     @abstractmethod
     def num_columns(self) -> int:

@@ -49,7 +49,7 @@ def add_variances(
     done = 0
     for block in prompt_blocks(numbers, rows):
         part = pairs[block]
-        sides = [source.score(part["prompt"], part[side]) for side in ("chosen", "rejected")]
+        sides = source.score_pairs(part["prompt"], part["chosen"], part["rejected"])
         groups = torch.from_numpy(numbers[block]).repeat(2)
         estimate = estimate_rows(source, [*part["prompt"], *part["prompt"]], torch.cat(sides), groups, anchors)
         for name, values in zip(VARIANCES, estimate.variance.chunk(2), strict=True):

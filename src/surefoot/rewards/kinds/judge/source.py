@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import chain
@@ -36,6 +36,7 @@ from surefoot.rewards.trunk.text_encoder import check_rows, prompt_keys
 from surefoot.types import Anchors, Calibration, MarginEstimate, RewardEstimate, Text
 
 if TYPE_CHECKING:
+    from surefoot.rewards.kinds.judge.client import Answers
     from surefoot.rewards.kinds.judge.messages import Call, Outcome
 
 __all__ = ["JudgeSource"]
@@ -161,6 +162,13 @@ class JudgeSource(RewardSource):
                 endpoint refuses the key or the model, or none of the first replies gives a rating. DataError: a prompt
                 has no reference answer.
         """
+        answers = self.read(self.calls(prompts, completions))
+        scores = self.rows(answers.read)
+        self.warn_unscored(scores, answers.read, answers.refusal, self.min_valid)
+        return scores
+
+    def read(self, calls: Iterable[Sequence[Call]]) -> Answers[list[Reading]]:
+        """Ask the calls of each completion, or take their replies from the cache; raises as `score` does."""
         from surefoot.rewards.kinds.judge.client import ask
 
         def read(calls: Sequence[Call], outcomes: Sequence[Outcome]) -> list[Reading]:
@@ -168,16 +176,29 @@ class JudgeSource(RewardSource):
             self.heard.add(readings, outcomes)
             return readings
 
-        answers = ask(self.model, self.config, self.calls(prompts, completions), read)
-        scores = self.rows(answers.read)
+        return ask(self.model, self.config, calls, read)
+
+    def warn_unscored(
+        self,
+        scores: Float[Tensor, "batch columns"],
+        read: Sequence[Sequence[Reading]],
+        refusal: str | None,
+        min_valid: int,
+    ) -> None:
+        """Warn of completions that stay unscored, with the reasons.
+
+        Args:
+            read: the readings of each completion.
+            refusal: what the server said when it last refused a request.
+            min_valid: fewest valid replies of a scored completion.
+        """
         unscored = int(scores[:, 0].isnan().sum())
         if unscored:
-            readings = list(chain.from_iterable(answers.read))
+            readings = list(chain.from_iterable(read))
             gone = missing(readings, copies(readings))
-            why = unscored_reasons(gone, answers.refusal, self.heard.example, self.config.reading)
-            few = f"unscored, with fewer than {self.min_valid} valid replies"
-            warnings.warn(f"'{self.name}' left {unscored} of {len(scores)} completions {few} {why}", stacklevel=2)
-        return scores
+            why = unscored_reasons(gone, refusal, self.heard.example, self.config.reading)
+            few = f"unscored, with fewer than {min_valid} valid replies"
+            warnings.warn(f"'{self.name}' left {unscored} of {len(scores)} completions {few} {why}", stacklevel=3)
 
     def calls(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Iterator[list[Call]]:
         """Make the requests for each completion, in order; nothing is sent.
@@ -189,10 +210,17 @@ class JudgeSource(RewardSource):
         rows = zip(prompts, completions, self._references_of(prompts), strict=True)
         return (self.questions.calls(*row) for row in rows)
 
-    def rows(self, readings: Sequence[Sequence[Reading]]) -> Float[Tensor, "batch columns"]:
-        """Make scored rows of the readings of each completion's calls; copies of other replies are left out."""
-        copied = copies(chain.from_iterable(readings))
-        scored = [self.reader.row(some, self.num_wordings, copied, self.min_valid) for some in readings]
+    def rows(
+        self, readings: Sequence[Sequence[Reading]], min_valid: int | None = None
+    ) -> Float[Tensor, "batch columns"]:
+        """Make scored rows of the readings of each completion's calls; copies of other replies are left out.
+
+        Args:
+            readings: of each completion, equally many of each wording, wording by wording.
+            min_valid: fewest valid replies of a scored completion; the judge's own if None.
+        """
+        copied, least = copies(chain.from_iterable(readings)), min_valid or self.min_valid
+        scored = [self.reader.row(some, self.num_wordings, copied, least) for some in readings]
         return torch.tensor(scored, dtype=torch.float32).reshape(len(scored), self.num_columns)
 
     def _references_of(self, prompts: Sequence[Text]) -> list[Text | None]:
