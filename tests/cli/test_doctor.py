@@ -38,6 +38,24 @@ def test_what_is_missing_is_told_with_the_command(
     assert "gone           missing no_such_module, for flying: pip install 'surefoot[gone]'" in shown
 
 
+@pytest.mark.parametrize(
+    ("able", "says"),
+    [
+        ({"architecture": "x86_64", "amx_bf16": True, "avx512_bf16": False}, "has instructions"),
+        ({"architecture": "x86_64", "amx_bf16": False, "avx512_bf16": False}, "float32 is several times as fast"),
+        ({"architecture": "aarch64"}, None),
+    ],
+)
+def test_whether_bf16_is_slow_on_this_cpu(
+    able: dict[str, object], says: str | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    assert main(["doctor"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "bf16 on a CPU" in line]
+    assert (says is None) == (lines == [])
+    assert all(str(says) in line for line in lines)
+
+
 def test_secrets_are_never_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)

@@ -87,4 +87,4 @@ def test_our_own_studies_parse(path: Path) -> None:
 def test_every_kind_has_an_example() -> None:
     kinds = {yaml.safe_load(path.read_text())["kind"] for path in REWARDS}
     trained = {"linear", "heads", "independent", "lora", "laplace", "dropout", "distilled"}
-    assert kinds == trained | {"judge", "criteria", "panel", "mixed"}
+    assert kinds == trained | {"judge", "adaptive_judge", "criteria", "panel", "mixed"}

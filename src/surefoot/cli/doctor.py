@@ -48,9 +48,10 @@ def examine() -> dict[str, Any]:
     """Versions, devices, extras, and keys of this installation, as plain values.
 
     Returns:
-        `versions` by package (null if not installed), `devices` (threads, CUDA and MPS devices; memory, and free disk
-        of the working directory, in bytes), `extras` by name (whether each is installed, what it is for, what is
-        missing, and how it is installed), `keys` (whether each variable is set; never its value).
+        `versions` by package (null if not installed), `devices` (threads, whether the CPU has instructions for bf16
+        or null if that is unknown, CUDA and MPS devices; memory, and free disk of the working directory, in bytes),
+        `extras` by name (whether each is installed, what it is for, what is missing, and how it is installed), `keys`
+        (whether each variable is set; never its value).
     """
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
@@ -75,12 +76,17 @@ def _extra(modules: tuple[str, ...], purpose: str, command: str) -> dict[str, An
 
 def _devices() -> dict[str, Any]:
     devices: dict[str, Any] = {"cpu_threads": os.cpu_count(), "memory_bytes": _memory(), "cuda": [], "mps": False}
+    devices["cpu_bfloat16"] = None
     devices["disk_free_bytes"] = shutil.disk_usage(Path.cwd()).free
     try:
         import torch
     except (ImportError, OSError) as error:  # a broken installation is what this command is asked about
         return devices | {"torch_error": " ".join(str(error).split())}
     devices["torch_threads"], devices["mps"] = torch.get_num_threads(), torch.backends.mps.is_available()
+    if hasattr(torch.cpu, "get_capabilities"):
+        able = torch.cpu.get_capabilities()
+        if able.get("architecture") == "x86_64":
+            devices["cpu_bfloat16"] = bool(able.get("amx_bf16") or able.get("avx512_bf16"))
     for index in range(torch.cuda.device_count()):
         of = torch.cuda.get_device_properties(index)
         devices["cuda"].append({"name": of.name, "memory_bytes": of.total_memory})
@@ -100,6 +106,9 @@ def _lines(found: dict[str, Any]) -> str:
     lines += [f"  {name:<14} {version or 'not installed'}" for name, version in found["versions"].items()]
     threads = f", torch uses {devices['torch_threads']}" if "torch_threads" in devices else ""
     lines += ["devices", f"  {'CPU':<14} {devices['cpu_threads']} threads{threads}"]
+    if devices.get("cpu_bfloat16") is not None:
+        slow = "none on this CPU, where dtype: float32 is several times as fast"
+        lines.append(f"  {'bf16 on a CPU':<14} {'has instructions' if devices['cpu_bfloat16'] else slow}")
     lines += [f"  {'CUDA':<14} {card['name']}, {_gib(card['memory_bytes'])}" for card in devices["cuda"]]
     lines += [f"  {'MPS':<14} available"] if devices["mps"] else []
     lines += (
