@@ -7,6 +7,8 @@ from rich.console import Console
 from surefoot.cli.parsing import parse
 from surefoot.cli.plan import MemoryPlanArguments, memory_json, memory_plan, memory_table
 from surefoot.errors import ConfigError
+from surefoot.planning.memory import plan_memory
+from surefoot.planning.process_memory import LIBRARIES_BYTES
 
 
 def shown(plan: object) -> str:
@@ -14,6 +16,28 @@ def shown(plan: object) -> str:
     with console.capture() as captured:
         console.print(memory_table(plan))  # type: ignore[arg-type]
     return captured.get()
+
+
+def test_on_a_cpu_the_process_s_own_memory_is_counted() -> None:
+    plan = memory_plan("7B", MemoryPlanArguments(device="cpu", reward_kind="none"))
+    bare = plan_memory(plan.shape, plan.run, plan.reward)
+    text = shown(plan)
+    assert plan.run.sharding == "none"
+    assert "one process on a CPU" in text
+    assert "process: Python and its libraries" in text
+    assert "per GPU" not in text
+    for whole, phase in zip(plan.phases, bare.phases, strict=True):
+        assert whole.bytes == LIBRARIES_BYTES + phase.bytes
+    assert memory_json(plan)["fits"] is None
+
+
+def test_a_frozen_reward_model_takes_half_in_bfloat16() -> None:
+    sizes = [
+        memory_plan("7B", MemoryPlanArguments(device="cpu", reward_dtype=dtype)).phase("rewards").lines
+        for dtype in ("auto", "float32", "bfloat16")
+    ]
+    auto, single, half = (next(line.bytes for line in lines if line.name == "reward: trunk") for lines in sizes)
+    assert auto == single == 2 * half
 
 
 def test_the_table_shows_the_arithmetic_and_says_whether_it_fits() -> None:

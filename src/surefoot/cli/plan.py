@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from surefoot.planning.memory import plan_memory
+from surefoot.planning.process_memory import with_process
 from surefoot.planning.shapes import (
     ATTENTION,
+    DEVICE,
+    DTYPE,
     GENERATION,
     OPTIMISER,
     PRECISION,
@@ -28,6 +31,10 @@ __all__ = ["MemoryPlanArguments", "memory_json", "memory_plan", "memory_table"]
 class MemoryPlanArguments:
     """What the memory of a named model size depends on."""
 
+    device: str = field(
+        default="gpu",
+        metadata={"help": "plan: cpu is one process, with its libraries, as `top` shows it.", "choices": DEVICE},
+    )
     gpus: int = field(default=8, metadata={"help": "plan: GPUs that parameters and states are divided over."})
     sharding: str = field(
         default="fsdp", metadata={"help": "plan: fsdp is FSDP2, full shard; zero3 DeepSpeed's.", "choices": SHARDING}
@@ -63,6 +70,9 @@ class MemoryPlanArguments:
         default="heads", metadata={"help": "plan: none if rewards are computed elsewhere.", "choices": REWARDS}
     )
     members: int = field(default=5, metadata={"help": "plan: K reward models, adapters or heads."})
+    reward_dtype: str = field(
+        default="auto", metadata={"help": "plan: frozen reward models; auto is float32 on a CPU.", "choices": DTYPE}
+    )
     reward_size: str | None = field(
         default=None, metadata={"help": "plan: reward model's size or directory; the policy's if not given."}
     )
@@ -81,13 +91,17 @@ def memory_plan(model_size: str, given: MemoryPlanArguments) -> MemoryPlan:
         given.reward_kind,
         given.members,
         None if given.reward_size is None else model_shape(given.reward_size),
+        dtype=given.reward_dtype,
     )
-    return plan_memory(model_shape(model_size), _run(given), reward)
+    plan = plan_memory(model_shape(model_size), _run(given), reward)
+    return with_process(plan) if given.device == "cpu" else plan
 
 
 def _run(given: MemoryPlanArguments) -> MemoryRun:
-    names = ("gpus", "sharding", "precision", "optimiser", "attention", "reference")
-    same: dict[str, Any] = {name: getattr(given, name) for name in (*names, "generation", "gpu_gib")}
+    names = ("device", "gpus", "sharding", "precision", "optimiser", "attention", "reference", "generation", "gpu_gib")
+    same: dict[str, Any] = {name: getattr(given, name) for name in names}
+    if given.device == "cpu":
+        same |= {"gpus": 1, "sharding": "none"}
     return MemoryRun(
         batch=given.per_device_train_batch_size,
         accumulation=given.gradient_accumulation_steps,
@@ -105,7 +119,8 @@ def memory_table(plan: MemoryPlan) -> Any:
     from rich.console import Group
 
     run, shape = plan.run, plan.shape
-    head = f"{shape.name}: {shape.parameters:,} parameters; {run.gpus} GPUs, sharding {run.sharding}"
+    where = "one process on a CPU" if run.device == "cpu" else f"{run.gpus} GPUs, sharding {run.sharding}"
+    head = f"{shape.name}: {shape.parameters:,} parameters; {where}"
     return Group(head, _phases(plan), f"at the peak, {plan.peak.name}:", _lines(plan.peak), *memory_words(plan))
 
 
@@ -114,7 +129,7 @@ def _phases(plan: MemoryPlan) -> Any:
 
     table = Table()
     table.add_column("phase of a step")
-    table.add_column("GiB per GPU", justify="right")
+    table.add_column("GiB" if plan.run.device == "cpu" else "GiB per GPU", justify="right")
     for phase in plan.phases:
         table.add_row(phase.name + (" (peak)" if phase is plan.peak else ""), gib(phase.bytes))
     return table
@@ -136,6 +151,12 @@ def memory_words(plan: MemoryPlan) -> list[str]:
     """Whether it fits, what takes most, and what isn't known."""
     peak, room = plan.peak, plan.run.gpu_gib * 2**30
     largest: Line = max(peak.lines, key=lambda line: line.bytes)
+    if plan.run.device == "cpu":
+        return [
+            f"The peak is {gib(peak.bytes)} GiB ({peak.name}).",
+            f"Most of it: {largest.name}, {gib(largest.bytes)} GiB.",
+            "It is for batches of the longest prompt; shorter ones take less (docs/results/memory.md).",
+        ]
     fits = "fits" if peak.bytes <= room else "does not fit"
     return [
         f"The peak, {gib(peak.bytes)} GiB ({peak.name}), {fits} into {plan.run.gpu_gib:g} GiB.",
@@ -146,7 +167,8 @@ def memory_words(plan: MemoryPlan) -> list[str]:
 
 def memory_json(plan: MemoryPlan) -> dict[str, Any]:
     """The plan as plain values, bytes per GPU."""
-    return plan.to_dict() | {"fits": plan.peak.bytes <= plan.run.gpu_gib * 2**30, "words": memory_words(plan)}
+    fits = None if plan.run.device == "cpu" else plan.peak.bytes <= plan.run.gpu_gib * 2**30
+    return plan.to_dict() | {"fits": fits, "words": memory_words(plan)}
 
 
 def gib(size: int) -> str:

@@ -37,7 +37,9 @@ def reward_weights(policy: ModelShape, run: MemoryRun, reward: RewardPlan) -> li
 
 
 def _weight_bytes(run: MemoryRun, reward: RewardPlan) -> int:
-    return 4 if run.device == "cpu" or reward.kind == "lora" else 2
+    if reward.kind == "lora" or reward.dtype == "float32":
+        return 4
+    return 4 if run.device == "cpu" and reward.dtype == "auto" else 2
 
 
 def _limit(run: MemoryRun, copies: int) -> int:

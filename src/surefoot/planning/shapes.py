@@ -17,6 +17,7 @@ GENERATION = ("transformers", "vllm_colocate", "vllm_server")
 REFERENCE = ("auto", "separate", "adapter", "none")
 REWARDS = ("none", "heads", "independent", "lora", "laplace")
 DEVICE = ("gpu", "cpu")
+DTYPE = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +82,17 @@ class RewardPlan:
         members: K.
         shape: of the reward model; None takes the policy's.
         rank: of LoRA members.
+        dtype: of frozen weights, as in a source's settings: "auto" is float32 on a CPU, bfloat16 on a GPU.
     """
 
     kind: str = "heads"
     members: int = 5
     shape: ModelShape | None = None
     rank: int = 8
+    dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        _one_of(self, kind=REWARDS)
+        _one_of(self, kind=REWARDS, dtype=DTYPE)
         _positive(self, "members", "rank")
 
 
