@@ -4,9 +4,9 @@
 
 Simulated judges of known noise: a judge's opinion of a completion is 5 + SCALE × its true reward, centred and in
 standard deviations within a prompt; a reply is that plus normal noise of NOISE × SCALE, as a whole number from 1 to 9.
-The completion's true rating is the mean of such replies. Each completion's replies are the same for all methods. *fixed
-n*: n replies for every completion. *adaptive m*: `kind: adaptive_judge` with mean_samples: 2 and at most m replies,
-calibrated on completions that nothing is measured on. Ties count half.
+The completion's true rating is the mean of such replies. Each completion's replies are the same for all methods.
+*fixed n*: n replies for every completion. *adaptive m*: `kind: adaptive_judge` with mean_samples: 2 and at most m
+replies, calibrated on completions that nothing is measured on. Ties count half.
 
 - world, pairs: completions of the offline world's reference policy, two a prompt; truth is the world's.
 - world, best of 8: the true reward of the completion with the highest rating among eight.
