@@ -44,7 +44,7 @@ def test_the_held_out_pairs_of_the_config(tmp_path: Path, shown: Shown) -> None:
         sent = server.requests[0].body["messages"]
     out, err = shown()
     assert err == ""
-    assert "completions: 4, calls: 8\n" in out
+    assert "completions: 4, calls: up to 8\n" in out
     assert "===== completion 2 of 4: held-out pair 0, rejected =====" in out
     assert "--- completion 1, criterion 1 ---\nsystem:\n" in out
     assert "\n".join(f"  | {line}" for line in sent[0]["content"].split("\n")) in out
@@ -90,7 +90,7 @@ def test_a_saved_source(tmp_path: Path, shown: Shown, monkeypatch: pytest.Monkey
         words += ["--judge_endpoint", server.endpoint]
         assert main([*words, "--n", "1"]) == 0
         out, _ = shown()
-        assert "completions: 1, calls: 2\n" in out
+        assert "completions: 1, calls: up to 2\n" in out
         assert "held-out pair 0, chosen" in out
         assert main([*words, "--samples", "3"]) == 1
         assert "samples: a saved judge has its own settings" in shown()[1]

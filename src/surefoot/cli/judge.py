@@ -138,36 +138,44 @@ def _source(
     if (args.reward_source is None) == (args.model_name_or_path is None):
         raise ConfigError("give a judge's config (with model_name_or_path and endpoint), or reward_source, not both")
     if args.reward_source is None:
-        model, data = args.model_name_or_path, _data_of(settings)
-        common = {"output_dir": "", "dataset_name": "", "model_name_or_path": model, "kind": args.kind}
-        made = reward_arguments(**common | data, **given)
-        source = (JudgeSource if args.kind == "judge" else CriteriaSource)(model, made.kind_settings)
-        return source, made if data.get("dataset_name") else None
+        common = {"output_dir": "", "dataset_name": "", "model_name_or_path": args.model_name_or_path}
+        if args.kind == "judge":
+            made = reward_arguments(kind="judge", **common, **given)
+            return JudgeSource(args.model_name_or_path, made.kind_settings), None
+        made = reward_arguments(kind="criteria", **common | _data_of(settings, "the config"), **given)
+        made.check()
+        return CriteriaSource(args.model_name_or_path, made.kind_settings), made if made.dataset_name else None
     if given:
         raise ConfigError(
             f"{', '.join(given)}: a saved judge has its own settings; where it is asked is said by --judge_endpoint, "
             "--judge_key_variable"
         )
     loaded = load_source(args.reward_source)
-    if not isinstance(loaded, JudgeSource | CriteriaSource):
+    if isinstance(loaded, CriteriaSource):
+        return loaded, _recorded(args.reward_source)
+    if not isinstance(loaded, JudgeSource):
         raise ConfigError(f"{args.reward_source} is of kind {loaded.kind}, not a judge or criteria")
-    return loaded, _recorded(args.reward_source)
+    return loaded, None
 
 
-def _data_of(settings: dict[str, Any]) -> dict[str, Any]:
+def _data_of(settings: dict[str, Any], where: str) -> dict[str, Any]:
     """Those of the settings of `surefoot reward` that say which pairs are held out."""
+    from surefoot.rewards.config import RewardSourceArguments
+    from surefoot.setting_types import checked_kinds
+
     names = ("dataset_name", "dataset_config", "dataset_train_split", "dataset_test_split", "held_out", "bad_rows")
-    return {name: settings[name] for name in (*names, "seed") if settings.get(name) is not None}
+    given = {name: settings[name] for name in (*names, "seed") if settings.get(name) is not None}
+    return checked_kinds(given, (RewardSourceArguments,), where)
 
 
 def _recorded(directory: str) -> RewardSourceArguments | None:
-    """The settings that a saved source's own record has; None where there is no record beside it."""
+    """The settings in the record beside a saved source of kind criteria; None where none names its pairs."""
     from surefoot.files import read_json
     from surefoot.records import RECORD
     from surefoot.rewards.config import reward_arguments
 
     path = Path(directory).parent / RECORD
-    data = _data_of(read_json(path)["config"]) if path.exists() else {}
+    data = _data_of(read_json(path).get("config", {}), str(path)) if path.exists() else {}
     common = {"output_dir": "", "model_name_or_path": "", "kind": "criteria"}
     return reward_arguments(**common | data) if "dataset_name" in data else None
 
@@ -197,9 +205,12 @@ def _texts(args: Any, source: JudgeSource | CriteriaSource, made: RewardSourceAr
 
 def _beginning(source: JudgeSource | CriteriaSource, texts: list[TrialText]) -> Iterator[str]:
     """What will be asked, and where."""
+    from surefoot.rewards.kinds.criteria.source import CriteriaSource
+
+    most = "up to " if isinstance(source, CriteriaSource) else ""  # verifiers may decide before a judge is asked
     calls = sum(map(len, source.calls([text.prompt for text in texts], [text.completion for text in texts])))
     if calls:
-        yield f"'{source.name}' at {source.config.endpoint}; completions: {len(texts)}, calls: {calls}"
+        yield f"'{source.name}' at {source.config.endpoint}; completions: {len(texts)}, calls: {most}{calls}"
         yield "Every call is made: replies in the judge's cache are not read, and these are not kept there."
     else:
         yield f"'{source.name}'; completions: {len(texts)}, and verifiers alone decide: no judge is asked"
