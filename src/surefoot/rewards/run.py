@@ -170,7 +170,10 @@ def _measure(source: RewardSource, held_out: Dataset) -> dict[str, Any]:
     if source.num_members is not None and _needs_calibration(source):
         source.calibrate(rows, anchors)  # margins are in the members' scales, and have the smoothed variance
     members = _member_margins(source, chosen, rejected)
-    mean = source.reward_of(chosen) - source.reward_of(rejected) if members is None else members.nanmean(dim=1)
+    if isinstance(source, MemberSource) and members is not None:
+        mean = members.nanmean(dim=1)
+    else:  # a panel's reward is no plain mean of its members
+        mean = source.reward_of(chosen) - source.reward_of(rejected)
     metrics: dict[str, Any] = {
         "description": source.description,
         "held_out_pairs": len(held_out),
