@@ -217,7 +217,10 @@ def test_ctrl_c_prints_what_was_done(tmp_path: Path, shown: Shown, monkeypatch: 
             ["try", "--model_name_or_path", "m", "--output_dir", "x"],
             "unknown setting 'output_dir' in the command line",
         ),
-        (["try", "--model_name_or_path", "m", "--kind", "linear"], "kind must be one of judge, got 'linear'"),
+        (
+            ["try", "--model_name_or_path", "m", "--kind", "linear"],
+            "kind must be one of judge, criteria, got 'linear'",
+        ),
         (["try", "--model_name_or_path", "m", "--endpoint", "here"], "endpoint must be an http or https address"),
     ],
 )

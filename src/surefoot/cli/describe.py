@@ -49,6 +49,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
 """Title of a group to the options in it, both in the order of the help."""
 _OF_CLASSES = {
     "JudgeArguments": "judge (of a saved judge)",
+    "SettingsOfCriteria": "kind: criteria",
     "MemoryPlanArguments": "memory of a model (with --plan)",
     "ModelConfig": "model (TRL)",
 }

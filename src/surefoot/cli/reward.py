@@ -25,10 +25,12 @@ def run(arguments: list[str]) -> None:
     table.add_column(f"accuracy on {metrics['held_out_pairs']} held-out pairs", justify="right")
     for name, accuracy in _members(metrics["accuracy_of_members"]):
         table.add_row(name, f"{accuracy:.3f}")
-    table.add_row("their mean" if count else "the model", f"{metrics['accuracy_of_mean']:.3f}")
+    panel = _of_panel(metrics.get("judge"))
+    whole = "their weighted mean" if panel else "their mean" if count else "the model"
+    table.add_row(whole, f"{metrics['accuracy_of_mean']:.3f}")
     console = Console()
     console.print(table)
-    for line in _of_panel(metrics.get("judge")) or _of_judge(metrics.get("judge")):
+    for line in panel or _of_judge(metrics.get("judge")):
         console.print(line)
     reliability = metrics["calibration"]["notes"].get("reliability")
     if reliability is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields, make_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -155,8 +155,12 @@ def with_kind_settings(args: RewardSourceArguments, given: dict[str, Any]) -> Re
     return args
 
 
-def command_settings(kind: str) -> type:
-    """A dataclass of the kind's own settings for the command line: each None until given, with the same help."""
+def command_settings(kind: str, but: Collection[str] = ()) -> type:
+    """A dataclass of the kind's own settings for the command line: each None until given, with the same help.
+
+    Args:
+        but: names that are left out.
+    """
     settings = source_class(kind).settings
     hints = {} if settings is None else get_type_hints(settings)
     described = {} if settings is None else {item.name: item.metadata for item in fields(settings)}
@@ -169,7 +173,7 @@ def command_settings(kind: str) -> type:
                 field(default=None, metadata={**described[name], **_shown_choices(hints[name])}),
             )
             for name in _fields(settings)
-            if name not in _COMMON
+            if name not in {*_COMMON, *but}
         ],
     )
 

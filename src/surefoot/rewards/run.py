@@ -24,7 +24,7 @@ from surefoot.rewards.source import FitJob, MemberSource, RewardSource
 from surefoot.rewards.trunk.loading import check_templates, template_objection
 from surefoot.rewards.trunk.reference import write_reference
 
-__all__ = ["run_reward"]
+__all__ = ["load_pairs", "run_reward"]
 
 Progress = Callable[[str, float], None]
 """Called with (what is being done, share done in [0, 1])."""
@@ -50,7 +50,7 @@ def run_reward(
         ConfigError, DataError, ModelError, RunError: before any training, each saying what to change.
     """
     args.check()
-    train, held_out = _load(args) if pairs is None else pairs
+    train, held_out = load_pairs(args) if pairs is None else pairs
     with claim_directory(args.output_dir, "reward", settings) as folder:
         if (folder / RECORD).exists():
             finished: dict[str, Any] = read_json(folder / RECORD)
@@ -82,7 +82,12 @@ def _run(
     return record
 
 
-def _load(args: RewardSourceArguments) -> tuple[Dataset, Dataset]:
+def load_pairs(args: RewardSourceArguments) -> tuple[Dataset, Dataset]:
+    """The preferences to train on and the held-out ones.
+
+    Raises:
+        DataError: they can't be read.
+    """
     objection = None
     if source_class(args.kind).made_from in ("model", "reward model"):  # others name no tokenizer of their own
         objection = template_objection(args.model_name_or_path, *_other_models(args))
@@ -164,7 +169,10 @@ def _measure(source: RewardSource, held_out: Dataset) -> dict[str, Any]:
     if source.num_members is not None and _needs_calibration(source):
         source.calibrate(rows, anchors)  # margins are in the members' scales, and have the smoothed variance
     members = _member_margins(source, chosen, rejected)
-    mean = source.reward_of(chosen) - source.reward_of(rejected) if members is None else members.nanmean(dim=1)
+    if isinstance(source, MemberSource) and members is not None:
+        mean = members.nanmean(dim=1)
+    else:  # a panel's reward is no plain mean of its members
+        mean = source.reward_of(chosen) - source.reward_of(rejected)
     metrics: dict[str, Any] = {
         "description": source.description,
         "held_out_pairs": len(held_out),

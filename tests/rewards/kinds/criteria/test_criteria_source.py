@@ -124,6 +124,10 @@ def test_what_is_sent(source: Make) -> None:
         assert "Criterion(" not in str(request.body)
     begins = [request.body["messages"][1]["content"].split("BEGIN CRITERION")[0] for request in (one, two)]
     assert begins[0] == begins[1]  # so that a prefix cache holds it
+    calls = [made.calls(["p"], [text])[0][0].body["messages"] for text in ("x", "y")]
+    assert calls[0][0] == calls[1][0]
+    begins = [messages[1]["content"].split("BEGIN ANSWER")[0] for messages in calls]
+    assert begins[0] == begins[1] != calls[0][1]["content"]
 
 
 def test_what_is_sent_together(source: Make) -> None:

@@ -43,7 +43,8 @@ def test_the_same_requests_as_in_training(judge: Make) -> None:
     assert seen == {1}
     assert sorted(tried) == sorted(asked)
     assert sorted(bodies[:12]) == sorted(bodies[12:])
-    assert [(call.wording, call.sample) for call in trial.calls[:6]] == [(w, s) for w in (0, 1) for s in (0, 1, 2)]
+    questions = [(f"wording {wording}", sample) for wording in (1, 2) for sample in (0, 1, 2)]
+    assert [(call.question, call.sample) for call in trial.calls[:6]] == questions
     assert [call.rating for call in trial.calls] == [1, 2, 3, 3, 4, 5, 3, 4, 5, 5, 6, 7]
     assert [call.reply for call in trial.calls[:2]] == ['{"rating": 1}', '{"rating": 2}']
     assert trial.request == {"model": "m", "temperature": 0.5, "max_tokens": 256}

@@ -248,3 +248,31 @@ def test_the_commands(
     figures = json.loads((tmp_path / "diagnosis" / "diagnose.json").read_text())["panel"]
     assert [judge["family"] for judge in figures["judges"]] == ["x", "y", "z"]
     assert "κ of mistakes" in (tmp_path / "diagnosis" / "diagnose.html").read_text()
+
+
+def test_the_accuracy_is_that_of_the_weighted_mean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Callable[..., PanelSource]
+) -> None:
+    """a and b are one voice against c. In the even pairs the plain mean of the three is wrong, the weighted one isn't:
+    margins of about −1, −2 and 2 in units of their scales."""
+    ratings = {"a": ((4, 6), (2, 7)), "b": ((3, 7), (7, 3)), "c": ((7, 3), (7, 3))}
+
+    def act(request: Request) -> Act:
+        side, pair = request.texts["ANSWER"].split()
+        return rated(ratings[request.body["model"]][int(pair) % 2][side == "bad"])
+
+    preferences = tmp_path / "pairs.parquet"
+    pairs = [{"prompt": f"q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(8)]
+    Dataset.from_list(pairs).to_parquet(preferences)
+    for judge in make(["a", "b", "c"]).judges:
+        judge.save(tmp_path / judge.model)
+    a, b, c = (str(tmp_path / model) for model in "abc")
+    words = ["--kind", "panel", "--model_name_or_path", a, "--other_models", b, c, "--families", "x", "x", "y"]
+    words += ["--dataset_name", str(preferences), "--dataset_train_split", "train", "--dataset_test_split", "train"]
+    with JudgeServer(act) as server:
+        where = ["--judge_endpoint", server.endpoint, "--judge_cache", str(tmp_path / "others.sqlite")]
+        assert main(["reward", *words, "--output_dir", str(tmp_path / "run"), *where]) == 0
+    metrics = json.loads((tmp_path / "run" / "record.json").read_text())["metrics"]
+    assert metrics["accuracy_of_members"] == [0, 0.5, 1]
+    assert metrics["accuracy_of_mean"] == 1
+    assert "their weighted mean" in capsys.readouterr().out

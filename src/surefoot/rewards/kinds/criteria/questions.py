@@ -78,7 +78,8 @@ def messages_for(
         form = f'{{{first}"rating": {"0 or 1" if ends is None else f"a whole number from {ends[0]} to {ends[1]}"}}}.'
         named = ("CRITERION", criteria[0].text)
     system = "\n\n".join([*rules, RULES, f"Reply with JSON and nothing else: {form}"])
-    data = data_message([("REQUEST", prompt), ("ANSWER", completion)], named)
+    # The criterion last: requests about other criteria of the completion begin alike, for a server's prefix cache.
+    data = data_message([("REQUEST", prompt), ("ANSWER", completion), named])
     return [{"role": "system", "content": system}, data]
 
 

@@ -153,23 +153,40 @@ class CriteriaSource(RewardSource):
                 the endpoint asks to wait longer than the deadline. ModelError: the endpoint refuses the key or the
                 model, or none of the first replies gives a rating.
         """
-        criteria = self.criteria_of(prompts)
         check_rows(prompts, completions)
-        verified = self.verifiers.answers(prompts, completions, criteria)
-        asked = [self._asked(*row) for row in zip(criteria, verified, strict=True)]
+        verified = self.verifiers.answers(prompts, completions, self.criteria_of(prompts))
+        return self.score_verified(prompts, completions, verified)
+
+    def score_verified(
+        self, prompts: Sequence[Text], completions: Sequence[Text], verified: Sequence[Sequence[float]]
+    ) -> Float[Tensor, "batch columns"]:
+        """Ask the judge and make the scored rows; see `score`.
+
+        Args:
+            verified: what `Verifiers.answers` gives for these completions.
+        """
+        criteria = self.criteria_of(prompts)
+        asked = [self.asked(*row) for row in zip(criteria, verified, strict=True)]
         answers, refusal = self._answers(prompts, completions, asked)
-        copied = copies(chain.from_iterable(answers))
         scores = torch.full((len(prompts), self.num_columns), torch.nan)
-        for row, some in enumerate(criteria):
-            table = answer_table(
-                some, verified[row], answers[row], copied, samples=self.config.samples, together=self._together
-            )
+        for row, (some, table) in enumerate(zip(criteria, self.tables(criteria, verified, answers), strict=True)):
             made = row_of(some, table, self.config)
             self.heard.criteria += made.criteria
             self.heard.answered += made.answered
             scores[row, : len(made.columns)] = torch.tensor(made.columns, dtype=torch.float32)
-        self._warn(scores, answers, copied, refusal)
+        self._warn(scores, answers, refusal)
         return scores
+
+    def tables(
+        self,
+        criteria: Sequence[Sequence[Criterion]],
+        verified: Sequence[Sequence[float]],
+        answers: Sequence[Sequence[Answers]],
+    ) -> list[Float[Tensor, "replies criteria"]]:
+        """The `answer_table` of each completion; copies of other replies are left out."""
+        copied, config = copies(chain.from_iterable(answers)), self.config
+        rows = zip(criteria, verified, answers, strict=True)
+        return [answer_table(*row, copied, samples=config.samples, together=self.together) for row in rows]
 
     def criteria_of(self, prompts: Sequence[Text]) -> list[tuple[Criterion, ...]]:
         """The criteria of each prompt, found by its content.
@@ -194,18 +211,26 @@ class CriteriaSource(RewardSource):
         """
         check_rows(prompts, completions)
         rows = zip(prompts, completions, self.criteria_of(prompts), strict=True)
-        return [self._calls(prompt, text, [one for one in some if one.judged]) for prompt, text, some in rows]
+        return [self.calls_about(prompt, text, [one for one in some if one.judged]) for prompt, text, some in rows]
 
     @property
-    def _together(self) -> bool:
+    def together(self) -> bool:
+        """Whether one request is about all criteria of a completion."""
         return self.config.asking == "together"
 
-    def _asked(self, criteria: Sequence[Criterion], verified: Sequence[float]) -> list[Criterion]:
+    def asked(self, criteria: Sequence[Criterion], verified: Sequence[float]) -> list[Criterion]:
         """The judged ones; none if a required verifier has decided the reward already."""
         return [] if is_decided(criteria, verified) else [one for one in criteria if one.judged]
 
-    def _calls(self, prompt: Text, completion: Text, judged: Sequence[Criterion]) -> list[Call]:
+    def calls_about(self, prompt: Text, completion: Text, judged: Sequence[Criterion]) -> list[Call]:
+        """The requests about these criteria of one completion."""
         return calls_for(self.model, self.config, prompt, completion, judged)
+
+    def read(self, calls: Sequence[Call], outcomes: Sequence[Outcome], judged: Sequence[Criterion]) -> list[Answers]:
+        """Read the outcomes of `calls_about` these criteria."""
+        about = [judged if self.together else [judged[place // self.config.samples]] for place in range(len(calls))]
+        rows = zip(calls, outcomes, about, strict=True)
+        return [read_answers(*row, together=self.together) for row in rows]
 
     def _answers(
         self, prompts: Sequence[Text], completions: Sequence[Text], asked: Sequence[Sequence[Criterion]]
@@ -218,14 +243,12 @@ class CriteriaSource(RewardSource):
         about: dict[str, Sequence[Criterion]] = {}
 
         def calls(prompt: Text, completion: Text, judged: Sequence[Criterion]) -> list[Call]:
-            made = self._calls(prompt, completion, judged)
-            for place, call in enumerate(made):
-                about[call.question] = judged if self._together else [judged[place // self.config.samples]]
+            made = self.calls_about(prompt, completion, judged)
+            about.update({call.question: judged for call in made})
             return made
 
         def read(calls: Sequence[Call], outcomes: Sequence[Outcome]) -> list[Answers]:
-            rows = zip(calls, outcomes, strict=True)
-            found = [read_answers(call, one, about[call.question], together=self._together) for call, one in rows]
+            found = self.read(calls, outcomes, about[calls[0].question] if calls else ())
             self.heard.add(found, outcomes)
             return found
 
@@ -237,18 +260,18 @@ class CriteriaSource(RewardSource):
         self,
         scores: Float[Tensor, "batch columns"],
         answers: Sequence[Sequence[Answers]],
-        copied: set[str],
         refusal: str | None,
     ) -> None:
         unscored = int(scores[:, 0].isnan().sum())
         if unscored:
-            gone = missing(chain.from_iterable(answers), copied)
+            every = list(chain.from_iterable(answers))
+            gone = missing(every, copies(every))
             why = "(a function gave none)"
             if gone:
                 replies = unscored_reasons(gone, refusal, self.heard.example, "samples")
                 why = f"with at least {self.config.valid} valid replies {replies}"
             text = f"left {unscored} of {len(scores)} completions unscored, since criteria have no answer {why}"
-            warnings.warn(f"'{self.name}' {text}", stacklevel=3)
+            warnings.warn(f"'{self.name}' {text}", stacklevel=4)
 
     def report(self, scores: Float[Tensor, "batch columns"], anchors: Anchors) -> dict[str, float | str | None]:
         """Replies and criteria so far in this process; raw mean variance of these rows, None if unknown.
@@ -257,8 +280,7 @@ class CriteriaSource(RewardSource):
             scores: rows as `score` gave them.
             anchors: one for each row.
         """
-        x = self._checked(scores)
-        variance = self._row_variance(x, self._complete(x, anchors) if self.centred else None).raw.nanmean()
+        variance = self.raw_variance(scores, anchors).nanmean()
         return {
             "replies": self.heard.replies,
             "replies_read": self.heard.read,
@@ -273,6 +295,22 @@ class CriteriaSource(RewardSource):
         return totals_of(self.model, self.config, since)
 
     # --- arithmetic ---------------------------------------------------------------------------------------------
+
+    def raw_variance(
+        self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None = None
+    ) -> Float[Tensor, "batch"]:
+        """Variance that `variance_from` and `variance_of` name, unbiased and not moderated; NaN where unknown.
+
+        Args:
+            scores: rows as `score` gave them.
+            anchors: with `variance_from: criteria`, one for each row; None is the variance of the reward itself.
+        """
+        x = self._checked(scores)
+        if not self.centred:
+            return self._row_variance(x, None).raw
+        if anchors is None:
+            anchors = Anchors(torch.zeros_like(x), "calibration", x.new_full((len(x),), torch.inf))
+        return self._row_variance(x, self._complete(x, anchors)).raw
 
     def _row_variance(self, x: Float[Tensor, "batch columns"], anchors: Anchors | None) -> RowVariance:
         return RowVariance.of_replies(x) if anchors is None else RowVariance.of_criteria(x, anchors)

@@ -175,6 +175,10 @@ def schema_format(kind: str, numbers: Mapping[str, range], reason: bool) -> dict
 
 
 def _system(wording: str, scale: str, ends: tuple[int, int], reason: bool, bare: bool) -> Message:
+    """The wording stands here, where a model takes instructions from, and not behind the texts.
+
+    So all completions share it in a server's prefix cache, and a request is read once for each wording.
+    """
     number = f"a whole number from {ends[0]} to {ends[1]}"
     if bare:
         reply = f"Reply with the rating alone: {number}, and nothing else."

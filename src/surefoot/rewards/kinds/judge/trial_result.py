@@ -1,10 +1,10 @@
-"""What comes of trying a judge: calls with what was sent, said and read, and what to make of them."""
+"""What comes of trying a judge or criteria: calls with what was sent, said and read, and what to make of them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from surefoot.rewards.kinds.judge.prompts import Message
     from surefoot.types import Text
 
-__all__ = ["Trial", "TriedCall", "TriedCompletion"]
+__all__ = ["Read", "Trial", "TriedCall", "TriedCompletion", "TriedCriterion"]
 
+Read = float | tuple[float | None, ...]
+"""A rating; or one for each criterion, None where the reply says nothing of it."""
 _RANKED = 0.8
 """Least share of pairs that a judge worth using ranks rightly; of random ratings it is about 0.5."""
 
@@ -26,27 +28,46 @@ class TriedCall:
     """One call.
 
     Args:
-        wording, sample: counted from 0.
+        question: the rubric's wording or the criterion that it is about, such as "wording 1"; or "all criteria".
+        sample: counted from 0.
         messages: as sent; each has `role` and `content`.
         reply: its text, without the key; None if none came.
         finish: the server's `finish_reason`; "" if it gives none.
-        rating: that counts, on the rubric's scale (1 to 7 in comparisons); None if none does.
+        rating: that counts, on the rubric's scale (1 to 7 in comparisons), of criteria from 0 to 1; None if none does.
         variance: of the distribution that was read, in rating²; 0 of a number; None without a rating.
         why: there is no rating; "" if there is one.
         tries: requests that were sent.
         seconds: from the first try to the end of the last.
     """
 
-    wording: int
+    question: str
     sample: int
     messages: list[Message]
     reply: str | None
     finish: str
-    rating: float | None
+    rating: Read | None
     variance: float | None
     why: str
     tries: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class TriedCriterion:
+    """A criterion of a completion.
+
+    Args:
+        text, kind, weight, required: as in `Criterion`.
+        answers: of each reply, or of the verifier, from 0 to 1; None where it is missing.
+        answer: their mean; None if there are too few.
+    """
+
+    text: str
+    kind: str
+    weight: float
+    required: bool
+    answers: list[float | None]
+    answer: float | None
 
 
 @dataclass(frozen=True)
@@ -55,9 +76,11 @@ class TriedCompletion:
 
     Args:
         about, role, prompt, completion: as in `TrialText`.
-        mean: its reward, the mean over wordings of their mean ratings; None if it is unscored.
-        variance: s² of one reply, in reward², raw; None if it is unknown.
-        calls: wording by wording.
+        mean: its reward; None if it is unscored.
+        variance: in reward², raw; None if it is unknown.
+        calls: question by question.
+        criteria: of its prompt, if the source has any.
+        decided: a required verifier isn't met, so that the judge isn't asked.
     """
 
     about: str
@@ -67,6 +90,8 @@ class TriedCompletion:
     mean: float | None
     variance: float | None
     calls: list[TriedCall]
+    criteria: list[TriedCriterion] = field(default_factory=list)
+    decided: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,8 +101,8 @@ class Trial:
     Args:
         source: the judge's name.
         endpoint: where it was asked.
-        scale: lowest and highest rating.
-        request: fields of its requests but for the messages.
+        scale: lowest and highest rating; None of criteria, whose reward is 1 at most.
+        request: fields of the first request but for the messages; empty if nothing is asked.
         completions: all, in order, also after an error.
         totals: tokens, money, latency and retries.
         seconds: of the whole trial.
@@ -88,7 +113,7 @@ class Trial:
 
     source: str
     endpoint: str
-    scale: tuple[int, int]
+    scale: tuple[int, int] | None
     request: dict[str, Any]
     completions: list[TriedCompletion]
     totals: Totals
@@ -125,7 +150,8 @@ class Trial:
     @property
     def verdict(self) -> list[str]:
         """What to make of it, in sentences."""
-        return [*self._on_replies(), *self.notes, *self._on_samples(), *self._on_quality()]
+        lines = [*self._on_criteria(), *self.notes, *self._on_samples(), *self._on_quality()]
+        return [*self._on_replies(), *lines] if self.calls else lines
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: all fields, and what is made of them."""
@@ -145,19 +171,36 @@ class Trial:
             lines.append("Where the server is slow, lower concurrency, or raise timeout_s and deadline_s.")
         return lines
 
+    def _on_criteria(self) -> list[str]:
+        """How many criteria have an answer, and what to do about replies that leave some out."""
+        criteria = [
+            one for item in self.completions for one in item.criteria if not (item.decided and one.kind == "judged")
+        ]
+        if not criteria:
+            return []
+        answered = sum(one.answer is not None for one in criteria)
+        lines = [f"{answered} of {len(criteria)} criteria have an answer."]
+        partial = sum(isinstance(call.rating, tuple) and None in call.rating for call in self.calls)
+        if partial:
+            lines.append(
+                f"{partial} replies leave criteria out. Raise max_tokens if they are cut off, or set asking: each."
+            )
+        return lines
+
     def _on_samples(self) -> list[str]:
         """Say so where replicates never differ."""
-        ratings: dict[tuple[int, int, str], list[float]] = {}
+        ratings: dict[tuple[int, str, str], list[Read]] = {}
         for place, item in enumerate(self.completions):
             for call in item.calls:
                 if call.rating is not None:
-                    asked = (place, call.wording, call.messages[-1]["content"])
+                    asked = (place, call.question, call.messages[-1]["content"])
                     ratings.setdefault(asked, []).append(call.rating)
         several = [values for values in ratings.values() if len(values) > 1]
         if not several or any(len(set(values)) > 1 for values in several):
             return []
+        what = "wording" if self.scale else "criterion"
         return [
-            "The samples of a wording are equal for every completion. If the server doesn't sample (temperature: 0, "
+            f"The samples of a {what} are equal for every completion. If the server doesn't sample (temperature: 0, "
             "or a model whose own settings are greedy), samples: 1 says the same for less."
         ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from surefoot.data.loading import open_dataset
 from surefoot.data.preferences import readings
@@ -14,7 +14,10 @@ from surefoot.errors import DataError
 from surefoot.types import Text
 from surefoot.yaml_files import read_yaml
 
-__all__ = ["TrialText", "built_in_texts", "load_texts"]
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["TrialText", "built_in_texts", "load_texts", "texts_of_pairs"]
 
 
 class TrialText(NamedTuple):
@@ -62,4 +65,16 @@ def load_texts(name: str, count: int, *, split: str | None = None, config: str |
             raise DataError(f"{name}: row {row}: {reading}; mend or drop the row")
         prompt, *said = reading
         texts += [TrialText(prompt, text, f"row {row}, {side}") for side, text in zip(sides, said, strict=True)]
+    return texts[:count]
+
+
+def texts_of_pairs(pairs: Dataset, count: int) -> list[TrialText]:
+    """The first completions of held-out preferences, both sides of each."""
+    rows = pairs.select(range(min(len(pairs), math.ceil(count / 2))))
+    sides = ("chosen", "rejected")
+    texts = [
+        TrialText(row["prompt"], row[side], f"held-out pair {i}, {side}")
+        for i, row in enumerate(rows)
+        for side in sides
+    ]
     return texts[:count]
