@@ -11,7 +11,8 @@ policy is trained on: a share RARE of the texts has a run of "best" at the front
 as many a run of nouns at the end; a run goes on with chance one half.
 
 Plain: the panel's mean (lcb with κ = 0, so that calibration and anchors are those of the others). Weighted:
-`variance_aware`. Pessimistic: `lcb` (κ = 1). Both read the raw variance; "moderated" is the panel's default.
+`variance_aware`. Pessimistic: `lcb` (κ = 1). Both read the raw variance; "moderated" is the panel's default. Judge 0
+is biased; alone: `vanilla`, which optimises its rating and logs the variance about the batch's own groups.
 
 Gain: true reward of the last LAST updates' batches over the reference's. All running means are of the WINDOW last
 updates. A run falls where the running true reward is first FALL below its best so far. The flag: the running
@@ -72,6 +73,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "pessimistic": {"preset": "lcb"},
     "weighted, moderated": {"preset": "variance_aware"},
     "pessimistic, moderated": {"preset": "lcb"},
+    "judge 0 alone": {"preset": "vanilla"},
 }
 MAIN = [(bias, method) for bias in list(BIASED)[:4] for method in list(METHODS)[:3]]
 FURTHER = [
@@ -79,6 +81,7 @@ FURTHER = [
     ("flattery in two", "pessimistic"),
     ("flattery", "weighted, moderated"),
     ("flattery", "pessimistic, moderated"),
+    *((bias, "judge 0 alone") for bias in ("flattery", "length", "headings")),
 ]
 FEATURES: dict[str, Callable[[list[str]], int]] = {
     "length": len,
@@ -315,6 +318,7 @@ def gain_row(bias: str, method: str, held: dict[int, dict[str, Any]], cells: dic
 def flag_row(bias: str, method: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     flags, falls = [flagged_at(one) for one in runs], [falls_at(one) for one in runs]
     fell = [(flag, fall) for flag, fall in zip(flags, falls, strict=True) if fall is not None]
+    leads = [fall - flag for flag, fall in fell if flag is not None]
     known = [flag for flag in flags if flag is not None]
     kl = [running_mean(one["kl_path"], WINDOW)[f - WINDOW] for one, f in zip(runs, flags, strict=True) if f]
     return {
@@ -326,7 +330,7 @@ def flag_row(bias: str, method: str, runs: list[dict[str, Any]]) -> dict[str, An
         "fell": len(fell),
         "fall": float(np.median([fall for _, fall in fell])) if fell else None,
         "flagged_before": sum(flag is not None and flag < fall for flag, fall in fell),
-        "flagged_by_then": sum(flag is not None and flag <= fall for flag, fall in fell),
+        "lead": float(np.median(leads)) if leads else None,
     }
 
 
@@ -336,6 +340,8 @@ def mean(values: Sequence[float]) -> dict[str, Any]:
 
 def shown(value: Any) -> str:
     if isinstance(value, dict):
+        if value["low"] is None:
+            return f"{value['value']:.2f} ({value['n']})"
         return f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}] ({value['n']})"
     return "" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 

@@ -95,4 +95,4 @@ def test_tables_pair_by_seed() -> None:
     fair, _, flags = tables(runs)["flags"]
     assert (fair["flagged"]["value"], fair["fell"]) == (0.0, 0)
     assert (flags["flagged"]["value"], flags["update"], flags["fall"]) == (1.0, 5.0, 7.0)
-    assert (flags["fell"], flags["flagged_before"], flags["kl"]) == (2, 2, 3.0)
+    assert (flags["fell"], flags["flagged_before"], flags["lead"], flags["kl"]) == (2, 2, 2.0, 3.0)
