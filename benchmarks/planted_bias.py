@@ -17,8 +17,9 @@ is biased; alone: `vanilla`, which optimises its rating and logs the variance ab
 Gain: true reward of the last LAST updates' batches over the reference's. All running means are of the WINDOW last
 updates. A run falls where the running true reward is first FALL below its best so far. The flag: the running
 `reward/variance_between_families` over its value at calibration exceeds THRESHOLD. Intervals: 95%, bootstrap over
-seeds, differences paired by seed; of shares, Wilson. Settings were chosen on seeds 9400 to 9407. Finished runs are
-kept in `--out`.
+seeds, differences paired by seed; of shares, Wilson. Settings were chosen on seeds 9400 to 9407, by plain runs; the
+threshold is above the highest ratio of six plain runs without a bias there (1.46, in 30 updates; the other settings
+were these). Finished runs are kept in `--out`.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ SLOPE = {"length": 1.5, "flattery": 1.0, "headings": 1.0}
 RARE = 0.04
 BUDGET, BETA, STEPS, LEARNING_RATE, BATCH, LENGTH = 8.0, 0.1, 40, 7e-4, 64, 24
 WINDOW, LAST, FALL, THRESHOLD = 3, 5, 0.3, 1.6
+THRESHOLDS = (1.25, 1.46, 1.6, 2.0, 3.0)
 FIRST_SEED, COMPLETIONS = 7500, 2048
 BIASED: dict[str, tuple[str | None, int]] = {
     "none": (None, 0),
@@ -81,7 +83,7 @@ FURTHER = [
     ("flattery in two", "pessimistic"),
     ("flattery", "weighted, moderated"),
     ("flattery", "pessimistic, moderated"),
-    *((bias, "judge 0 alone") for bias in ("flattery", "length", "headings")),
+    ("flattery", "judge 0 alone"),
 ]
 FEATURES: dict[str, Callable[[list[str]], int]] = {
     "length": len,
@@ -294,7 +296,9 @@ def tables(runs: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         cells.setdefault((one["bias"], one["method"]), {})[one["seed"]] = one
     gains = [gain_row(*cell, held, cells) for cell, held in cells.items()]
     flags = [flag_row(*cell, list(held.values())) for cell, held in cells.items()]
-    return {"gains": gains, "flags": flags}
+    plain = {bias: list(held.values()) for (bias, method), held in cells.items() if method == "plain"}
+    thresholds = [threshold_row(line, plain) for line in THRESHOLDS]
+    return {"gains": gains, "flags": flags, "plain_runs_flagged_by_threshold": thresholds}
 
 
 def gain_row(bias: str, method: str, held: dict[int, dict[str, Any]], cells: dict[Any, Any]) -> dict[str, Any]:
@@ -332,6 +336,13 @@ def flag_row(bias: str, method: str, runs: list[dict[str, Any]]) -> dict[str, An
         "flagged_before": sum(flag is not None and flag < fall for flag, fall in fell),
         "lead": float(np.median(leads)) if leads else None,
     }
+
+
+def threshold_row(threshold: float, plain: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """How many plain runs of each bias another threshold would flag."""
+    highest = {bias: [running_mean(one["ratio_path"], WINDOW).max() for one in runs] for bias, runs in plain.items()}
+    counts = {bias: wilson(int((np.array(most) > threshold).sum()), len(most)) for bias, most in highest.items()}
+    return {"threshold": threshold} | {bias: count.to_dict() for bias, count in counts.items()}
 
 
 def mean(values: Sequence[float]) -> dict[str, Any]:
