@@ -91,11 +91,11 @@ def test_prompts_that_are_never_scored_fall_back_on_the_calibration(policy_path:
     shape = trainer._shape_batch
 
     def watch(*given: Any) -> Any:
-        shaped, scores = shape(*given)
+        shaped, scores, anchors = shape(*given)
         for row, kind in zip(given[0], shaped.estimate.anchor_kinds, strict=True):
             kinds.add(("dog" in row["prompt"], kind))
         assert not bool(shaped.weight.isnan().any())
-        return shaped, scores
+        return shaped, scores, anchors
 
     trainer._shape_batch = watch
     trainer.train()

@@ -26,6 +26,7 @@ from surefoot.training.bridge import STATE
 from surefoot.training.reward_funcs import split_reward_funcs
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
+from surefoot.types import Anchors
 
 PROMPTS = ["the cat", "a dog", "red and", "the blue dog", "green", "a cat and"] * 4
 
@@ -264,6 +265,25 @@ def test_monitors_are_logged_and_not_optimised(policy_path: Path, tmp_path: Path
     watched.train()
     assert difference(plain, watched) == 0.0
     assert "monitor/gold" in watched.state.log_history[0]
+
+
+def test_the_parts_of_a_source_s_variance_are_logged(policy_path: Path, tmp_path: Path) -> None:
+    """Of the batch's scores, about the same anchors as the variance."""
+
+    class InParts(FunctionMembers):
+        def variance_parts(self, scores: torch.Tensor, anchors: Anchors | None) -> dict[str, float]:
+            variance = self.estimate(scores, anchors).variance
+            return {"half": float(variance.nanmean()) / 2}
+
+    trainer = VarianceAwareRLOOTrainer(
+        str(policy_path), InParts(panel, 5), VarianceAwareRLOOConfig(**common(tmp_path, max_steps=2)),
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    for line in trainer.state.log_history[:2]:
+        assert line["reward/variance_half"] == pytest.approx(line["reward/variance"] / 2)
+        assert line["reward/variance"] > 0
 
 
 def test_resuming_continues_the_same_trajectory(policy_path: Path, tmp_path: Path) -> None:

@@ -122,6 +122,14 @@ class RewardSource(ABC):
         """The members' rewards of scored rows, float64, in the unit of the estimate; None without members."""
         return None
 
+    def variance_parts(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> dict[str, float]:
+        """Mean variance of scored rows by where it comes from, for a trainer's log; nothing for most sources.
+
+        Args:
+            scores, anchors: as in `estimate`.
+        """
+        return {}
+
     def check_reads(self, text: Text) -> None:
         """Refuse a prompt or completion of a format that one of the models can't read, before anything is sampled.
 

@@ -39,7 +39,7 @@ from surefoot.training.kl_controller import KLController
 from surefoot.training.log_ratio import SampledLogRatio
 from surefoot.training.policy_card import complete_card, policy_card
 from surefoot.training.shaping import ShapedRewards, shape_rewards
-from surefoot.types import Calibration
+from surefoot.types import Anchors, Calibration
 
 if TYPE_CHECKING:  # mixins: the methods that they extend are those of TRL's trainers
     from trl import RLOOTrainer as TrlTrainer
@@ -155,14 +155,14 @@ class PenaltyBridge(SampledLogRatio, AnchoredRewards, TrlTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         marked = self._marked(completions, completion_ids_list)
-        shaped, scores = self._shape_batch(inputs, prompts, marked, completion_ids_list)
+        shaped, scores, anchors = self._shape_batch(inputs, prompts, marked, completion_ids_list)
         mine = slice(
             self.accelerator.process_index * len(prompts), (self.accelerator.process_index + 1) * len(prompts)
         )
         own = self.beta if self.native_kl == "loss" and self._penalty_in_reward else 0.0
         for name, values in metrics.columns(shaped, own).items():
             self._columns[name].values = values[mine].tolist()
-        self._log_batch(shaped, scores, prompts, marked)
+        self._log_batch(shaped, scores, anchors, prompts, marked)
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._shaped = metrics.with_extra_rewards(shaped, rewards[:, len(self._columns) :], self._extra_weights())
         rewards[~shaped.reward.isfinite().to(rewards.device)] = torch.nan  # unscored stays unscored
@@ -174,8 +174,8 @@ class PenaltyBridge(SampledLogRatio, AnchoredRewards, TrlTrainer):
 
     def _shape_batch(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
-    ) -> tuple[ShapedRewards, torch.Tensor]:
-        """Score the local completions, gather, and apply the objective; returns the raw scores of all rows too."""
+    ) -> tuple[ShapedRewards, torch.Tensor, Anchors | None]:
+        """Score the local completions, gather, and apply the objective; returns scores and anchors of all rows too."""
         device = self.accelerator.device
         scores = gather(self.source.score(prompts, completions).to(device)).cpu()
         sampled = self._log_ratio() if self._ratio_needed else torch.zeros(len(prompts), device=device)
@@ -187,7 +187,7 @@ class PenaltyBridge(SampledLogRatio, AnchoredRewards, TrlTrainer):
         shaped = shape_rewards(
             self.source, self.objective, scores, anchors, groups, log_ratio.cpu(), self._beta_in_reward
         )
-        return replace(shaped, sampled_ratio=sampled.to(shaped.log_ratio)), scores
+        return replace(shaped, sampled_ratio=sampled.to(shaped.log_ratio)), scores, anchors
 
     def _masked(self, completion_ids: list[list[int]]) -> torch.Tensor:
         """(batch,) whether TRL leaves a completion out of its loss, because it was cut off."""
@@ -199,9 +199,13 @@ class PenaltyBridge(SampledLogRatio, AnchoredRewards, TrlTrainer):
         size: int = self.num_generations if self.model.training else self.num_generations_eval
         return size
 
-    def _log_batch(self, shaped: ShapedRewards, scores: torch.Tensor, prompts: Any, completions: Any) -> None:
+    def _log_batch(
+        self, shaped: ShapedRewards, scores: torch.Tensor, anchors: Anchors | None, prompts: Any, completions: Any
+    ) -> None:
         raw = self.source.members_of(scores)
         values = metrics.summary(shaped, self.objective, self.beta, raw, ratio_known=self._ratio_needed)
+        parts = self.source.variance_parts(scores, anchors)
+        values |= {f"reward/variance_{name}": value for name, value in parts.items()}
         if self.anchors is not None:
             values |= {"anchors/prompts": float(len(self.anchors.store)), "anchors/share_of_time": self._clock.share}
         self._idle.see(values)

@@ -85,6 +85,10 @@ def test_a_family_s_bias_shows_between_families_alone(make: Callable[..., PanelS
         parts = source.components(scores, anchors)
         between.append(float(parts.between.mean()))
         within.append(float(parts.within.mean()))
+        logged = source.variance_parts(scores, anchors)
+        assert logged == pytest.approx({"between_families": between[-1], "within_families": within[-1]})
+        assert source.calibration is not None
+        assert source.calibration.notes["variance_between_families"] == pytest.approx(between[-1])
         alone = scores[:, source._parts[1]]
         own.append(float(source.judges[1].components(alone, group_anchors(alone, GROUPS)).mean.mean()))
     assert between[1] > 4 * abs(between[0])

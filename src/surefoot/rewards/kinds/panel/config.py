@@ -21,6 +21,6 @@ class PanelConfig:
         },
     )
     variance: VarianceKind = field(
-        default="moderated",
-        metadata={"help": "Moderated by a prior, or the raw variance between families."},
+        default="raw",
+        metadata={"help": "The raw variance between families, or moderated by a prior (docs/judge.md)."},
     )

@@ -48,7 +48,7 @@ class PanelSource(RewardSource):
         judges: at least two, of two families at least.
         families: one name for each judge, equal for judges whose errors are shared; if None, the name of its model.
         name: shown in logs; the judges' names if None.
-        variance: "moderated", or "raw".
+        variance: "raw", or "moderated".
 
     Raises:
         ModelError: one of them is no judge. ConfigError: fewer than two families, or not one for each judge.
@@ -67,7 +67,7 @@ class PanelSource(RewardSource):
         families: Sequence[str] | None = None,
         name: str | None = None,
         *,
-        variance: ensemble.VarianceKind = "moderated",
+        variance: ensemble.VarianceKind = "raw",
     ) -> None:
         self.judges: list[JudgeSource] = []
         for judge in judges:
@@ -136,13 +136,19 @@ class PanelSource(RewardSource):
             scores: rows as `score` gave them.
             anchors: one for each row.
         """
-        parts = self.components(scores, anchors)
-        means = {"within_families": parts.within.nanmean(), "between_families": parts.between.nanmean()}
+        means = self.variance_parts(scores, anchors)
         return {
             "replies": sum(judge.heard.replies for judge in self.judges),
             "replies_read": sum(judge.heard.read for judge in self.judges),
-            **{f"variance_{name}": None if bool(value.isnan()) else float(value) for name, value in means.items()},
+            **{f"variance_{name}": None if math.isnan(value) else value for name, value in means.items()},
         }
+
+    def variance_parts(self, scores: Float[Tensor, "batch columns"], anchors: Anchors | None) -> dict[str, float]:
+        """Mean variance between families and within them (`components`), NaN where unknown.
+
+        Over the calibration set they are in the calibration's notes, as `variance_between_families` and so on.
+        """
+        return _means(self.components(scores, anchors))
 
     # --- arithmetic ---------------------------------------------------------------------------------------------
 
@@ -243,6 +249,7 @@ class PanelSource(RewardSource):
         known = {f"judge_{j}_reliability": float(value) for j, value in enumerate(found.judges)}
         notes |= {name: value for name, value in known.items() if not math.isnan(value)}
         spread = components(scaled, self.family_members, found.weights)
+        notes |= {f"variance_{name}": value for name, value in _means(spread).items() if not math.isnan(value)}
         wordings = torch.tensor([judge.num_wordings for judge in self.judges])
         return replace(
             fitted,
@@ -341,6 +348,13 @@ class PanelSource(RewardSource):
         if variance not in get_args(ensemble.VarianceKind):
             raise ModelError(f"{folder / SOURCE}: variance must be moderated or raw, got {variance!r:.80}")
         return cls(judges, families, values["name"], variance=variance)
+
+
+def _means(parts: Components) -> dict[str, float]:
+    return {
+        "within_families": float(parts.within.nanmean()),
+        "between_families": float(parts.between.nanmean()),
+    }
 
 
 def _scales_of(judged: Judged, names: Sequence[str]) -> Float[Tensor, "judges"]:
