@@ -17,9 +17,9 @@ is biased; alone: `vanilla`, which optimises its rating and logs the variance ab
 Gain: true reward of the last LAST updates' batches over the reference's. All running means are of the WINDOW last
 updates. A run falls where the running true reward is first FALL below its best so far. The flag: the running
 `reward/variance_between_families` over its value at calibration exceeds THRESHOLD. Intervals: 95%, bootstrap over
-seeds, differences paired by seed; of shares, Wilson. Settings were chosen on seeds 9400 to 9407, by plain runs; the
-threshold is above the highest ratio of six plain runs without a bias there (1.46, in 30 updates; the other settings
-were these). Finished runs are kept in `--out`.
+seeds, differences paired by seed; of shares, Wilson. Settings were chosen on seeds 9400 to 9407, after several tries;
+the threshold is above the highest ratio of six plain runs without a bias there (1.46, in 30 updates at the same other
+settings). Finished runs are kept in `--out`.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def main() -> None:
         for row in rows:
             print("| " + " | ".join(shown(value) for value in row.values()) + " |")
     if options.json is not None:
-        write_json(options.json, {"about": about_the_reference(reference), **found, "runs": runs})
+        rounded = [{key: rounded_path(value) for key, value in one.items()} for one in runs]
+        write_json(options.json, {"about": about_the_reference(reference), **found, "runs": rounded})
 
 
 def run(out: Path, setting: Setting, reference: dict[str, Any], seed: int, bias: str, method: str) -> dict[str, Any]:
@@ -316,6 +317,8 @@ def gain_row(bias: str, method: str, held: dict[int, dict[str, Any]], cells: dic
         "minus_no_bias": apart(("none", method)),
         "lowest": mean([deepest(one) for one in held.values()]),
         "kl": float(np.mean([one["kl"] for one in held.values()])),
+        "weight_of_judge_0": float(np.mean([one["weights"][0] for one in held.values()])),
+        "infinite_priors": sum(one["prior_freedom"] == "inf" for one in held.values()),
     }
 
 
@@ -347,6 +350,10 @@ def threshold_row(threshold: float, plain: dict[str, list[dict[str, Any]]]) -> d
 
 def mean(values: Sequence[float]) -> dict[str, Any]:
     return bootstrap_mean(list(values), np.random.default_rng(0)).to_dict()
+
+
+def rounded_path(value: Any) -> Any:
+    return [round(one, 3) for one in value] if isinstance(value, list) else value
 
 
 def shown(value: Any) -> str:

@@ -69,6 +69,7 @@ def path(**changes: Any) -> dict[str, Any]:
     one = {
         "bias": "none", "method": "plain", "seed": 1, "gain": 1.0, "kl": 1.0, "kl_path": [float(i) for i in range(8)],
         "gold_path": [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0], "ratio_path": [1.0] * 8,
+        "weights": [0.5, 0.5], "prior_freedom": "inf",
     }  # fmt: skip
     return one | changes
 
@@ -90,6 +91,7 @@ def test_tables_pair_by_seed() -> None:
     ]
     plain, weighted, length = tables(runs)["gains"]
     assert plain["minus_plain"] is None
+    assert (plain["weight_of_judge_0"], plain["infinite_priors"]) == (0.5, 2)
     assert weighted["minus_plain"]["value"] == weighted["minus_plain"]["high"] == -0.5
     assert length["minus_no_bias"]["value"] == -1.5
     fair, _, flags = tables(runs)["flags"]
