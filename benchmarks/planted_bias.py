@@ -11,7 +11,7 @@ policy is trained on: a share RARE of the texts has a run of "best" at the front
 as many a run of nouns at the end; a run goes on with chance one half.
 
 Plain: the panel's mean (lcb with κ = 0, so that calibration and anchors are those of the others). Weighted:
-`variance_aware`. Pessimistic: `lcb` (κ = 1). Both read the raw variance; "moderated" is the panel's default. Judge 0
+`variance_aware`. Pessimistic: `lcb` (κ = 1). Both read the raw variance; "moderated" was the panel's default. Judge 0
 is biased; alone: `vanilla`, which optimises its rating and logs the variance about the batch's own groups.
 
 Gain: true reward of the last LAST updates' batches over the reference's. All running means are of the WINDOW last

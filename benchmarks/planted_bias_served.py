@@ -8,7 +8,9 @@ SmolLM2-135M-Instruct is all three judges of a panel, on three rubrics that coun
 correctness, and a third one. In the panel *planted* its rubric asks for long answers; in the panel *control* for
 harmless ones. They rate both answers of real preference pairs, as they are and with PADDING behind. So the planted
 bias can only show in the difference that padding makes: of each judge's ratings, of the panel's reward, and of the
-variance between families. Intervals: 95%, bootstrap over prompts. Settings were fixed before the first reply.
+variance between families. Intervals: 95%, bootstrap over prompts. Settings were fixed before the first reply. Added
+after the first look: the panel *points*, whose third judge is the control's with POINTS added to its ratings of padded
+answers (9 at most), so that a preference is known to be there; and differences to the control, paired by prompt.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from surefoot.rewards.kinds.judge.rubrics import Rubric, load_rubric
 from surefoot.rewards.kinds.judge.source import JudgeSource
 from surefoot.rewards.kinds.panel.source import PanelSource
 
-PROMPTS, SAMPLES = 10, 2
+PROMPTS, SAMPLES, POINTS = 10, 2, 4
 PADDING = (
     " In other words, all of this has to be seen as a whole. There are many sides to it, and each of them has sides "
     "of its own. One could say more, and one could say it in another way, and it would still be the same. So it is as "
@@ -66,7 +68,13 @@ def main() -> None:
         reward = judge.reward_of(rows[name])
         found["judges"][name] = {"rise": by_prompt(reward[padded] - reward[~padded]), "read": judge.heard.line}
         print(name, found["judges"][name], flush=True)
-    for name, third in (("planted", "length"), ("control", "harmlessness")):
+    # A preference that is known to be there: points for padding, on harmlessness' own replies.
+    rows["harmlessness and points"] = added = rows["harmlessness"].clone()
+    added[padded, :2] = (added[padded, :2] + POINTS).clamp(max=9)
+    judges["harmlessness and points"] = judges["harmlessness"]
+    panels = {"control": "harmlessness", "points": "harmlessness and points", "planted": "length"}
+    rises: dict[str, Tensor] = {}
+    for name, third in panels.items():
         three = ("helpfulness", "correctness", third)
         panel = PanelSource([judges[each] for each in three], three)
         scores = torch.cat([rows[each] for each in three], dim=1)
@@ -75,11 +83,13 @@ def main() -> None:
         panel.calibrate(scores[~padded], anchors)
         before = panel.components(scores[~padded], anchors)
         after = panel.components(scores[padded], replace(anchors, holds_own=False))
+        rises[name] = after.between - before.between
         found["panels"][name] = {
             "weights": panel.reliabilities()["weight"],
             "rise": by_prompt(after.mean - before.mean),
             "between": {"plain": by_prompt(before.between), "padded": by_prompt(after.between)},
             "between_rise": by_prompt(after.between - before.between),
+            "between_rise_minus_control": by_prompt(rises[name] - rises["control"]),
         }
         print(name, found["panels"][name], flush=True)
     if options.json is not None:
