@@ -258,3 +258,16 @@ def test_the_examples_are_taken(name: str, shown: Shown, monkeypatch: pytest.Mon
         words = ["--config", str(path), "--endpoint", server.endpoint, "--n", "1", "--requests_per_minute", "60000"]
         assert main(["judge", "try", *words]) == 0
     assert " replies could be read (100%)." in shown()[0]
+
+
+@pytest.mark.parametrize(("name", "why"), [("there", "it is a directory"), ("file/trial.json", "File exists: ")])
+def test_a_file_that_can_t_be_written_is_told_before_anything_is_asked(
+    name: str, why: str, tmp_path: Path, shown: Shown
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").write_text("")
+    with JudgeServer(by_length) as server:
+        words = ["judge", "try", "--config", config(tmp_path, server), "--json", str(tmp_path / name)]
+        assert main(words) == 1
+        assert server.requests == []
+    assert f"can't write {tmp_path / name}: {why}" in shown()[1]

@@ -55,6 +55,20 @@ class JudgeTryArguments:
     json: str | None = field(default=None, metadata={"help": "Write everything to this file too."})
 
 
+def _check_writable(path: str) -> None:
+    from surefoot.errors import ConfigError
+    from surefoot.files import scratch
+
+    reason = "it is a directory" if Path(path).is_dir() else ""
+    try:
+        with scratch(path):
+            pass
+    except OSError as error:
+        reason = reason or f"{error.strerror}: {error.filename}"
+    if reason:
+        raise ConfigError(f"json: can't write {path}: {reason}; name another file")
+
+
 def option_types() -> tuple[type, ...]:
     """Dataclasses whose fields are the options."""
     from surefoot.rewards.config import command_settings
@@ -76,6 +90,8 @@ def run(arguments: list[str]) -> None:
     given = {name: value for some in settings for name, value in vars(some).items() if value is not None}
     source, made = _source(args, given, given_settings(words))
     texts = _texts(args, source, made)
+    if args.json is not None:
+        _check_writable(args.json)  # before anything is paid
     console = Console()
     for line in _beginning(source, texts):
         _print(console, line)
