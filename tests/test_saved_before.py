@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from safetensors.torch import load_file
 
 from surefoot import Anchors, RewardSource, load_source
 from surefoot.cli.main import main as surefoot
+from surefoot.rewards.kinds.judge.source import JudgeSource
 
 FOLDER = Path(__file__).parent / "saved_before"
 EXPECTED: dict[str, Any] = json.loads((FOLDER / "expected.json").read_text())
@@ -49,9 +52,33 @@ def test_every_kind_is_here() -> None:
     assert len(kinds) == 11
 
 
+def under_the_questions_of_today(cache: str, judge: RewardSource) -> None:
+    """Move the replies to the questions that are asked now: `judge_questions.json` has the earlier ones' hashes."""
+    assert isinstance(judge, JudgeSource)
+    asked = judge.calls(EXPECTED["prompts"], EXPECTED["completions"])
+    earlier = json.loads((FOLDER / "judge_questions.json").read_text())
+    with closing(sqlite3.connect(cache)) as database:
+        for calls, questions in zip(asked, earlier, strict=True):
+            now = list(dict.fromkeys(call.question for call in calls))
+            for old, new in zip(questions, now, strict=True):
+                for call in calls:
+                    keys = (f"{new}-{call.sample}", f"{old}-{call.sample}")
+                    database.execute("update replies set key = ? where key = ?", keys)
+        database.commit()
+
+
+def test_a_judge_whose_messages_have_changed_is_asked_again(saved: Path) -> None:
+    """Replies to other questions than today's aren't taken for replies to these (CHANGELOG.md)."""
+    with pytest.warns(UserWarning, match="left 6 of 6 completions unscored"):
+        rows = load("judge", saved).score(EXPECTED["prompts"], EXPECTED["completions"])
+    assert bool(rows.isnan().all())
+
+
 @pytest.mark.parametrize("kind", sorted(SOURCES))
 def test_a_source_scores_as_before(kind: str, saved: Path) -> None:
     """The judge's rows come from its cache of replies: there is no server."""
+    if kind == "judge":
+        under_the_questions_of_today("judge.sqlite", load(kind, saved))
     rows = load(kind, saved).score(EXPECTED["prompts"], EXPECTED["completions"])
     torch.testing.assert_close(rows.double(), tensor(SOURCES[kind]["rows"]), rtol=1e-6, atol=1e-6)
 

@@ -71,7 +71,7 @@ def test_one_kind_or_all_kinds_of_a_reward() -> None:
 
 def test_help_of_an_unknown_kind_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reward", "--kind", "linaer", "--help"]) == 1
-    assert "kind must be one of borrowed_variance, criteria, distilled" in capsys.readouterr().err
+    assert "kind must be one of adaptive_judge, borrowed_variance, criteria, distilled" in capsys.readouterr().err
 
 
 def test_other_versions_of_trl_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

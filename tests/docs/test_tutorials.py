@@ -92,6 +92,7 @@ def test_a_users_own_script(folder: Path) -> None:
         name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in row.strip("`").split("`, `")
     }
     conditional = {"reward/member_0`, …", "monitor/NAME"}  # of sources with members; of monitors
+    conditional |= {f"reward/variance_{part}_families" for part in ("between", "within")}  # of panels
     assert described - conditional == figures - trl
 
 

@@ -27,7 +27,7 @@ def test_what_is_not_a_source(tmp_path: Path) -> None:
         ModelError,
         match=(
             "is of kind 'oracle'; this version knows "
-            "borrowed_variance, criteria, distilled, dropout, function, heads, independent"
+            "adaptive_judge, borrowed_variance, criteria, distilled, dropout, function, heads, independent"
         ),
     ):
         load_source(tmp_path)
