@@ -9,8 +9,8 @@ It runs with that version alone, commit 34f838f, because it names that version's
 FOLDER then holds `sources`, `judge.sqlite`, `study`, `rloo` and the rest, with paths relative to itself. Never make
 them anew to mend a test of `test_saved_before.py`: users have files like these.
 
-`judge_questions.json` was added later: for each completion, the hashes of the questions that this version's judge asked,
-under which `judge.sqlite` has the replies.
+`judge_questions.json` was added later: for each completion, the hashes of the questions that this version's judge
+asked, under which `judge.sqlite` has the replies.
 """
 
 from __future__ import annotations
