@@ -62,7 +62,8 @@ METHODS = {"plain": "mean", "one member": "vanilla", "weighted": "variance_aware
            "both": "variance_aware_lcb:2"}  # fmt: skip
 LORA = LoraConfig(3, learning_rate=2e-3, epochs=1, start=0.67, max_length=LENGTH, overlong="truncate")
 FULL = IndependentConfig(3, learning_rate=1e-4, epochs=1, max_length=LENGTH, overlong="truncate")
-"""LORA and FULL are as in `evidence_sources.py`, but for FULL's bootstrap, which is the kind's own."""
+"""LORA and FULL are as in `evidence_sources.py`, but for FULL's bootstrap, which is the kind's own, and its
+precision: a CPU without instructions for bf16 is several times slower in it."""
 FORECASTS, DRAWS, RUNS = 16, 64, 8
 """Pipelines of each setting of the linear source that are also forecast without gold."""
 SETTINGS = [
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--policy", default="runs/smollm2/fp32")
     parser.add_argument("--out", type=Path, default=Path("runs/real_text"))
     parser.add_argument("--minutes", type=float, default=math.inf, help="after which no further pipeline is begun")
+    parser.add_argument("--only", help="settings of this kind of proxy alone")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     quieten()
@@ -92,14 +94,15 @@ def main() -> None:
     until = time.monotonic() + 60 * options.minutes
     bank, about = made_bank(options)
     print(about, flush=True)
-    for kind, pool, labels, pipelines in SETTINGS:
+    wanted = [setting for setting in SETTINGS if options.only in (None, setting[0])]
+    for kind, pool, labels, pipelines in wanted:
         for number in range(pipelines):
             part = options.out / "parts" / f"{kind}-{pool}-{labels}-{number}.json".replace(" ", "-")
             if not part.exists() and time.monotonic() < until:
                 write_json(part, run_pipeline(bank, kind, pool, labels, number))
                 print(f"{kind} {pool} {labels} {number}: {read_json(part)['seconds']:.1f} CPU seconds", flush=True)
     rows, settings = [], []
-    for kind, pool, labels, pipelines in SETTINGS:
+    for kind, pool, labels, pipelines in wanted:
         name = f"{kind}-{pool}-{labels}-*.json".replace(" ", "-")
         parts = [read_json(path) for path in sorted((options.out / "parts").glob(name))[:pipelines]]
         if len(parts) > 1:
