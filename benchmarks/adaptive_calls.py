@@ -14,8 +14,9 @@ replies, calibrated on completions that nothing is measured on. Ties count half.
 - hh, people: the same, but measured by the labels of people.
 
 Every figure is a mean over SEEDS draws of the noise; intervals of 95% resample pairs (or prompts), differences are of
-the same ones. Settings were fixed before any seed was looked at; none but these was tried. (A first run took opinions
-for true ratings in *error / variance*, which the ends of the scale make wrong; nothing else was changed.)
+the same ones. Settings were fixed before the first run, and none but these was tried. Two runs were stopped before
+this one, for a slow way of drawing the noise, and since opinions were taken for true ratings in *error / variance*,
+which the ends of the scale make wrong; no setting was changed.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ def compared(task: Task, calibration: Task, compare: Comparison, noise: float) -
             rows = source.score(task.prompts, task.completions)
             estimate = source.estimate(rows)
             values.setdefault(method, []).append(task.worth(estimate.mean.numpy().reshape(-1, task.size)))
-            calls.setdefault(method, []).append(source.readings_asked / source.completions_scored)
+            calls.setdefault(method, []).append(source.readings_asked / source.completions_read)
             squared = (estimate.mean.numpy() - true_ratings) ** 2
             plain = (rows[:, 2].double().numpy() - true_ratings) ** 2
             counts = rows[:, 5].double().numpy()

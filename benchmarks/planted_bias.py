@@ -122,8 +122,8 @@ def main() -> None:
         for row in rows:
             print("| " + " | ".join(shown(value) for value in row.values()) + " |")
     if options.json is not None:
-        rounded = [{key: rounded_path(value) for key, value in one.items()} for one in runs]
-        write_json(options.json, {"about": about_the_reference(reference), **found, "runs": rounded})
+        whole = [{key: value for key, value in one.items() if not key.endswith("path")} for one in runs]
+        write_json(options.json, {"about": about_the_reference(reference), **found, "runs": whole})
 
 
 def run(out: Path, setting: Setting, reference: dict[str, Any], seed: int, bias: str, method: str) -> dict[str, Any]:
@@ -350,10 +350,6 @@ def threshold_row(threshold: float, plain: dict[str, list[dict[str, Any]]]) -> d
 
 def mean(values: Sequence[float]) -> dict[str, Any]:
     return bootstrap_mean(list(values), np.random.default_rng(0)).to_dict()
-
-
-def rounded_path(value: Any) -> Any:
-    return [round(one, 3) for one in value] if isinstance(value, list) else value
 
 
 def shown(value: Any) -> str:

@@ -94,7 +94,7 @@ def test_readings_go_to_the_comparisons_that_are_open(make: Callable[..., Adapti
     assert max(counts.values()) <= SAMPLES
     assert bool((chosen[::2, 0] > rejected[::2, 0]).all())
     assert source.readings_asked == clear + near
-    assert source.completions_scored == 24
+    assert source.completions_read == 24
     # Read less often, a reward is less sure.
     estimate = source.estimate(torch.cat([chosen, rejected]))
     texts = zip(prompts * 2, [*["7"] * 12, *second], strict=True)
@@ -120,6 +120,22 @@ def test_a_pair_is_read_evenly_and_what_is_alone_as_often_as_the_mean(
     assert counts["q", "5"] == 3
     assert abs(counts["p", "5 a"] - counts["p", "5 b"]) <= 1
     assert sum(counts.values()) <= 9
+
+
+def test_equal_completions_are_read_as_one(make: Callable[..., AdaptiveJudge], server: JudgeServer) -> None:
+    """They have the same replies, so they would stay open for ever and take the readings of others."""
+    source = make()
+    rows = source.score(["p", "q", "p", "p", "q", "p"], ["5", "7", "5", "6", "2", "5"])
+    counts = asked(server, ["p", "q"])
+    assert set(counts) == {("p", "5"), ("p", "6"), ("q", "7"), ("q", "2")}
+    assert sum(counts.values()) <= 2 * 4
+    assert counts["q", "7"] == counts["q", "2"] == 1
+    assert (source.readings_asked, source.completions_read) == (sum(counts.values()), 4)
+    held = rows.nan_to_num(-1.0)
+    assert torch.equal(held[0], held[2])
+    assert torch.equal(held[0], held[5])
+    alone = make().score(["p", "p", "q", "q"], ["5", "6", "7", "2"]).nan_to_num(-1.0)
+    assert torch.equal(alone, held[[0, 3, 1, 4]])
 
 
 def test_nothing_is_asked_twice_and_the_result_is_the_same(

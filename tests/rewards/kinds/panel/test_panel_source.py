@@ -20,6 +20,7 @@ from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.rewards.kinds.judge.access import JudgeAccess
 from surefoot.rewards.kinds.judge.config import JudgeConfig
 from surefoot.rewards.kinds.judge.source import JudgeSource
+from surefoot.rewards.kinds.panel.config import PanelConfig
 from surefoot.rewards.kinds.panel.source import PanelSource
 from surefoot.rewards.registry import load_source
 from surefoot.training.shaping import shape_rewards
@@ -184,6 +185,19 @@ def test_families(make: Callable[..., PanelSource]) -> None:
     assert source.reliabilities()["weight"] == [0.25, 0.25, 0.5]
     assert all(math.isnan(value) for value in source.reliabilities()["reliability"])
     assert source.estimate(scores, anchors).degrees_of_freedom.tolist() == [1] * 12  # type: ignore[union-attr]
+
+
+def test_the_variance_is_raw_unless_moderation_is_asked_for(make: Callable[..., PanelSource]) -> None:
+    """A prior draws the variances of completions together: what one of them differs by shows less."""
+    source = make(["a", "b", "c"])
+    assert PanelConfig().variance == source.variance_kind == "raw"
+    scores, anchors = rows_of(source)
+    source.calibrate(scores, anchors)
+    raw, parts = source.estimate(scores, anchors).variance, source.components(scores, anchors)
+    torch.testing.assert_close(raw, parts.share * parts.between.clamp(min=0) + parts.within)
+    source.variance_kind = "moderated"
+    moderated = source.estimate(scores, anchors).variance
+    assert (moderated - parts.within).std() < 0.7 * (raw - parts.within).std()
 
 
 def test_saved_and_loaded(make: Callable[..., PanelSource], server: JudgeServer, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class AdaptiveJudge(RewardSource):
     many rounds as the judge has `samples` beyond the first, to the completions whose comparison (`compare`) is most
     likely wrong, until all are `sure`, have `samples` readings, or `mean_samples` are spent on average over the
     completions of one `score`. Only completions of the same `score` are compared; one that is alone with its prompt
-    has `mean_samples` readings.
+    has `mean_samples` readings, and equal ones are read as one.
 
     Until it is calibrated it asks everything. The first calibration keeps how noisy a reading is and how much true
     ratings differ within a prompt; later ones leave these as they are, since readings that were stopped would bias
@@ -57,6 +57,9 @@ class AdaptiveJudge(RewardSource):
         judge: asked for `samples` replies in each wording at most.
         config: how its readings are spent.
         name: shown in logs; the judge's if None.
+
+    Attributes:
+        readings_asked, completions_read: in this process, since it was calibrated.
 
     Raises:
         ConfigError: the judge has fewer than two samples, or reads distributions; or `mean_samples` exceeds `samples`.
@@ -77,7 +80,7 @@ class AdaptiveJudge(RewardSource):
                 f"mean_samples is {self.config.mean_samples:g}, but '{judge.name}' has only samples: "
                 f"{judge.config.samples}"
             )
-        self.readings_asked, self.completions_scored = 0, 0
+        self.readings_asked, self.completions_read = 0, 0
 
     @property
     def num_columns(self) -> int:
@@ -99,10 +102,22 @@ class AdaptiveJudge(RewardSource):
         if self.calibration is None:
             rows = self.judge.score(prompts, completions)
             return torch.cat([rows[:, :1], torch.full_like(rows[:, :1], torch.nan), rows], dim=1)
-        keys = prompt_keys(prompts)
+        calls = list(self.judge.calls(prompts, completions))
+        # Equal completions of a prompt have the same replies: they are one, and nothing is to be told between them.
+        numbers: dict[str, int] = {}
+        places = torch.tensor([numbers.setdefault(some[0].key, len(numbers)) for some in calls], dtype=torch.long)
+        keys = dict(zip(places.tolist(), prompt_keys(prompts), strict=True))
+        asked = _Asked(self.judge, list({some[0].key: some for some in calls}.values()))
+        return self._read_in_rounds(asked, [keys[place] for place in range(len(keys))])[places]
+
+    def _read_in_rounds(self, asked: _Asked, keys: Sequence[str]) -> Float[Tensor, "distinct columns"]:
+        """Read each completion once, then those whose comparison is open.
+
+        Args:
+            keys: of the prompt of each completion.
+        """
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         groups = torch.tensor([numbers[key] for key in keys], dtype=torch.long)
-        asked = _Asked(self.judge, prompts, completions)
         counts = torch.zeros(len(groups), dtype=torch.long)
         spare = round(self.config.mean_samples * len(groups))
         more = torch.arange(len(groups))
@@ -116,7 +131,7 @@ class AdaptiveJudge(RewardSource):
         rows = asked.rows()
         asked.warn(rows)
         self.readings_asked += int(counts.sum())
-        self.completions_scored += len(counts)
+        self.completions_read += len(counts)
         known = posterior(*self._read(rows), groups, self._spread)
         return torch.cat([torch.stack([known.mean, known.variance], dim=1), rows], dim=1).float()
 
@@ -252,11 +267,15 @@ _NOTES = ("reply_variance", "wording_variance", "spread_within_prompts")
 
 
 class _Asked:
-    """What a judge was asked of some completions so far, and what was read."""
+    """What a judge was asked of some completions so far, and what was read.
 
-    def __init__(self, judge: JudgeSource, prompts: Sequence[Text], completions: Sequence[Text]) -> None:
+    Args:
+        calls: of each completion, all that there might be.
+    """
+
+    def __init__(self, judge: JudgeSource, calls: Sequence[Sequence[Call]]) -> None:
         self.judge = judge
-        self.rounds = [self._by_round(calls) for calls in judge.calls(prompts, completions)]
+        self.rounds = [self._by_round(some) for some in calls]
         self.read: list[list[list[Reading]]] = [[[] for _ in range(judge.num_wordings)] for _ in self.rounds]
         self.refusal: str | None = None
 

@@ -63,18 +63,7 @@ def try_criteria(source: CriteriaSource, texts: Sequence[TrialText]) -> Trial:
         [_tried_call(source, run, call, answer, copied, of) for call, answer, of in zip(*row, strict=True)]
         for row in zip(calls, answers, _questions(source, criteria, asked), strict=True)
     ]
-    return Trial(
-        source=source.name,
-        endpoint=source.config.endpoint,
-        scale=None,
-        request=run.request,
-        completions=_tried(source, texts, criteria, tables, shown),
-        totals=run.totals,
-        seconds=run.seconds,
-        notes=run.notes,
-        error=run.error,
-        interrupted=run.interrupted,
-    )
+    return run.as_trial(source.name, source.config.endpoint, None, _tried(source, texts, criteria, tables, shown))
 
 
 def _questions(

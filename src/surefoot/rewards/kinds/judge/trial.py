@@ -49,18 +49,7 @@ def try_judge(source: JudgeSource, texts: Sequence[TrialText]) -> Trial:
         asked.score(prompts, completions)
 
     run = run_trial(source.model, source.config, calls, score)
-    return Trial(
-        source=source.name,
-        endpoint=source.config.endpoint,
-        scale=source.questions.scale,
-        request=run.request,
-        completions=_tried(source, texts, calls, run),
-        totals=run.totals,
-        seconds=run.seconds,
-        notes=run.notes,
-        error=run.error,
-        interrupted=run.interrupted,
-    )
+    return run.as_trial(source.name, source.config.endpoint, source.questions.scale, _tried(source, texts, calls, run))
 
 
 def _tried(

@@ -22,7 +22,7 @@ from surefoot.rewards.kinds.judge.costs import Totals, totals
 from surefoot.rewards.kinds.judge.messages import Call, Missing, Outcome, Reply
 from surefoot.rewards.kinds.judge.reply_cache import ReplyCache
 from surefoot.rewards.kinds.judge.reply_rows import COPY
-from surefoot.rewards.kinds.judge.trial_result import Read, TriedCall
+from surefoot.rewards.kinds.judge.trial_result import Read, Trial, TriedCall, TriedCompletion
 
 __all__ = ["TrialRun", "run_trial"]
 
@@ -58,6 +58,23 @@ class TrialRun:
     notes: list[str]
     error: str | None
     interrupted: bool
+
+    def as_trial(
+        self, source: str, endpoint: str, scale: tuple[int, int] | None, completions: list[TriedCompletion]
+    ) -> Trial:
+        """The trial that these calls make; arguments as in `Trial`."""
+        return Trial(
+            source=source,
+            endpoint=endpoint,
+            scale=scale,
+            request=self.request,
+            completions=completions,
+            totals=self.totals,
+            seconds=self.seconds,
+            notes=self.notes,
+            error=self.error,
+            interrupted=self.interrupted,
+        )
 
     def of(self, calls: Sequence[Call]) -> list[Outcome]:
         """Outcomes of these calls."""
