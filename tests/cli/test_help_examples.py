@@ -1,6 +1,7 @@
-"""The examples that `--help` prints run in a shell, from top to bottom, in an empty folder."""
+"""The examples that `--help` prints run as printed, from top to bottom, in an empty folder."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from surefoot.cli.examples import EXAMPLES
+from surefoot.cli.main import main
 
-ELSEWHERE = ("demo", "judge", "verl", "openrlhf")
-"""Minutes, tests/cli/test_demo.py; a server, tests/cli/test_judge.py; environments of their own, tests/engines."""
+ELSEWHERE = ("demo", "judge", "theory", "verl", "openrlhf")
+"""Minutes, tests/cli/test_demo.py; a server, tests/cli/test_judge.py; the same command, tests/theory/test_tables.py;
+environments of their own, tests/engines."""
 SERVERS = ("label", "serve")
 
 
@@ -26,16 +29,29 @@ def shell(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_the_examples_run_as_printed(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("default")  # as a user has them
+def test_the_examples_run_as_printed(
+    tmp_path: Path, study_folder: Path, trained_already: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands run in this process, which has imported everything; what needs a shell, in one.
+
+    The world's policy, which `surefoot world` and the study's workers would train, is the one that all tests share.
+    """
     environment, place = shell(tmp_path), tmp_path / "place"
-    place.mkdir()
+    (place / "runs").mkdir(parents=True)
+    study_folder.rename(place / "runs" / "study")
+    monkeypatch.chdir(place)
     for command, lines in EXAMPLES.items():
         for line in () if command in ELSEWHERE else lines:
+            words = shlex.split(line)
             if command in SERVERS:
                 serves(line, place, environment)
-                continue
-            done = subprocess.run(["bash", "-c", line], cwd=place, env=environment, capture_output=True, text=True)
-            assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+            elif words[0] == "surefoot" and not {">", ">>", "|", "&"} & set(words):
+                assert main(words[1:]) == 0, line
+            else:
+                done = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True)
+                assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+    assert len(trained_already) == 1  # by `surefoot world`
     for made in (
         "runs/scored.parquet",
         "runs/diagnosis/diagnose.html",

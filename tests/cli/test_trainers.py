@@ -12,6 +12,8 @@ from datasets import Dataset
 from surefoot.cli.launching import launch_command
 from surefoot.cli.main import main
 from surefoot.errors import ConfigError
+from surefoot.rewards.registry import load_source
+from surefoot.rewards.score_cache import source_hash
 from surefoot.training import best_of_n
 from tests.models import WORDS
 
@@ -73,6 +75,9 @@ def test_dpo_from_scored_pairs_and_from_a_source(
     second = settings | {"reward_source": source, "output_dir": tmp_path / "b"}
     assert main(words("dpo", **first)) == 0
     assert main(words("dpo", **second)) == 0
+    assert "pairs scored: " in capsys.readouterr().err
+    (key,) = (tmp_path / "b" / "scores").iterdir()  # from which an interrupted run goes on
+    assert key.name == source_hash(load_source(source), source)
     records = [json.loads((tmp_path / name / "record.json").read_text()) for name in "ab"]
     assert records[0]["metrics"]["steps"] == 4
     assert records[0]["metrics"]["end"] == pytest.approx(records[1]["metrics"]["end"], rel=1e-5)

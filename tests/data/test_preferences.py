@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 
 from surefoot.data.preferences import check_preferences, data_hash, load_preferences, load_prompts, split_by_prompt
 from surefoot.errors import DataError
@@ -36,6 +36,36 @@ def test_a_plain_file_is_not_taken_for_its_own_test_split(tmp_path: Path) -> Non
     Dataset.from_dict(ROWS).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(DataError, match="one table without a column 'split', so it has no split 'test'"):
         load_preferences(tmp_path / "a.parquet", split="test")
+
+
+@pytest.mark.parametrize("kind", ["file", "file with a column", "saved table", "saved splits", "directory of files"])
+def test_a_part_of_a_split_is_taken_as_load_dataset_takes_it(tmp_path: Path, kind: str) -> None:
+    names = [f"answer {i}" for i in range(20)]
+    table = Dataset.from_dict({"prompt": ["p"] * 20, "chosen": names, "rejected": ["worse"] * 20})
+    place = tmp_path / "data"
+    if kind == "file":
+        place = tmp_path / "a.parquet"
+        table.to_parquet(place)
+    elif kind == "file with a column":
+        place = tmp_path / "a.parquet"
+        whole = concatenate_datasets([table, table]).add_column("split", ["test"] * 20 + ["train"] * 20)
+        whole.to_parquet(place)
+    elif kind == "saved table":
+        table.save_to_disk(place)
+    elif kind == "saved splits":
+        DatasetDict(train=table, test=table.select([0])).save_to_disk(place)
+    else:
+        place.mkdir()
+        table.to_parquet(place / "train.parquet")
+    table.to_parquet(tmp_path / "expected.parquet")
+    for part in ("train[:3]", "train[-2:]", "train[10%:25%]", "train[:]", "train[15:90]"):
+        expected = load_dataset("parquet", data_files=str(tmp_path / "expected.parquet"), split=part)
+        assert load_preferences(place, split=part)["chosen"] == expected["chosen"]
+    with pytest.raises(DataError, match=r"is empty \(split 'train\[5:5\]'\)"):
+        load_preferences(place, split="train[5:5]")
+    if kind != "saved table":  # which is every split
+        with pytest.raises(DataError, match="split 'dev'"):
+            load_preferences(place, split="dev[:3]")
 
 
 def test_a_missing_split_of_a_dataset(tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ def test_an_interrupted_forecast_keeps_its_parts(
     from surefoot.forecast import candidates as module
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    main(arguments(folder, whole))
+    few = {"objectives": "variance_aware", "kl_budgets": 1}
+    main(arguments(folder, whole, **few))
     real, calls = module.draw_completions, []
 
     def once(*args: object, **settings: object) -> object:
@@ -90,9 +91,9 @@ def test_an_interrupted_forecast_keeps_its_parts(
         return real(*args, **settings)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "draw_completions", once)
-    assert main(arguments(folder, broken)) == 130
+    assert main(arguments(folder, broken, **few)) == 130
     assert not (broken / "candidates.jsonl").exists()
-    assert main(arguments(folder, broken)) == 0
+    assert main(arguments(folder, broken, **few)) == 0
     assert len(calls) == 3  # two batches: the first was kept
     assert (broken / "candidates.jsonl").read_text() == (whole / "candidates.jsonl").read_text()
     assert json.loads((broken / "forecast.json").read_text()) == json.loads((whole / "forecast.json").read_text())

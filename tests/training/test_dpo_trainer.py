@@ -184,6 +184,43 @@ def test_neither_siblings_nor_the_order_of_pairs_nor_blocks_change_an_anchored_v
     assert anchors_of(data.add_column("anchor", ["a text of the user's"] * 16)) == {}
 
 
+def test_scoring_goes_on_where_it_was_interrupted_and_tells_how_far_it_is(policy_path: Path, tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def score(prompts: Any, completions: Any) -> Any:
+        calls.append(len(prompts))
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return members(prompts, completions)
+
+    source = FunctionMembers(score, 3)
+    data = Dataset.from_dict(PAIRS)
+    source.calibrate(torch.tensor(members(data["prompt"], data["chosen"])))
+    shown: list[tuple[int, int]] = []
+    with pytest.raises(KeyboardInterrupt):
+        add_variances(data, source, rows=4, cache=tmp_path / "scores", on_progress=lambda *n: shown.append(n))
+    assert shown == [(4, 16), (8, 16)]  # both sides of each; the third block's other side was interrupted
+    found = add_variances(data, source, rows=4, cache=tmp_path / "scores", on_progress=lambda *n: shown.append(n))
+    assert shown[2:] == [(4, 16), (8, 16), (12, 16), (16, 16)]
+    assert calls == [4] * 10  # six calls, then both sides of the last two blocks alone
+    plain = FunctionMembers(members, 3)
+    plain.calibrate(plain.score(data["prompt"], data["chosen"]))
+    assert found.to_dict() == add_variances(data, plain, rows=4).to_dict()
+    for seen in ([16, 16], []):
+        del calls[:]
+        trainer = VarianceAwareDPOTrainer(
+            str(policy_path),
+            VarianceAwareDPOConfig(**common(tmp_path)),
+            train_dataset=data,
+            source=source,
+            scores=tmp_path / "of the trainer",
+            on_progress=lambda *n: shown.append(n),
+        )
+        assert calls == seen
+        assert shown.pop() == (16, 16)
+        assert trainer.train_dataset["chosen_weight"][:] == add_weights(found)["chosen_weight"][:]
+
+
 def test_an_anchor_file_that_is_of_no_use_is_refused(policy_path: Path, tmp_path: Path) -> None:
     source = FunctionMembers(members, 3)
     path = str(reference_anchors(source, ["the"]).save(tmp_path / "anchors.safetensors"))

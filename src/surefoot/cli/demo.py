@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surefoot.cli.parsing import parse
-from surefoot.cli.progress import progress
 from surefoot.cli.study import workers_of
 from surefoot.errors import ConfigError, RunError
+from surefoot.progress import progress
 from surefoot.quiet import quieten
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from surefoot.cli.parsing import given_settings, parse
-from surefoot.cli.progress import progress
+from surefoot.progress import progress
 from surefoot.quiet import quieten
 from surefoot.rewards.kinds.judge.access import JudgeArguments
 

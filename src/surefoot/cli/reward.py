@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from surefoot.cli.parsing import given_settings, parse
-from surefoot.cli.progress import progress
+from surefoot.progress import progress
 from surefoot.quiet import quieten
 from surefoot.rewards.kinds.judge.access import JudgeAccess, JudgeArguments
 

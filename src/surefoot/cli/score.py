@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.cli.parsing import given_settings, parse
-from surefoot.cli.progress import progress
+from surefoot.progress import progress
 from surefoot.quiet import quieten
 from surefoot.rewards.kinds.judge.access import JudgeArguments
 

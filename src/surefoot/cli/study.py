@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from surefoot.cli.parsing import parse
-from surefoot.cli.progress import progress
 from surefoot.errors import ConfigError, RunError
+from surefoot.progress import progress
 from surefoot.quiet import quieten
 from surefoot.rewards.kinds.judge.access import JudgeArguments
 

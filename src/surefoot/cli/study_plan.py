@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from surefoot.cli.progress import progress
+from surefoot.progress import progress
 
 __all__ = ["print_plan"]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import glob
+import re
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Value, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, ReadInstruction, Value, load_dataset, load_from_disk
 
 from surefoot.data.text_files import check_text_file
 from surefoot.errors import DataError
@@ -16,6 +17,8 @@ __all__ = ["open_dataset"]
 
 _READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
 _TEXTS = ("prompt", "chosen", "rejected", "completion")
+_PART = re.compile(r"(?P<split>[^\[\]]+)(?P<rows>\[-?\d*%?:-?\d*%?\])")
+"""A part of a split, as `load_dataset` writes it."""
 
 
 def open_dataset(name: str | Path, *, split: str | None = None, config: str | None = None) -> Dataset:
@@ -24,13 +27,16 @@ def open_dataset(name: str | Path, *, split: str | None = None, config: str | No
     Args:
         name: a .parquet, .json, .jsonl or .csv file; a directory written by `save_to_disk` or holding such files; or
             a dataset's name on the hub.
-        split: which split. A plain file is one table, "train"; if it has a `split` column, rows are chosen by that.
+        split: which split, or a part of it: `train[:500]`, `train[10%:20%]`, as in `load_dataset`. A plain file is
+            one table, "train"; if it has a `split` column, rows are chosen by that.
         config: the hub dataset's configuration name.
 
     Raises:
         DataError: nothing is there, the kind of file is unknown, it isn't UTF-8 or holds numbers for texts, the split
             doesn't exist, or the table is empty.
     """
+    part = _PART.fullmatch(split or "")
+    split, rows = (split, None) if part is None else part.groups()
     path = Path(name)
     if path.is_file():
         table = _open_file(path)
@@ -45,8 +51,11 @@ def open_dataset(name: str | Path, *, split: str | None = None, config: str | No
             raise DataError(f"dataset {name} is neither a file nor a directory")
         table = _load(str(name), split, config)
     table = _choose_rows(table, split, str(name))
+    if rows is not None:
+        (span,) = ReadInstruction.from_spec(f"all{rows}").to_absolute({"all": len(table)})
+        table = table.select(range(span.from_, span.to))
     if len(table) == 0:
-        raise DataError(f"dataset {name} is empty" + (f" (split '{split}')" if split else ""))
+        raise DataError(f"dataset {name} is empty" + (f" (split '{split}{rows or ''}')" if split else ""))
     return table
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,7 +23,7 @@ from surefoot.rewards.source import RewardSource
 from surefoot.rewards.trunk.feature_cache import weights_hash
 from surefoot.types import Text
 
-__all__ = ["Progress", "score_texts", "source_hash"]
+__all__ = ["Progress", "kept", "score_texts", "source_hash"]
 
 Progress = Callable[[int, int], None]
 """Function that is called with (texts scored, texts)."""
@@ -48,19 +50,27 @@ def score_texts(
     parts = []
     for start in range(0, len(prompts), _PART):
         some = list(prompts[start : start + _PART]), list(completions[start : start + _PART])
-        place = None if cache is None else cache / fingerprint(some)
-        if place is not None and place.exists():
-            part = load_file(place / "rows.safetensors")["rows"]
-        else:
-            with naming_rows(lambda row, start=start: named[start + row]):  # type: ignore[misc]
-                part = source.score(*some)
-            if place is not None:
-                with whole_directory(place) as folder:
-                    save_file({"rows": part.contiguous()}, folder / "rows.safetensors")
-        parts.append(part)
+        with naming_rows(lambda row, start=start: named[start + row]):  # type: ignore[misc]
+            parts.append(kept(cache, some, partial(_score, source, *some))["rows"])
         if on_progress is not None:
             on_progress(min(start + _PART, len(prompts)), len(prompts))
     return torch.cat(parts)
+
+
+def _score(source: RewardSource, *texts: list[Text]) -> dict[str, Tensor]:
+    return {"rows": source.score(*texts)}
+
+
+def kept(cache: Path | None, texts: Any, score: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What `score` returns; if it was kept in `cache` under the hash of `texts`, it isn't called."""
+    if cache is None:
+        return score()
+    place = cache / fingerprint(texts)
+    if not place.exists():
+        scored = {name: rows.contiguous() for name, rows in score().items()}
+        with whole_directory(place) as folder:
+            save_file(scored, folder / "rows.safetensors")
+    return load_file(place / "rows.safetensors")
 
 
 def source_hash(source: RewardSource, directory: str | Path | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -9,6 +10,7 @@ from datasets import Dataset
 from surefoot.data.preferences import check_preferences
 from surefoot.errors import ConfigError
 from surefoot.rewards.anchors import AnchorStore
+from surefoot.rewards.score_cache import Progress
 from surefoot.rewards.source import RewardSource
 from surefoot.training.checks import check_dataset, check_model, settings_of
 from surefoot.training.dpo_bridge import PreferenceBridge
@@ -35,6 +37,9 @@ class VarianceAwareDPOTrainer(PreferenceBridge):
             completions, else by the dataset's own of the prompt.
         train_dataset, eval_dataset: preference pairs in any layout (`surefoot.data.rows`), not streamed. The mean
             weight is 1 over each.
+        scores: directory that keeps what the source has scored, made for this source and no other; a run that was
+            interrupted goes on from there. None keeps nothing.
+        on_progress: called with (pairs scored, pairs).
         keywords: everything else of TRL's trainer.
 
     Attributes:
@@ -60,6 +65,8 @@ class VarianceAwareDPOTrainer(PreferenceBridge):
         train_dataset: Dataset,
         source: RewardSource | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        scores: Path | None = None,
+        on_progress: Progress | None = None,
         **keywords: Any,
     ) -> None:
         settings = settings_of(args, VarianceAwareDPOConfig, type(self).__name__)
@@ -88,7 +95,7 @@ class VarianceAwareDPOTrainer(PreferenceBridge):
             if there == WEIGHTS:
                 return pairs
             if source is not None and there is None:
-                pairs = add_variances(pairs, source, anchors)
+                pairs = add_variances(pairs, source, anchors, cache=scores, on_progress=on_progress)
             return add_weights(pairs, settings.weight_floor, settings.weight_ceiling)
 
         pairs = weigh(train_dataset)

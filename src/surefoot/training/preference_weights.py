@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import torch
 from datasets import Dataset
+from torch import Tensor
 
-from surefoot.errors import DataError, VarianceError
+from surefoot.errors import DataError, VarianceError, naming_rows
 from surefoot.maths.objectives import weights
 from surefoot.rewards.anchored import anchor_shares
 from surefoot.rewards.anchors import AnchorStore
+from surefoot.rewards.score_cache import Progress, kept
 from surefoot.rewards.score_dataset import ANCHOR, anchor_names, estimate_rows, prompt_blocks, prompt_numbers
 from surefoot.rewards.source import RewardSource
-from surefoot.types import ANCHOR_KINDS
+from surefoot.types import ANCHOR_KINDS, Text
 
 __all__ = ["VARIANCES", "WEIGHTS", "add_variances", "add_weights", "anchors_of"]
 
+_SIDES = ("chosen", "rejected")
 VARIANCES = ("chosen_variance", "rejected_variance")
 """Columns that `surefoot score` writes, in reward²."""
 WEIGHTS = ("chosen_weight", "rejected_weight")
@@ -28,8 +32,9 @@ def add_variances(
     source: RewardSource,
     anchors: AnchorStore | None = None,
     *,
-    rows: int = 1024,
-    on_progress: Callable[[float], None] | None = None,
+    rows: int = 256,
+    cache: Path | None = None,
+    on_progress: Progress | None = None,
 ) -> Dataset:
     """Add the variance of either side's reward, and `anchor`, as columns, as `surefoot score` does.
 
@@ -37,8 +42,10 @@ def add_variances(
         pairs: `prompt`, `chosen`, `rejected`.
         anchors: of `surefoot anchors`. A prompt that it lacks is centred by both sides of all its pairs; a pair
             without a prompt by its own two.
-        rows: pairs scored at a time.
-        on_progress: called with the share done.
+        rows: pairs scored at a time, which is what an interruption can lose.
+        cache: directory of scored rows, made for this source and no other (`source_hash`); what is in it isn't scored
+            again. None keeps nothing.
+        on_progress: called with (pairs scored, pairs).
 
     Raises:
         VarianceError: the source has one member.
@@ -49,7 +56,10 @@ def add_variances(
     done = 0
     for block in prompt_blocks(numbers, rows):
         part = pairs[block]
-        sides = source.score_pairs(part["prompt"], part["chosen"], part["rejected"])
+        texts = part["prompt"], part["chosen"], part["rejected"]
+        with naming_rows(lambda row, block=block: f"row {block[row]}"):  # type: ignore[misc]
+            scored = kept(cache, texts, partial(_score, source, *texts))
+        sides = [scored[side] for side in _SIDES]
         groups = torch.from_numpy(numbers[block]).repeat(2)
         estimate = estimate_rows(source, [*part["prompt"], *part["prompt"]], torch.cat(sides), groups, anchors)
         for name, values in zip(VARIANCES, estimate.variance.chunk(2), strict=True):
@@ -58,11 +68,15 @@ def add_variances(
             kinds[row] = kind
         done += len(block)
         if on_progress is not None:
-            on_progress(done / len(pairs))
+            on_progress(done, len(pairs))
     pairs = pairs.remove_columns([name for name in (*VARIANCES, ANCHOR) if name in pairs.column_names])
     for name, values in variances.items():
         pairs = pairs.add_column(name, values.tolist())
     return pairs.add_column(ANCHOR, kinds)
+
+
+def _score(source: RewardSource, *texts: list[Text]) -> dict[str, Tensor]:
+    return dict(zip(_SIDES, source.score_pairs(*texts), strict=True))
 
 
 def anchors_of(pairs: Dataset) -> dict[str, float]:

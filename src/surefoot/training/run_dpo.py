@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 from surefoot.data.preferences import data_hash, load_preferences
 from surefoot.errors import ConfigError
 from surefoot.files import read_json
+from surefoot.progress import progress
 from surefoot.records import RECORD, claim_directory, make_record, write_record
 from surefoot.rewards.registry import load_source
+from surefoot.rewards.score_cache import source_hash
 from surefoot.rewards.trunk.loading import check_templates, template_objection
 from surefoot.training.checkpoints import last_whole_checkpoint
 from surefoot.training.distributed import end_training
@@ -95,15 +99,20 @@ def _train(
     pairs: Dataset,
     folder: Path,
 ) -> dict[str, Any]:
-    trainer = VarianceAwareDPOTrainer(
-        model.model_name_or_path,
-        with_model_settings(args, model),
-        train_dataset=pairs,
-        source=None if script.reward_source is None else load_source(script.reward_source),
-        processing_class=tokenizer,
-        quantization_config=get_quantization_config(model),
-        peft_config=get_peft_config(model),
-    )
+    source = None if script.reward_source is None else load_source(script.reward_source)
+    key = None if source is None else source_hash(source, script.reward_source)
+    with progress() if args.process_index == 0 else nullcontext() as show:
+        trainer = VarianceAwareDPOTrainer(
+            model.model_name_or_path,
+            with_model_settings(args, model),
+            train_dataset=pairs,
+            source=source,
+            scores=None if key is None else folder / "scores" / key,
+            on_progress=None if show is None else partial(show, "pairs scored"),
+            processing_class=tokenizer,
+            quantization_config=get_quantization_config(model),
+            peft_config=get_peft_config(model),
+        )
     if not script.all_metrics:
         print_short_lines(trainer)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_whole_checkpoint(args.output_dir))

@@ -79,7 +79,7 @@ def _lines() -> Show:
             finished.add(stage)
         start, first = begun.setdefault(stage, (now, done))
         left = "" if ended or done <= first else f", {_minutes((total - done) * (now - start) / (done - first))}"
-        print(f"{stage}: {_count(done, total)}{left}", file=sys.stderr, flush=True)
+        print(f"{stage}: {_count(done, total)}{left}", file=sys.stderr, flush=True)  # noqa: T201
 
     return show
 

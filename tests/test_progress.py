@@ -6,7 +6,7 @@ import time
 import pytest
 from rich.console import Console
 
-from surefoot.cli.progress import progress
+from surefoot.progress import progress
 
 
 def test_without_a_terminal_there_are_plain_lines_on_standard_error(
