@@ -15,6 +15,7 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from surefoot.locks import LOCK
 from tests.kills.trees import difference
@@ -121,6 +123,7 @@ def _fork(run: Run, place: Path, watch: Path | None) -> int:
     try:
         warnings.simplefilter("ignore")
         torch.set_num_threads(1)
+        tqdm.set_lock(threading.RLock())  # its own is shared by all forks: a killed one would keep it for ever
         os.chdir(place)
         with _silence():
             if watch is not None:
