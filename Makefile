@@ -14,13 +14,17 @@ export HF_HUB_OFFLINE ?= 1
 # each would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test fast test-lowest test-newest coverage gpu engines engines-openrlhf docs dist lint types borders clean
+.PHONY: demo test all-tests fast test-lowest test-newest coverage gpu engines engines-openrlhf docs dist lint types borders clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/surefoot demo
 
+# The checks of types use one core for a minute or two, beside the first tests.
+test: $(VENV)/test.stamp
+	@$(MAKE) --no-print-directory -j 2 lint borders types all-tests
+
 # Three workers on two cores, since some tests wait (for a server that is slow on purpose, say).
-test: lint types borders
+all-tests: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n 3 --dist worksteal --doctest-modules src/surefoot/maths src/surefoot/metrics src/surefoot/theory tests
 
 # The unit tests alone: some minutes.
