@@ -7,6 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
+
+from surefoot.rewards.kinds.function import FunctionMembers
+from surefoot.training.preference_weights import add_variances
+from tests.training.two_processes import PAIRS, members
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
@@ -30,6 +35,11 @@ def test_groups_split_between_two_processes(policy_path: Path, tmp_path: Path) -
         assert sum(count.values()) in (3 * len(count), 3 * len(count) + 1)  # both together draw three of each
     times = Counter(prompt for mine, theirs in zip(*draws, strict=True) for prompt in {*mine, *theirs})
     assert set(times.values()) == {1}  # no anchor is made twice
+    shares = [json.loads((tmp_path / f"scored{rank}.json").read_text()) for rank in (0, 1)]
+    assert [len(share) for share in shares] == [12, 12]  # two of four prompts each, three pairs of each, both sides
+    assert not set(shares[0]) & set(shares[1])
+    alone = add_variances(Dataset.from_dict(PAIRS), FunctionMembers(members, 5), rows=3)
+    assert first["pairs"] == alone.to_dict()
 
 
 @pytest.mark.slow

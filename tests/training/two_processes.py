@@ -12,10 +12,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from surefoot.rewards.kinds.function import FunctionMembers
 from surefoot.training.distributed import end_training
+from surefoot.training.preference_weights import add_variances
 from surefoot.training.rloo_config import VarianceAwareRLOOConfig
 from surefoot.training.rloo_trainer import VarianceAwareRLOOTrainer
 
 PROMPTS = ["the cat", "a dog", "red and", "green"]
+PAIRS = {
+    "prompt": PROMPTS * 3,
+    "chosen": [" cat", " dog dog", " cat and", " a cat", " runs", " and"] * 2,
+    "rejected": [" dog", " red", " sleeps and", " a"] * 3,
+}
 
 
 def members(prompts: Any, completions: Any) -> list[list[float]]:
@@ -57,6 +63,15 @@ def main(policy: str, output: str) -> None:
         "weights": float(sum(p.detach().double().sum() for p in trainer.model.parameters())),
     }
     rank = trainer.accelerator.process_index
+    scored: list[str] = []
+
+    def counted(prompts: Any, completions: Any) -> list[list[float]]:
+        scored.extend(prompts)
+        return members(prompts, completions)
+
+    pairs = add_variances(Dataset.from_dict(PAIRS), FunctionMembers(counted, 5), rows=3)
+    found["pairs"] = pairs.to_dict()
+    Path(output, f"scored{rank}.json").write_text(json.dumps(scored))
     Path(output, f"rank{rank}.json").write_text(json.dumps(found))
     Path(output, f"drawn{rank}.json").write_text(json.dumps(drawn))
     wrapped = weakref.ref(trainer.model_wrapped)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
 
@@ -38,6 +41,8 @@ def add_variances(
 ) -> Dataset:
     """Add the variance of either side's reward, and `anchor`, as columns, as `surefoot score` does.
 
+    Several processes score a share each, and all get the whole.
+
     Args:
         pairs: `prompt`, `chosen`, `rejected`.
         anchors: of `surefoot anchors`. A prompt that it lacks is centred by both sides of all its pairs; a pair
@@ -45,30 +50,34 @@ def add_variances(
         rows: pairs scored at a time, which is what an interruption can lose.
         cache: directory of scored rows, made for this source and no other (`source_hash`); what is in it isn't scored
             again. None keeps nothing.
-        on_progress: called with (pairs scored, pairs).
+        on_progress: called with (pairs scored, pairs) of this process's share.
 
     Raises:
         VarianceError: the source has one member.
     """
     numbers = prompt_numbers(pairs["prompt"], pairs=True)
-    variances = {name: torch.full((len(pairs),), torch.nan, dtype=torch.float64) for name in VARIANCES}
-    kinds: list[str | None] = [None] * len(pairs)
-    done = 0
-    for block in prompt_blocks(numbers, rows):
+    state = PartialState()
+    mine = list(prompt_blocks(numbers, rows))[state.process_index :: state.num_processes]
+    found, done, total = [], 0, sum(map(len, mine))
+    for block in mine:
         part = pairs[block]
         texts = part["prompt"], part["chosen"], part["rejected"]
         with naming_rows(lambda row, block=block: f"row {block[row]}"):  # type: ignore[misc]
             scored = kept(cache, texts, partial(_score, source, *texts))
-        sides = [scored[side] for side in _SIDES]
         groups = torch.from_numpy(numbers[block]).repeat(2)
-        estimate = estimate_rows(source, [*part["prompt"], *part["prompt"]], torch.cat(sides), groups, anchors)
-        for name, values in zip(VARIANCES, estimate.variance.chunk(2), strict=True):
-            variances[name][block] = values
-        for row, kind in zip(block.tolist(), anchor_names(estimate)[: len(block)], strict=True):
-            kinds[row] = kind
+        both = torch.cat([scored[side] for side in _SIDES])
+        estimate = estimate_rows(source, [*part["prompt"], *part["prompt"]], both, groups, anchors)
+        found.append((block, estimate.variance.numpy(), anchor_names(estimate)))
         done += len(block)
         if on_progress is not None:
-            on_progress(done, len(pairs))
+            on_progress(done, total)
+    variances = {name: np.full(len(pairs), np.nan) for name in VARIANCES}
+    kinds: list[str | None] = [None] * len(pairs)
+    for block, variance, names in gather_object(found):
+        for name, values in zip(VARIANCES, np.split(variance, 2), strict=True):
+            variances[name][block] = values
+        for row, kind in zip(block.tolist(), names[: len(block)], strict=True):
+            kinds[row] = kind
     pairs = pairs.remove_columns([name for name in (*VARIANCES, ANCHOR) if name in pairs.column_names])
     for name, values in variances.items():
         pairs = pairs.add_column(name, values.tolist())
