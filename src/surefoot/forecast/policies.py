@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 import torch
@@ -94,6 +95,7 @@ def policies_at_budgets(
     def solve(log_beta: float) -> Optimum:
         return optimum(reward, log_reference, weight, math.exp(log_beta), form)
 
+    @cache  # the search asks for the ends of its brackets again
     def mean_kl(log_beta: float) -> float:
         return float(solve(log_beta).kl.mean())
 
