@@ -1,18 +1,20 @@
 """The tables of our own risk studies: methods of several sources compared at the same seeds, by hand."""
 
 import csv
-import subprocess
+import io
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+from benchmarks.risk import main
 
 from surefoot.files import read_json, write_json
 from tests.reports.synthetic import as_an_earlier_version_wrote_it, write_study
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "risk.py"
 GAINS: dict[str, Sequence[float]] = {
     "vanilla": [-0.5, 0.25, 0.25],
     "mean": [0.5, 0.5, 0.5],
@@ -40,9 +42,10 @@ def several_sources(folder: Path) -> Path:
 
 
 def run(*arguments: Path | str) -> str:
-    done = subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """What the script prints; it runs in this process, which has imported everything."""
+    with patch.object(sys, "argv", ["risk.py", *map(str, arguments)]), redirect_stdout(io.StringIO()) as printed:
+        main()
+    return printed.getvalue()
 
 
 def row_of(rows: list[dict[str, Any]], source: str, method: str) -> dict[str, Any]:
