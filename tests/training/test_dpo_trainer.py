@@ -199,9 +199,9 @@ def test_scoring_goes_on_where_it_was_interrupted_and_tells_how_far_it_is(policy
     shown: list[tuple[int, int]] = []
     with pytest.raises(KeyboardInterrupt):
         add_variances(data, source, rows=4, cache=tmp_path / "scores", on_progress=lambda *n: shown.append(n))
-    assert shown == [(4, 16), (8, 16)]  # both sides of each; the third block's other side was interrupted
+    assert shown == [(0, 16), (4, 16), (8, 16)]  # both sides of each; the third block's other side was interrupted
     found = add_variances(data, source, rows=4, cache=tmp_path / "scores", on_progress=lambda *n: shown.append(n))
-    assert shown[2:] == [(4, 16), (8, 16), (12, 16), (16, 16)]
+    assert shown[3:] == [(0, 16), (4, 16), (8, 16), (12, 16), (16, 16)]
     assert calls == [4] * 10  # six calls, then both sides of the last two blocks alone
     plain = FunctionMembers(members, 3)
     plain.calibrate(plain.score(data["prompt"], data["chosen"]))

@@ -35,7 +35,7 @@ def add_variances(
     source: RewardSource,
     anchors: AnchorStore | None = None,
     *,
-    rows: int = 256,
+    rows: int = 64,
     cache: Path | None = None,
     on_progress: Progress | None = None,
 ) -> Dataset:
@@ -60,6 +60,8 @@ def add_variances(
     mine = list(prompt_blocks(numbers, rows))[state.process_index :: state.num_processes]
     found, done, total = [], 0, sum(map(len, mine))
     for block in mine:
+        if on_progress is not None:
+            on_progress(done, total)
         part = pairs[block]
         texts = part["prompt"], part["chosen"], part["rejected"]
         with naming_rows(lambda row, block=block: f"row {block[row]}"):  # type: ignore[misc]
@@ -69,8 +71,8 @@ def add_variances(
         estimate = estimate_rows(source, [*part["prompt"], *part["prompt"]], both, groups, anchors)
         found.append((block, estimate.variance.numpy(), anchor_names(estimate)))
         done += len(block)
-        if on_progress is not None:
-            on_progress(done, total)
+    if on_progress is not None:
+        on_progress(total, total)
     variances = {name: np.full(len(pairs), np.nan) for name in VARIANCES}
     kinds: list[str | None] = [None] * len(pairs)
     for block, variance, names in gather_object(found):
