@@ -37,12 +37,12 @@ def test_a_plan_a_study_and_its_report(
     assert not (study_folder / "cells").exists()
     assert len(trained_already) == 1  # the pilot's world
 
+    assert surefoot(["study", "--config", str(config), "--shard", "1/2", "--workers", "1"]) == 0
+    assert "shard 1/2: 2 cells finished" in capsys.readouterr().out
     assert surefoot(["study", "--config", str(config), "--workers", "1"]) == 0
     assert "true reward over the reference, 2 runs each" in " ".join(capsys.readouterr().out.split())
     assert {row["n"] for row in read_json(study_folder / "summary.json")["rows"]} == {2}
     assert (study_folder / "report.html").stat().st_size > 10_000
-    assert surefoot(["study", "--config", str(config), "--shard", "1/2", "--workers", "1"]) == 0
-    assert "shard 1/2: 2 cells finished" in capsys.readouterr().out
 
     assert surefoot(["study", "--config", str(config), "--seeds", "3", "--plan"]) == 0
     said = " ".join(capsys.readouterr().out.split())

@@ -79,6 +79,7 @@ def survives(tmp_path: Path, record_property: Any) -> Callable[..., None]:
 
 
 KINDS: dict[str, dict[str, Any]] = {
+    "independent": {"members": 2, "epochs": 1, "batch_size": 8},
     "linear": {"penalty": 1.0},
     "heads": {"members": 2, "epochs": 1, "trunk_epochs": 1, "batch_size": 8},
     "lora": {"members": 2, "epochs": 1, "batch_size": 8, "rank": 2},
@@ -86,7 +87,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "distilled": {},
     "smoothed": {"members": 2, "epochs": 1, "batch_size": 8},
 }
-"""`smoothed` is `independent` with one step more at its end, so its states are those of both."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
